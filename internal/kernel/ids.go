@@ -1,0 +1,22 @@
+// Package kernel is the project's only door to netlink, sysctls and network namespaces. ids.go
+// says what in the kernel is ours; whatever is not named there is never touched.
+package kernel
+
+// What is ours in a network namespace. Everything else belongs to somebody else.
+const (
+	// RouteProtocol marks every route that we write (rtnetlink rtm_protocol; 87 is 'W' and is
+	// assigned to nobody in /etc/iproute2/rt_protos).
+	RouteProtocol = 87
+
+	// VXLANDevice is the VTEP of this host.
+	VXLANDevice = "weft-vxlan"
+	// IPIPDevice is the shared IPIP device.
+	IPIPDevice = "weft-ipip"
+	// WireGuardDevice is the encrypting device.
+	WireGuardDevice = "weft-wg"
+	// PodLinkPrefix begins the host side of every pod's veth pair; 11 hex digits follow.
+	PodLinkPrefix = "weft"
+
+	// NFTable is our one nftables table, of family inet.
+	NFTable = "weft"
+)

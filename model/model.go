@@ -1,0 +1,223 @@
+package model
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// NodeName is the name of a node: a DNS-1123 subdomain, unique in the cluster.
+type NodeName string
+
+// Family is an IP address family, 4 or 6. Code is written once for both; the family is a property
+// of an address or prefix and never part of a name.
+type Family int
+
+// The two families.
+const (
+	IPv4 Family = 4
+	IPv6 Family = 6
+)
+
+// FamilyOf returns the family of an address. A v4-mapped IPv6 address counts as IPv6; callers
+// unmap what they read from outside.
+func FamilyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// String prints "IPv4" or "IPv6".
+func (f Family) String() string { return fmt.Sprintf("IPv%d", int(f)) }
+
+// HostPrefix returns the /32 or /128 that holds just a.
+func HostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// MAC is an Ethernet address. Its zero value means "none".
+type MAC [6]byte
+
+// IsZero tells whether m is the zero value.
+func (m MAC) IsZero() bool { return m == MAC{} }
+
+// String prints the usual six colon-separated octets.
+func (m MAC) String() string {
+	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+}
+
+// ParseMAC reads six colon-separated octets of two hex digits each.
+func ParseMAC(s string) (MAC, error) {
+	var m MAC
+	if len(s) != 17 {
+		return MAC{}, fmt.Errorf("MAC address %q: want six octets such as 66:01:02:03:04:05", s)
+	}
+	for i := range m {
+		if i > 0 && s[3*i-1] != ':' {
+			return MAC{}, fmt.Errorf("MAC address %q: want colons between the octets", s)
+		}
+		hi, lo := hexDigit(s[3*i]), hexDigit(s[3*i+1])
+		if hi < 0 || lo < 0 {
+			return MAC{}, fmt.Errorf("MAC address %q: octet %d is not two hex digits", s, i+1)
+		}
+		m[i] = byte(hi<<4 | lo)
+	}
+	return m, nil
+}
+
+func hexDigit(c byte) int {
+	switch {
+	case '0' <= c && c <= '9':
+		return int(c - '0')
+	case 'a' <= c && c <= 'f':
+		return int(c-'a') + 10
+	case 'A' <= c && c <= 'F':
+		return int(c-'A') + 10
+	}
+	return -1
+}
+
+// Encap is how a pool wants traffic between nodes to travel (IPPool.vxlanMode, IPPool.ipipMode).
+type Encap int
+
+// The encapsulations that a pool can ask for.
+const (
+	EncapNone  Encap = iota // both modes Never
+	EncapVXLAN              // vxlanMode Always or CrossSubnet
+	EncapIPIP               // ipipMode Always or CrossSubnet
+)
+
+// String prints the name that users see in status and plans.
+func (e Encap) String() string {
+	switch e {
+	case EncapVXLAN:
+		return "VXLAN"
+	case EncapIPIP:
+		return "IPIP"
+	default:
+		return "none"
+	}
+}
+
+// Node is one host of the cluster, as its Node record tells.
+type Node struct {
+	Name   NodeName
+	Labels map[string]string
+	// Addresses are the node's underlay addresses with their prefix lengths, at most one a family
+	// (Node.spec.bgp.ipv4Address, ipv6Address).
+	Addresses []netip.Prefix
+	// OnLink is what the node published of its own underlay routing: see OnLink. Empty means that
+	// it published nothing (another implementation wrote the record); then the prefix length of
+	// its address decides.
+	OnLink []OnLink
+	// TunnelAddresses are the addresses of the node's VXLAN device, at most one a family
+	// (Node.spec.ipv4VXLANTunnelAddr, ipv6VXLANTunnelAddr).
+	TunnelAddresses []netip.Addr
+	// VXLANMAC is the Ethernet address of the node's VTEP (Node.spec.vxlanTunnelMACAddr).
+	VXLANMAC MAC
+}
+
+// OnLink is one entry of a node's published view of its link: addresses in Prefix are reached
+// directly, or, when Gateway is set, by a router although a wider entry would say directly.
+// Longest prefix wins.
+type OnLink struct {
+	Prefix  netip.Prefix
+	Gateway bool
+}
+
+// Address returns the node's underlay address of family f.
+func (n *Node) Address(f Family) (netip.Prefix, bool) {
+	for _, p := range n.Addresses {
+		if FamilyOf(p.Addr()) == f {
+			return p, true
+		}
+	}
+	return netip.Prefix{}, false
+}
+
+// TunnelAddress returns the address of the node's tunnel device of family f.
+func (n *Node) TunnelAddress(f Family) (netip.Addr, bool) {
+	for _, a := range n.TunnelAddresses {
+		if FamilyOf(a) == f {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// Pool is an IPPool: a range that pods get addresses from, and how its traffic travels.
+type Pool struct {
+	Name        string
+	CIDR        netip.Prefix
+	Encap       Encap
+	CrossSubnet bool // with Encap: only towards nodes that are not on link
+	NATOutgoing bool
+	Disabled    bool // no new allocations; traffic of existing ones goes on
+}
+
+// Block is an allocation block: a part of a pool whose addresses one node hands out.
+type Block struct {
+	CIDR netip.Prefix
+	// Node has the block's affinity; empty when no node has.
+	Node NodeName
+	// Borrowed holds addresses of this block that another node than Node uses.
+	Borrowed map[netip.Addr]NodeName
+}
+
+// EndpointID names a workload endpoint: the pod and its interface.
+type EndpointID struct {
+	Namespace string
+	Pod       string
+	Interface string // inside the pod: "eth0"
+}
+
+// String prints "namespace/pod/eth0".
+func (id EndpointID) String() string { return id.Namespace + "/" + id.Pod + "/" + id.Interface }
+
+// Endpoint is a pod's attachment to the network on this node.
+type Endpoint struct {
+	ID        EndpointID
+	Device    string // host side of the veth pair, "weft" and 11 hex digits
+	Addresses []netip.Addr
+	MAC       MAC // inside the pod
+}
+
+// Link is an interface of the underlay.
+type Link struct {
+	Name string
+	MTU  int // bytes
+	Up   bool
+}
+
+// UnderlayRoute is a route of this host that is not ours: it tells how a peer's node address is
+// reached. Via is invalid when the destination is on link.
+type UnderlayRoute struct {
+	Dst    netip.Prefix
+	Via    netip.Addr
+	Device string
+	MTU    int        // bytes; 0 when the route has none of its own
+	Src    netip.Addr // preferred source address; may be invalid
+	Metric int
+}
+
+// Underlay is this host's own view of the network that carries the tunnels.
+type Underlay struct {
+	Links  []Link
+	Routes []UnderlayRoute
+}
+
+// VXLANConfig is the part of FelixConfiguration that shapes the VXLAN device.
+type VXLANConfig struct {
+	VNI  int // 24 bits; 4096 by default
+	Port int // UDP; 4789 by default
+	MTU  int // bytes; 0 computes it
+}
+
+// Snapshot is one consistent view of all that the compilers read. It is replaced, never mutated.
+type Snapshot struct {
+	Self      NodeName
+	Nodes     map[NodeName]*Node
+	Pools     []Pool                  // sorted by CIDR
+	Blocks    map[netip.Prefix]*Block // by CIDR
+	Endpoints map[EndpointID]Endpoint // of this node
+	Underlay  Underlay
+	VXLAN     VXLANConfig
+}

@@ -1,0 +1,103 @@
+// Package topology decides, for every prefix of the cluster, how this host reaches it: locally,
+// directly over the underlay, through a tunnel, or not at all; with next hop, MTU and a sentence
+// that says why. It is pure: the same Snapshot gives the same View, byte for byte.
+//
+// The areas (tunnel, routing, encryption) compile their plans from the View and never import each
+// other; what two of them need to agree on is decided here.
+package topology
+
+import (
+	"net/netip"
+
+	"weft/model"
+)
+
+// Reach is how a prefix is reached.
+type Reach int
+
+// The ways to reach a prefix.
+const (
+	Unreachable Reach = iota // no path: nothing is told to send there
+	Local                    // a block of this host
+	Direct                   // the underlay carries pod addresses itself
+	VXLAN
+	IPIP
+	WireGuard
+)
+
+var reachNames = [...]string{"Unreachable", "Local", "Direct", "VXLAN", "IPIP", "WireGuard"}
+
+// String prints the name that status and plans show.
+func (r Reach) String() string { return reachNames[r] }
+
+// Driver is one row of the table of interchangeable tunnel drivers (package tunnel holds the
+// table). Adding a driver adds a row.
+type Driver struct {
+	Name   string // "vxlan": the driver's folder and its name in status
+	Reach  Reach
+	Encap  model.Encap // the pool mode that selects it; EncapNone when no pool mode does
+	Device string      // the shared device: "weft-vxlan"
+	Outer  string      // outer protocol or port, for people: "UDP 4789"
+	// Overhead is the number of bytes that the encapsulation adds, by family of the underlay;
+	// a family that is absent is not supported.
+	Overhead map[model.Family]int
+	Families []model.Family // of the inner packet
+	Needs    string         // of the kernel, for people
+}
+
+// Path is how one prefix is reached from this host.
+type Path struct {
+	Dst   netip.Prefix
+	Node  model.NodeName // who holds Dst; this host for Local
+	Reach Reach
+	// Via is the next hop: the peer's node address, or the underlay's gateway towards it for a
+	// Direct path that is not on link. Invalid for Local and Unreachable.
+	Via netip.Addr
+	// Device is the interface that Via is on: an underlay interface for Direct, the tunnel's
+	// device otherwise, empty for Local and Unreachable.
+	Device string
+	// Source is the address that this host itself should use towards Dst; invalid: no preference.
+	Source netip.Addr
+	MTU    int // bytes that an inner packet may have
+	// DeviceMTU is the MTU of Device: a route needs an MTU of its own only where MTU is smaller.
+	DeviceMTU int
+	Why       string // one sentence
+}
+
+// Peer is another node, as the tunnels see it.
+type Peer struct {
+	Node    model.NodeName
+	Address netip.Addr // underlay address: outer source and destination of tunnel packets
+	MAC     model.MAC  // of its VTEP
+	// Prefixes are what this peer may send from inside a tunnel: its blocks, the addresses it
+	// borrowed, its tunnel address. Sorted.
+	Prefixes []netip.Prefix
+}
+
+// Tunnel is a tunnel device that this host must have.
+type Tunnel struct {
+	Driver    string // name of the row
+	Device    string
+	Family    model.Family // of the underlay
+	Local     netip.Addr   // outer source
+	Parent    string       // underlay interface that carries Local
+	Addresses []netip.Addr // of the device itself
+	MAC       model.MAC
+	MTU       int // bytes, inner
+	VNI       int
+	Port      int // UDP
+}
+
+// View is what the areas compile from.
+type View struct {
+	Self    model.NodeName
+	Paths   []Path   // sorted by Dst
+	Peers   []Peer   // sorted by Node; all nodes but this one that have an underlay address
+	Tunnels []Tunnel // sorted by Device
+	PodMTU  int      // bytes: what a pod interface may have so that every path takes it
+	// PodMTUWhy says where PodMTU comes from.
+	PodMTUWhy string
+	// Problems are the things that keep part of the cluster from being reached, for status; each
+	// a sentence that names what it is about.
+	Problems []string
+}

@@ -1,0 +1,77 @@
+// Package status is what a node says about itself: the Status document behind `weft status`,
+// conditions with reasons, health checks and metrics. It owns no decisions.
+package status
+
+import "time"
+
+// SocketName is the file name, in the node's run directory, of the Unix socket that serves
+// Status, plans, health and metrics over HTTP to root on the same host.
+const SocketName = "node.sock"
+
+// Status is one node's account of itself: GET /status on its socket.
+type Status struct {
+	Node        string    `json:"node"`
+	Version     string    `json:"version"`
+	Started     time.Time `json:"started"`
+	Address     string    `json:"address"`    // underlay address with prefix length
+	AddressWhy  string    `json:"addressWhy"` // how it was found
+	Uplink      string    `json:"uplink"`     // interface that carries Address
+	Datastore   Datastore `json:"datastore"`
+	PodMTU      int       `json:"podMTU"` // bytes
+	PodMTUWhy   string    `json:"podMTUWhy"`
+	Peers       []Peer    `json:"peers"`
+	Tunnels     []Tunnel  `json:"tunnels"`
+	Endpoints   int       `json:"endpoints"`            // local pods
+	Problems    []string  `json:"problems,omitempty"`   // sentences
+	LastErrors  []Error   `json:"lastErrors,omitempty"` // newest first, of each driver its last
+	Ready       bool      `json:"ready"`
+	Checks      []Check   `json:"checks"`
+	Repairs     uint64    `json:"repairs"` // kernel objects put back since the start
+	LastApplied time.Time `json:"lastApplied"`
+}
+
+// Datastore is where the node stands with its store.
+type Datastore struct {
+	Kind  string `json:"kind"`  // "embedded etcd", "etcd"
+	State string `json:"state"` // datastore.State
+	Error string `json:"error,omitempty"`
+}
+
+// Peer is another node and the paths towards its prefixes.
+type Peer struct {
+	Node    string `json:"node"`
+	Address string `json:"address"`
+	Paths   []Path `json:"paths"`
+}
+
+// Path is how one prefix is reached.
+type Path struct {
+	Dst    string `json:"dst"`
+	Reach  string `json:"reach"` // topology.Reach
+	Via    string `json:"via,omitempty"`
+	Device string `json:"device,omitempty"`
+	MTU    int    `json:"mtu"`
+	Why    string `json:"why"`
+}
+
+// Tunnel is a tunnel device of this node.
+type Tunnel struct {
+	Device string `json:"device"`
+	Driver string `json:"driver"`
+	Outer  string `json:"outer"` // "UDP 4789, VNI 4096"
+	MTU    int    `json:"mtu"`
+}
+
+// Error is the last failure of one part.
+type Error struct {
+	Part string    `json:"part"`
+	Time time.Time `json:"time"`
+	Text string    `json:"text"`
+}
+
+// Check is one line of /readyz?verbose.
+type Check struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Reason string `json:"reason"`
+}

@@ -1,0 +1,52 @@
+// Package tunnel holds the table of the interchangeable tunnel drivers and compiles, purely, what
+// their devices must look like: Plan. The drivers below it (tunnel/vxlan, ...) make the kernel so.
+package tunnel
+
+import (
+	"net/netip"
+
+	"weft/model"
+)
+
+// Plan is everything that the tunnel drivers keep in the kernel. The zero plan means "gone".
+type Plan struct {
+	Links      []Link
+	Neighbours []Neighbour // sorted by device, IP
+	FDB        []FDBEntry  // sorted by device, MAC
+	Sources    []Source    // sorted by device, Outer, Inner
+}
+
+// Link is one tunnel device.
+type Link struct {
+	Driver    string // the row of Drivers that owns it
+	Name      string
+	Local     netip.Addr // outer source
+	Parent    string     // underlay interface
+	Addresses []netip.Addr
+	MAC       model.MAC
+	MTU       int // bytes
+	VNI       int
+	Port      int // UDP
+}
+
+// Neighbour is a permanent ARP or NDP entry: the next hop's inner MAC.
+type Neighbour struct {
+	Device string
+	IP     netip.Addr
+	MAC    model.MAC
+}
+
+// FDBEntry is a static forwarding entry: the inner MAC's outer destination.
+type FDBEntry struct {
+	Device string
+	MAC    model.MAC
+	Dst    netip.Addr
+}
+
+// Source allows the node with underlay address Outer to deliver, through the tunnel Device,
+// packets whose inner source is in Inner (rule R9). What no Source allows is dropped.
+type Source struct {
+	Device string
+	Outer  netip.Addr
+	Inner  netip.Prefix
+}
