@@ -182,9 +182,10 @@ type Endpoint struct {
 
 // Link is an interface of the underlay.
 type Link struct {
-	Name string
-	MTU  int // bytes
-	Up   bool
+	Name      string
+	MTU       int // bytes
+	Up        bool
+	Addresses []netip.Prefix // global unicast only, in the kernel's order
 }
 
 // UnderlayRoute is a route of this host that is not ours: it tells how a peer's node address is
