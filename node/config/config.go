@@ -1,0 +1,299 @@
+// Package config turns flags, environment and a file into one validated Config of the node
+// service. It owns names, defaults and precedence; it opens nothing but the file it is told to read.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/yaml"
+)
+
+// Config is the whole, validated configuration, in a section for each area.
+type Config struct {
+	NodeName  string
+	DataDir   string // what must outlive a reboot: the embedded store, the journal of attachments
+	RunDir    string // sockets
+	Datastore Datastore
+	Address   Address
+	Health    Health
+	Log       Log
+	Resync    time.Duration // period of the full comparison with the kernel
+}
+
+// Datastore says where the cluster's resources are.
+type Datastore struct {
+	Kind         string   // "etcd"
+	Endpoints    []string // empty: the embedded etcd
+	CAFile       string
+	CertFile     string
+	KeyFile      string
+	User         string
+	PasswordFile string
+}
+
+// Embedded tells whether the node runs its own store.
+func (d Datastore) Embedded() bool { return len(d.Endpoints) == 0 }
+
+// Address says how the node finds its underlay addresses.
+type Address struct {
+	Method4 string // autodetection method for IPv4, or "none"
+	Method6 string // for IPv6
+}
+
+// Health is where probes and Prometheus find the node over TCP; both are always served on the
+// node's Unix socket too.
+type Health struct {
+	Listen  string // host:port of /livez and /readyz; empty: none
+	Metrics string // host:port of /metrics; empty: none
+}
+
+// Log says what is logged, to standard error.
+type Log struct {
+	Level  string // debug, info, warn, error
+	Format string // text, json
+}
+
+// EtcdSocket is the embedded store's socket.
+func (c *Config) EtcdSocket() string { return filepath.Join(c.RunDir, "etcd.sock") }
+
+type raw struct {
+	Config
+	file      string
+	endpoints string
+}
+
+// Bind defines the flags on fs. The returned function reads environment and file for the flags
+// that were not given, and validates; call it after fs was parsed.
+func Bind(fs *pflag.FlagSet) func() (*Config, error) {
+	r := &raw{}
+	host, _ := os.Hostname()
+	fs.StringVar(&r.NodeName, "node-name", strings.ToLower(host), "name of this node, unique in the cluster")
+	fs.StringVar(&r.DataDir, "data-dir", "/var/lib/weft", "directory for what must outlive a reboot")
+	fs.StringVar(&r.RunDir, "run-dir", "/run/weft", "directory for sockets")
+	fs.StringVar(&r.file, "config", "", "configuration file (YAML; keys are the flags' names in camelCase)")
+	fs.StringVar(&r.Datastore.Kind, "datastore", "etcd", "where the resources are: etcd")
+	fs.StringVar(&r.endpoints, "etcd-endpoints", "", "etcd endpoints, comma separated (http://, https://, unix://); none: start the embedded etcd in the data directory")
+	fs.StringVar(&r.Datastore.CAFile, "etcd-cacert", "", "CA certificate file of the etcd server")
+	fs.StringVar(&r.Datastore.CertFile, "etcd-cert", "", "client certificate file for etcd")
+	fs.StringVar(&r.Datastore.KeyFile, "etcd-key", "", "client key file for etcd")
+	fs.StringVar(&r.Datastore.User, "etcd-user", "", "etcd user name")
+	fs.StringVar(&r.Datastore.PasswordFile, "etcd-password-file", "", "file that holds the etcd password")
+	fs.StringVar(&r.Address.Method4, "ip-autodetection-method", "auto", "how this node finds its IPv4 underlay address: auto, first-found, kubernetes-internal-ip, interface=REGEXP, skip-interface=REGEXP, can-reach=HOST, cidr=CIDR, an address, or none")
+	fs.StringVar(&r.Address.Method6, "ip6-autodetection-method", "auto", "the same for IPv6")
+	fs.StringVar(&r.Health.Listen, "health-listen", "127.0.0.1:9099", "host:port that serves /livez and /readyz; empty: only the Unix socket does")
+	fs.StringVar(&r.Health.Metrics, "metrics-listen", "", "host:port that serves /metrics; empty: only the Unix socket does")
+	fs.StringVar(&r.Log.Level, "log-level", "info", "debug, info, warn or error")
+	fs.StringVar(&r.Log.Format, "log-format", "text", "text or json")
+	fs.DurationVar(&r.Resync, "resync-interval", 10*time.Minute, "period of the full comparison with the kernel; events repair at once")
+	return func() (*Config, error) {
+		if err := r.fill(fs); err != nil {
+			return nil, err
+		}
+		return r.finish()
+	}
+}
+
+// EnvName returns the environment form of a flag: "node-name" is WEFT_NODE_NAME.
+func EnvName(flag string) string {
+	return "WEFT_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// FileKey returns the configuration file's form of a flag: "node-name" is nodeName.
+func FileKey(flag string) string {
+	parts := strings.Split(flag, "-")
+	for i := 1; i < len(parts); i++ {
+		parts[i] = strings.ToUpper(parts[i][:1]) + parts[i][1:]
+	}
+	return strings.Join(parts, "")
+}
+
+// fill sets each flag that was not given on the command line from the environment, else from the
+// file, else leaves the default.
+func (r *raw) fill(fs *pflag.FlagSet) error {
+	if v, ok := os.LookupEnv(EnvName("config")); ok && !fs.Changed("config") {
+		r.file = v
+	}
+	file, err := readFile(r.file)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	known := map[string]bool{}
+	fs.VisitAll(func(f *pflag.Flag) {
+		key := FileKey(f.Name)
+		known[key] = true
+		if f.Changed || f.Name == "config" {
+			return
+		}
+		if v, ok := os.LookupEnv(EnvName(f.Name)); ok {
+			if err := f.Value.Set(v); err != nil {
+				errs = append(errs, fmt.Errorf("environment variable %s=%q: %w", EnvName(f.Name), v, err))
+			}
+			return
+		}
+		if v, ok := file[key]; ok {
+			if err := f.Value.Set(v); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %s: %q: %w", r.file, key, v, err))
+			}
+		}
+	})
+	for key := range file {
+		if !known[key] {
+			errs = append(errs, fmt.Errorf("%s: unknown key %q; known are %s", r.file, key, keys(known)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func keys(m map[string]bool) string {
+	var out []string
+	for k := range m {
+		out = append(out, k)
+	}
+	sort.Strings(out)
+	return strings.Join(out, ", ")
+}
+
+// readFile reads a flat YAML map; a list is joined with commas.
+func readFile(path string) (map[string]string, error) {
+	if path == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration file: %w", err)
+	}
+	var m map[string]any
+	if err := yaml.UnmarshalStrict(b, &m); err != nil {
+		return nil, fmt.Errorf("configuration file %s: %w", path, err)
+	}
+	out := map[string]string{}
+	for k, v := range m {
+		switch v := v.(type) {
+		case []any:
+			var parts []string
+			for _, e := range v {
+				parts = append(parts, fmt.Sprint(e))
+			}
+			out[k] = strings.Join(parts, ",")
+		case map[string]any:
+			return nil, fmt.Errorf("configuration file %s: key %q: want a value, not a map", path, k)
+		default:
+			out[k] = fmt.Sprint(v)
+		}
+	}
+	return out, nil
+}
+
+func (r *raw) finish() (*Config, error) {
+	c := r.Config
+	for e := range strings.SplitSeq(r.endpoints, ",") {
+		if e = strings.TrimSpace(e); e != "" {
+			c.Datastore.Endpoints = append(c.Datastore.Endpoints, e)
+		}
+	}
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	return &c, nil
+}
+
+// Validate checks every field; each error names the flag.
+func (c *Config) Validate() error {
+	var errs []error
+	bad := func(flag, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("--%s: %s", flag, fmt.Sprintf(format, args...)))
+	}
+	if m := validation.IsDNS1123Subdomain(c.NodeName); len(m) > 0 {
+		bad("node-name", "%q: %s", c.NodeName, strings.Join(m, "; "))
+	}
+	for flag, dir := range map[string]string{"data-dir": c.DataDir, "run-dir": c.RunDir} {
+		if !filepath.IsAbs(dir) {
+			bad(flag, "%q: want an absolute path", dir)
+		}
+	}
+	// A socket's path must fit sockaddr_un.sun_path, 108 bytes (unix(7)).
+	if len(filepath.Join(c.RunDir, "etcd-peer.sock")) >= 108 {
+		bad("run-dir", "%q is too long: the sockets in it must stay under 108 bytes", c.RunDir)
+	}
+	switch c.Datastore.Kind {
+	case "etcd":
+	case "kubernetes":
+		bad("datastore", "kubernetes is not supported yet; use etcd")
+	default:
+		bad("datastore", "%q: want etcd", c.Datastore.Kind)
+	}
+	for _, e := range c.Datastore.Endpoints {
+		u, err := url.Parse(e)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "unix" {
+			bad("etcd-endpoints", "%q: want http://HOST:PORT, https://HOST:PORT or unix:///PATH", e)
+		}
+	}
+	for flag, m := range map[string]string{"ip-autodetection-method": c.Address.Method4, "ip6-autodetection-method": c.Address.Method6} {
+		if err := checkMethod(m); err != nil {
+			bad(flag, "%v", err)
+		}
+	}
+	for flag, l := range map[string]string{"health-listen": c.Health.Listen, "metrics-listen": c.Health.Metrics} {
+		if _, _, err := net.SplitHostPort(l); l != "" && err != nil {
+			bad(flag, "%q: want host:port: %v", l, err)
+		}
+	}
+	if !strings.Contains(" debug info warn error ", " "+c.Log.Level+" ") {
+		bad("log-level", "%q: want debug, info, warn or error", c.Log.Level)
+	}
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		bad("log-format", "%q: want text or json", c.Log.Format)
+	}
+	if c.Resync < time.Second {
+		bad("resync-interval", "%v: want at least 1s", c.Resync)
+	}
+	sort.Slice(errs, func(i, j int) bool { return errs[i].Error() < errs[j].Error() })
+	return errors.Join(errs...)
+}
+
+func checkMethod(m string) error {
+	if _, err := netip.ParseAddr(m); err == nil {
+		return nil
+	}
+	name, arg, _ := strings.Cut(m, "=")
+	switch name {
+	case "auto", "first-found", "kubernetes-internal-ip", "none":
+		if arg != "" {
+			return fmt.Errorf("%q: %s takes no argument", m, name)
+		}
+		return nil
+	case "interface", "skip-interface":
+		for e := range strings.SplitSeq(arg, ",") {
+			if _, err := regexp.Compile(e); err != nil || e == "" {
+				return fmt.Errorf("%q: want regular expressions, comma separated", m)
+			}
+		}
+		return nil
+	case "can-reach":
+		if _, err := netip.ParseAddr(arg); err != nil {
+			return fmt.Errorf("%q: want an IP address", m)
+		}
+		return nil
+	case "cidr":
+		for e := range strings.SplitSeq(arg, ",") {
+			if _, err := netip.ParsePrefix(e); err != nil {
+				return fmt.Errorf("%q: want CIDRs, comma separated", m)
+			}
+		}
+		return nil
+	}
+	return fmt.Errorf("%q: want auto, first-found, kubernetes-internal-ip, interface=REGEXP, skip-interface=REGEXP, can-reach=IP, cidr=CIDR, an address or none", m)
+}
