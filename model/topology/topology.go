@@ -43,6 +43,8 @@ type Driver struct {
 	Overhead map[model.Family]int
 	Families []model.Family // of the inner packet
 	Needs    string         // of the kernel, for people
+	// SelectedBy says, for people, which setting leads to this row: "vxlanMode Always".
+	SelectedBy string
 }
 
 // Path is how one prefix is reached from this host.
