@@ -1,0 +1,88 @@
+// Package cni is the node's side of the Container Network Interface: it answers what weft-cni asks
+// over the root-only Unix socket (package rpc), gives one pod its link, addresses and
+// WorkloadEndpoint record, and takes them away again. It owns the Registry, the journal of the
+// pods attached on this host.
+//
+// It does not decide which address a pod gets (IPAM does) and writes no route: whoever runs the
+// node compiles routes from Registry.Endpoints and tells by Config.Apply when they are in place.
+package cni
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"os"
+	"time"
+
+	"weft/internal/kernel"
+	"weft/node/datastore"
+)
+
+// Config is what a Server needs. All fields are required except where said.
+type Config struct {
+	// Node is this node's name: WorkloadEndpoint.spec.node.
+	Node string
+	// Socket is the path of the Unix socket; its directory is created root-only if absent.
+	Socket string
+	// Registry holds what is attached here; see OpenRegistry.
+	Registry *Registry
+	// Links makes the pods' links: *kernel.PodLinks.
+	Links LinkMaker
+	IPAM  IPAM
+	// Store receives the WorkloadEndpoint records.
+	Store datastore.Store
+	// MTU returns the MTU of pod links in bytes, or an error that says why it is not known yet.
+	MTU func() (int, error)
+	// Ready returns nil when the node can attach pods, else why not (a sentence). STATUS and ADD
+	// report it.
+	Ready func() error
+	// Apply returns when everything that Registry.Endpoints held at the call is programmed (routes,
+	// policy), or with the reason why it is not. ADD waits for it before the pod can send.
+	Apply func(ctx context.Context) error
+	// Observe, optional, is told of every call: operation (ADD...), result ("ok" or "error") and
+	// how long it took.
+	Observe func(op, result string, d time.Duration)
+	// Log is optional.
+	Log *slog.Logger
+	// Step, optional, is called with a name before every step of ADD and DEL; an error fails the
+	// step. Tests use it to fail or die there.
+	Step func(step string) error
+}
+
+// LinkMaker makes and removes the link of one pod. ns is an open network namespace.
+// *kernel.PodLinks implements it.
+type LinkMaker interface {
+	// Create makes the veth pair, both sides down, the peer directly in ns.
+	Create(ctx context.Context, ns *os.File, l kernel.PodLink) (kernel.PodLinkState, error)
+	// Configure gives the pod side its addresses and sets the host side up. The pod side stays
+	// down: nothing can be sent yet.
+	Configure(ctx context.Context, ns *os.File, l kernel.PodLink) error
+	// Activate sets the pod side up with its routes.
+	Activate(ctx context.Context, ns *os.File, l kernel.PodLink) error
+	// Check tells what is not as Create, Configure and Activate left it.
+	Check(ctx context.Context, ns *os.File, l kernel.PodLink) error
+	// Delete removes the pair by its host side; an absent one is not an error.
+	Delete(ctx context.Context, device string) error
+	// Devices lists the host sides that exist.
+	Devices(ctx context.Context) (map[string]kernel.Link, error)
+}
+
+// IPAM hands out addresses. A handle names their owner: one attachment of one container.
+type IPAM interface {
+	// Assign gives the handle its addresses: one a family asked for, all or none. Asked again for
+	// the same handle it gives the same ones.
+	Assign(ctx context.Context, r AddressRequest) ([]netip.Addr, error)
+	// Release gives back whatever the handle holds; holding nothing is not an error.
+	Release(ctx context.Context, handle string) error
+}
+
+// AddressRequest is what one attachment asks of IPAM.
+type AddressRequest struct {
+	Handle string
+	// IPv4, IPv6 tell the wanted families. Both nil: every family that has a pool for this pod.
+	IPv4, IPv6 *bool
+	// IPv4Pools, IPv6Pools are names or CIDRs of pools; empty: any.
+	IPv4Pools, IPv6Pools []string
+	// Attributes are stored with the addresses, for people: namespace, pod, node.
+	Attributes map[string]string
+}
