@@ -1,0 +1,41 @@
+export CGO_ENABLED := 0
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+TESTFLAGS ?=
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/weft and bin/weft-cni, static
+	@hack/setup.sh build
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/weft ./cmd/weft-cni
+
+demo: ## a three-node cluster on this machine carries pod traffic in each encapsulation
+	@hack/setup.sh demo
+	@$(MAKE) --no-print-directory build
+	bin/weft lab demo
+
+test: ## all tests; those that need the kernel run in network namespaces of their own
+	@hack/setup.sh test
+	go vet ./...
+	go test -exec $(CURDIR)/hack/in-netns -timeout 20m $(TESTFLAGS) ./...
+
+bench: ## measure throughput, scale and CNI times; prints figures with denominators
+	@hack/setup.sh bench
+	@$(MAKE) --no-print-directory build
+	hack/in-netns bin/weft bench all
+
+lint: ## golangci-lint with the project's short list
+	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0 run ./...
+
+generate: ## write deepcopy, CRDs and the command reference
+	go generate ./...
+
+verify: generate ## fail when generated files are not current
+	@git diff --exit-code -- api manifests docs || { echo "generated files differ: commit what 'make generate' wrote" >&2; exit 1; }
+
+test-kernel test-kube image: ## not built yet
+	@echo "$@: not built yet; see docs/features.md" >&2; exit 1
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test bench lint generate verify test-kernel test-kube image

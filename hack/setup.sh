@@ -1,0 +1,32 @@
+#!/bin/sh
+# setup.sh WHAT: installs what `make WHAT` needs on a fresh Debian machine, and says what it installs.
+set -eu
+packages="iproute2 iputils-ping"
+case "${1:-}" in
+demo) packages="$packages iperf3" ;;
+test | bench) packages="$packages iperf3 nftables tcpdump" ;;
+esac
+missing=""
+for p in $packages; do
+	dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"
+done
+command -v go >/dev/null 2>&1 || missing="$missing golang-go"
+if [ -n "$missing" ]; then
+	if [ "$(id -u)" != 0 ]; then
+		echo "missing Debian packages:$missing (run as root, or: apt-get install$missing)" >&2
+		exit 1
+	fi
+	echo "installing Debian packages:$missing"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -qq
+	# shellcheck disable=SC2086
+	apt-get install -y -qq --no-install-recommends $missing >/dev/null
+fi
+# From 1.21 on, go fetches the toolchain that go.mod names.
+if ! go version | awk '{split(substr($3, 3), v, "."); exit !(v[1] > 1 || v[2] >= 21)}'; then
+	echo "Go 1.21 or newer is needed, this is: $(go version)" >&2
+	exit 1
+fi
+if [ "${1:-}" != build ] && [ "$(id -u)" != 0 ]; then
+	echo "note: not root, so what needs network namespaces cannot run here" >&2
+fi
