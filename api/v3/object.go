@@ -7,6 +7,8 @@ import (
 
 // Object is any resource: one of this package, or one of Kubernetes' own kinds that the etcd
 // store holds as well.
+//
+// +kubebuilder:object:generate=false
 type Object interface {
 	metav1.Object
 	runtime.Object

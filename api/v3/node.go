@@ -1,0 +1,202 @@
+package v3
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// The types of a NodeAddress.
+const (
+	AddressCalicoNodeIP = "CalicoNodeIP"
+	AddressInternalIP   = "InternalIP"
+	AddressExternalIP   = "ExternalIP"
+)
+
+// NodeBGPSpec holds a node's underlay addresses and its BGP settings. The addresses matter without
+// BGP too: tunnels end at them.
+type NodeBGPSpec struct {
+	// ASNumber is the node's own AS number; the cluster's when not set.
+	//
+	// +optional
+	ASNumber *ASNumber `json:"asNumber,omitempty"`
+
+	// IPv4Address is the node's IPv4 address with the prefix length of its subnet: 192.0.2.1/24.
+	// Without a prefix length, /32.
+	//
+	// +optional
+	IPv4Address string `json:"ipv4Address,omitempty"`
+
+	// IPv6Address is the node's IPv6 address with the prefix length of its subnet. Without a prefix
+	// length, /128.
+	//
+	// +optional
+	IPv6Address string `json:"ipv6Address,omitempty"`
+
+	// IPv4IPIPTunnelAddr is the address of the node's IP-in-IP device.
+	//
+	// +optional
+	IPv4IPIPTunnelAddr string `json:"ipv4IPIPTunnelAddr,omitempty"`
+
+	// RouteReflectorClusterID makes the node a route reflector of this cluster id, in the form of
+	// an IPv4 address.
+	//
+	// +optional
+	RouteReflectorClusterID string `json:"routeReflectorClusterID,omitempty"`
+}
+
+// OrchRef names the node in an orchestrator.
+type OrchRef struct {
+	// NodeName is the orchestrator's name of the node.
+	//
+	// +optional
+	NodeName string `json:"nodeName,omitempty"`
+
+	// Orchestrator names the orchestrator: k8s.
+	Orchestrator string `json:"orchestrator"`
+}
+
+// NodeWireguardSpec holds the addresses of the node's WireGuard devices.
+type NodeWireguardSpec struct {
+	// InterfaceIPv4Address is the address of the IPv4 device.
+	//
+	// +optional
+	InterfaceIPv4Address string `json:"interfaceIPv4Address,omitempty"`
+
+	// InterfaceIPv6Address is the address of the IPv6 device.
+	//
+	// +optional
+	InterfaceIPv6Address string `json:"interfaceIPv6Address,omitempty"`
+}
+
+// NodeAddress is an address at which the node can be reached.
+type NodeAddress struct {
+	// Address is an address, or one with a prefix length.
+	Address string `json:"address"`
+
+	// Type is CalicoNodeIP, InternalIP or ExternalIP.
+	//
+	// +optional
+	Type string `json:"type,omitempty"`
+}
+
+// NodeInterface is an interface of the node and its addresses.
+type NodeInterface struct {
+	// Name of the interface.
+	//
+	// +optional
+	Name string `json:"name,omitempty"`
+
+	// Addresses of the interface.
+	//
+	// +optional
+	Addresses []string `json:"addresses,omitempty"`
+}
+
+// NodeSpec is what a node is to the network.
+type NodeSpec struct {
+	// BGP holds the underlay addresses and the BGP settings.
+	//
+	// +optional
+	BGP *NodeBGPSpec `json:"bgp,omitempty"`
+
+	// IPv4VXLANTunnelAddr is the address of the IPv4 VXLAN device.
+	//
+	// +optional
+	IPv4VXLANTunnelAddr string `json:"ipv4VXLANTunnelAddr,omitempty"`
+
+	// VXLANTunnelMACAddr is the Ethernet address of the IPv4 VXLAN device.
+	//
+	// +optional
+	VXLANTunnelMACAddr string `json:"vxlanTunnelMACAddr,omitempty"`
+
+	// IPv6VXLANTunnelAddr is the address of the IPv6 VXLAN device.
+	//
+	// +optional
+	IPv6VXLANTunnelAddr string `json:"ipv6VXLANTunnelAddr,omitempty"`
+
+	// VXLANTunnelMACAddrV6 is the Ethernet address of the IPv6 VXLAN device.
+	//
+	// +optional
+	VXLANTunnelMACAddrV6 string `json:"vxlanTunnelMACAddrV6,omitempty"`
+
+	// OrchRefs name the node in its orchestrators.
+	//
+	// +optional
+	OrchRefs []OrchRef `json:"orchRefs,omitempty"`
+
+	// Wireguard holds the addresses of the WireGuard devices.
+	//
+	// +optional
+	Wireguard *NodeWireguardSpec `json:"wireguard,omitempty"`
+
+	// Addresses at which the node can be reached.
+	//
+	// +optional
+	Addresses []NodeAddress `json:"addresses,omitempty"`
+
+	// Interfaces of the node.
+	//
+	// +optional
+	Interfaces []NodeInterface `json:"interfaces,omitempty"`
+}
+
+// NodeOnLink is one entry of a node's own view of its link.
+type NodeOnLink struct {
+	// CIDR is a range of underlay addresses.
+	CIDR string `json:"cidr"`
+
+	// Gateway tells that the range is reached by a router although a wider entry says directly.
+	//
+	// +optional
+	Gateway bool `json:"gateway,omitempty"`
+}
+
+// NodeStatus is what a node publishes of itself.
+type NodeStatus struct {
+	// WireguardPublicKey is the key of the IPv4 device, in base64.
+	//
+	// +optional
+	WireguardPublicKey string `json:"wireguardPublicKey,omitempty"`
+
+	// WireguardPublicKeyV6 is the key of the IPv6 device, in base64.
+	//
+	// +optional
+	WireguardPublicKeyV6 string `json:"wireguardPublicKeyV6,omitempty"`
+
+	// PodCIDRs are the ranges that Kubernetes gave to the node.
+	//
+	// +optional
+	PodCIDRs []string `json:"podCIDRs,omitempty"`
+
+	// OnLink is which underlay addresses the node reaches directly, from its own routes; the longest
+	// prefix wins. Peers use it so that both ends decide CrossSubnet alike.
+	//
+	// +optional
+	OnLink []NodeOnLink `json:"onLink,omitempty"`
+}
+
+// Node is a host of the cluster.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,path=nodes,singular=node
+// +kubebuilder:printcolumn:name="IPV4",type=string,JSONPath=`.spec.bgp.ipv4Address`
+// +kubebuilder:printcolumn:name="IPV6",type=string,JSONPath=`.spec.bgp.ipv6Address`
+// +kubebuilder:printcolumn:name="VTEP",type=string,JSONPath=`.spec.ipv4VXLANTunnelAddr`
+type Node struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +optional
+	Spec NodeSpec `json:"spec,omitzero"`
+	// +optional
+	Status NodeStatus `json:"status,omitzero"`
+}
+
+// NodeList is a list of Node.
+//
+// +kubebuilder:object:root=true
+type NodeList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Node `json:"items"`
+}

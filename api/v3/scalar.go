@@ -1,0 +1,69 @@
+package v3
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Flag is a boolean that older releases wrote as a string: "true", "false" and "" are read too, a
+// boolean is written.
+type Flag bool
+
+// UnmarshalJSON reads a boolean or one of the strings that stand for one.
+func (f *Flag) UnmarshalJSON(b []byte) error {
+	switch string(b) {
+	case "true", `"true"`:
+		*f = true
+	case "false", `"false"`, `""`, "null":
+		*f = false
+	default:
+		return fmt.Errorf(`want true or false`)
+	}
+	return nil
+}
+
+// ASNumber is a BGP autonomous system number (RFC 6793: 32 bits). It is read from a number, from a
+// string of digits, and from the dotted form "high.low" of RFC 5396; a number is written.
+//
+// +kubebuilder:validation:XIntOrString
+type ASNumber uint32
+
+// UnmarshalJSON reads the forms named at ASNumber.
+func (n *ASNumber) UnmarshalJSON(b []byte) error {
+	text := string(b)
+	if strings.HasPrefix(text, `"`) {
+		if err := json.Unmarshal(b, &text); err != nil {
+			return err
+		}
+	}
+	parsed, err := ParseASNumber(text)
+	if err != nil {
+		return err
+	}
+	*n = parsed
+	return nil
+}
+
+// ParseASNumber reads "64512" or "0.64512".
+func ParseASNumber(s string) (ASNumber, error) {
+	const want = "want a number from 0 to 4294967295, or two of 16 bits with a dot between them"
+	high, low, dotted := strings.Cut(s, ".")
+	if !dotted {
+		v, err := strconv.ParseUint(s, 10, 32)
+		if err != nil {
+			return 0, fmt.Errorf("AS number %q: %s", s, want)
+		}
+		return ASNumber(v), nil
+	}
+	h, errHigh := strconv.ParseUint(high, 10, 16)
+	l, errLow := strconv.ParseUint(low, 10, 16)
+	if errHigh != nil || errLow != nil {
+		return 0, fmt.Errorf("AS number %q: %s", s, want)
+	}
+	return ASNumber(h<<16 | l), nil
+}
+
+// String prints the number in decimal.
+func (n ASNumber) String() string { return strconv.FormatUint(uint64(n), 10) }
