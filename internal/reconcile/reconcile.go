@@ -3,10 +3,12 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 )
 
@@ -20,16 +22,41 @@ type Table[K comparable, V any] interface {
 	Put(ctx context.Context, k K, v V) error
 	// Delete removes the entry; an absent one is not an error.
 	Delete(ctx context.Context, k K, v V) error
-	// Equal tells whether the kernel's form of a is what b asks for.
+	// Equal tells whether have is what want asks for; have is the kernel's form of an entry or
+	// what an earlier Sync wrote.
 	Equal(have, want V) bool
+}
+
+// Change is one entry that Sync writes or removes.
+type Change[K comparable, V any] struct {
+	Key    K
+	Exists bool // the table holds an entry of ours under Key: Have
+	Have   V
+	Want   V // of a put
+}
+
+// BatchTable is an optional power of a Table: to write many entries in few exchanges with the
+// kernel. Both methods return one error for each change, nil where it was made; one that failed
+// does not stop the others.
+type BatchTable[K comparable, V any] interface {
+	PutMany(ctx context.Context, puts []Change[K, V]) []error
+	DeleteMany(ctx context.Context, deletes []Change[K, V]) []error
+}
+
+// HoldTable is an optional power of a Table under DeleteAfterCleanPuts: to say which old entries
+// must stay because a put failed. Without it, one failed put keeps all of them.
+type HoldTable[K comparable] interface {
+	// Holds tells whether old may not be removed while failed could not be written.
+	Holds(failed, old K) bool
 }
 
 // DeletePolicy says when entries that are not wanted are removed.
 type DeletePolicy int
 
 const (
-	// DeleteAfterCleanPuts removes only when every Put succeeded: for what others hang from,
-	// such as routes, where the old entry is better than none.
+	// DeleteAfterCleanPuts removes only when every Put succeeded (or, in a HoldTable, every one
+	// that matters to the entry): for what others hang from, such as routes, where the old entry
+	// is better than none.
 	DeleteAfterCleanPuts DeletePolicy = iota
 	// DeleteAlways removes even when a Put failed: for what grants access, such as peers and set
 	// elements, where a refused entry must not keep a revoked one alive.
@@ -76,7 +103,7 @@ type Syncer[K comparable, V any] struct {
 	have  map[K]V // nil: unknown, List before the next comparison
 	stale bool    // set while a List is under way: its outcome may be out of date
 
-	last map[K]V // what the last clean Sync wanted; only Sync uses it
+	last map[K]V // what is as the last Sync wanted it; only Sync uses it
 }
 
 // NewSyncer returns a Syncer that has not read the kernel yet.
@@ -119,49 +146,141 @@ func (s *Syncer[K, V]) Sync(ctx context.Context, want map[K]V) (Result, error) {
 		return Result{}, err
 	}
 	var res Result
-	var errs []error
+	puts := s.puts(have, want)
+	errs, failed := s.put(ctx, puts, &res)
+	deletes := s.deletes(have, want, failed)
+	errs = append(errs, s.delete(ctx, deletes, &res)...)
+	s.remember(want, failed)
+	if len(errs) > 0 {
+		s.Invalidate()
+	}
+	return res, joinErrors(errs)
+}
+
+// puts returns what is missing or different.
+func (s *Syncer[K, V]) puts(have, want map[K]V) []Change[K, V] {
+	var puts []Change[K, V]
 	for k, w := range want {
 		h, ok := have[k]
-		if ok && s.table.Equal(h, w) {
+		if !ok || !s.table.Equal(h, w) {
+			puts = append(puts, Change[K, V]{Key: k, Exists: ok, Have: h, Want: w})
+		}
+	}
+	return puts
+}
+
+// put writes, counts in res, and returns the errors and the keys that they are about.
+func (s *Syncer[K, V]) put(ctx context.Context, puts []Change[K, V], res *Result) (errs []error, failed []K) {
+	for _, c := range puts {
+		s.note(c.Key, c.Want, true)
+	}
+	for i, err := range putMany(ctx, s.table, puts) {
+		c := puts[i]
+		if err != nil {
+			s.note(c.Key, c.Have, c.Exists)
+			errs = append(errs, fmt.Errorf("put %v: %w", c.Key, err))
+			failed = append(failed, c.Key)
 			continue
 		}
-		s.note(k, w, true)
-		if err := s.table.Put(ctx, k, w); err != nil {
-			s.note(k, h, ok)
-			errs = append(errs, fmt.Errorf("put %v: %w", k, err))
-			continue
-		}
-		if ok {
+		if c.Exists {
 			res.Changed++
 		} else {
 			res.Added++
 		}
-		if l, was := s.last[k]; was && s.table.Equal(l, w) {
+		if l, was := s.last[c.Key]; was && s.table.Equal(l, c.Want) {
 			res.Repaired++
 		}
 	}
-	if len(errs) > 0 && s.policy == DeleteAfterCleanPuts {
-		s.Invalidate()
-		return res, errors.Join(errs...)
-	}
-	for k, h := range have {
-		if _, ok := want[k]; ok {
-			continue
+	return errs, failed
+}
+
+// deletes returns what is there, is not wanted, and may go although some puts failed.
+func (s *Syncer[K, V]) deletes(have, want map[K]V, failed []K) []Change[K, V] {
+	hold := func(K) bool { return false }
+	if len(failed) > 0 && s.policy == DeleteAfterCleanPuts {
+		hold = func(K) bool { return true }
+		if t, ok := s.table.(HoldTable[K]); ok {
+			hold = func(old K) bool {
+				return slices.ContainsFunc(failed, func(f K) bool { return t.Holds(f, old) })
+			}
 		}
-		var zero V
-		s.note(k, zero, false)
-		if err := s.table.Delete(ctx, k, h); err != nil {
-			errs = append(errs, fmt.Errorf("delete %v: %w", k, err))
+	}
+	var deletes []Change[K, V]
+	for k, h := range have {
+		if _, ok := want[k]; !ok && !hold(k) {
+			deletes = append(deletes, Change[K, V]{Key: k, Exists: true, Have: h})
+		}
+	}
+	return deletes
+}
+
+func (s *Syncer[K, V]) delete(ctx context.Context, deletes []Change[K, V], res *Result) (errs []error) {
+	for _, c := range deletes {
+		s.note(c.Key, c.Have, false)
+	}
+	for i, err := range deleteMany(ctx, s.table, deletes) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("delete %v: %w", deletes[i].Key, err))
 			continue
 		}
 		res.Removed++
 	}
-	if len(errs) > 0 {
-		s.Invalidate()
-		return res, errors.Join(errs...)
+	return errs
+}
+
+// remember keeps what is now as wanted, to tell repairs from changes.
+func (s *Syncer[K, V]) remember(want map[K]V, failed []K) {
+	if len(failed) == 0 {
+		s.last = want
+		return
 	}
-	s.last = want
-	return res, nil
+	last := maps.Clone(want)
+	for _, k := range failed {
+		if l, ok := s.last[k]; ok {
+			last[k] = l
+		} else {
+			delete(last, k)
+		}
+	}
+	s.last = last
+}
+
+func putMany[K comparable, V any](ctx context.Context, t Table[K, V], puts []Change[K, V]) []error {
+	if b, ok := t.(BatchTable[K, V]); ok && len(puts) > 0 {
+		return b.PutMany(ctx, puts)
+	}
+	errs := make([]error, len(puts))
+	for i, c := range puts {
+		if errs[i] = ctx.Err(); errs[i] == nil {
+			errs[i] = t.Put(ctx, c.Key, c.Want)
+		}
+	}
+	return errs
+}
+
+func deleteMany[K comparable, V any](ctx context.Context, t Table[K, V], deletes []Change[K, V]) []error {
+	if b, ok := t.(BatchTable[K, V]); ok && len(deletes) > 0 {
+		return b.DeleteMany(ctx, deletes)
+	}
+	errs := make([]error, len(deletes))
+	for i, c := range deletes {
+		if errs[i] = ctx.Err(); errs[i] == nil {
+			errs[i] = t.Delete(ctx, c.Key, c.Have)
+		}
+	}
+	return errs
+}
+
+// maxErrors is how many errors of one Sync are told apart; a table of thousands can fail as a whole.
+const maxErrors = 20
+
+// joinErrors joins errors in a stable order, so that the same failure reads the same each time.
+func joinErrors(errs []error) error {
+	slices.SortFunc(errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
+	if n := len(errs) - maxErrors; n > 0 {
+		errs = append(errs[:maxErrors:maxErrors], fmt.Errorf("and %d more errors", n))
+	}
+	return errors.Join(errs...)
 }
 
 // load returns what the kernel holds, reading it when that is unknown.
