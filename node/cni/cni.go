@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"weft/internal/kernel"
+	"weft/model"
 	"weft/node/datastore"
 )
 
@@ -52,12 +53,15 @@ type Config struct {
 // LinkMaker makes and removes the link of one pod. ns is an open network namespace.
 // *kernel.PodLinks implements it.
 type LinkMaker interface {
-	// Create makes the veth pair, both sides down, the peer directly in ns.
-	Create(ctx context.Context, ns *os.File, l kernel.PodLink) (kernel.PodLinkState, error)
-	// Configure gives the pod side its addresses and sets the host side up. The pod side stays
-	// down: nothing can be sent yet.
-	Configure(ctx context.Context, ns *os.File, l kernel.PodLink) error
-	// Activate sets the pod side up with its routes.
+	// CheckNamespace refuses what is no network namespace, or is this host's own.
+	CheckNamespace(ns *os.File) error
+	// Create makes the veth pair, both sides down, the peer directly in ns, and returns the MAC of
+	// the pod side.
+	Create(ctx context.Context, ns *os.File, l kernel.PodLink) (model.MAC, error)
+	// Configure sets the host side up, so that routes can point to it. The pod side stays down:
+	// nothing can be sent yet.
+	Configure(ctx context.Context, l kernel.PodLink) error
+	// Activate sets the pod side up with its addresses and routes.
 	Activate(ctx context.Context, ns *os.File, l kernel.PodLink) error
 	// Check tells what is not as Create, Configure and Activate left it.
 	Check(ctx context.Context, ns *os.File, l kernel.PodLink) error

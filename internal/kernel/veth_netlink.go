@@ -1,0 +1,114 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"weft/model"
+)
+
+// inPod opens a socket in the pod's namespace, sets the sysctls there and calls f with the socket.
+func inPod(ns *os.File, s []sysctl, f func(*Handle) error) error {
+	h := &Handle{}
+	err := enter(ns, func() (err error) {
+		if err := setAll(s); err != nil {
+			return err
+		}
+		h.conn, err = openConn(receiveBuffer)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer h.conn.close()
+	return f(h)
+}
+
+// all sends the requests in one exchange and joins what failed.
+func (h *Handle) all(ctx context.Context, reqs []request) error {
+	errs, err := h.exec(ctx, reqs)
+	if err != nil {
+		return err
+	}
+	for i, e := range errs {
+		if e != nil {
+			errs[i] = fmt.Errorf("%s: %w", requestName(reqs[i].typ), e)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func requestName(typ uint16) string {
+	switch typ {
+	case unix.RTM_NEWADDR:
+		return "add address"
+	case unix.RTM_NEWROUTE:
+		return "add route"
+	case unix.RTM_NEWNEIGH:
+		return "add neighbour entry"
+	default:
+		return "set link up"
+	}
+}
+
+func whenAbsent(there bool) error {
+	if there {
+		return nil
+	}
+	return unix.ENODEV
+}
+
+func hasFamily(addrs []netip.Addr, f model.Family) bool {
+	for _, a := range addrs {
+		if model.FamilyOf(a) == f {
+			return true
+		}
+	}
+	return false
+}
+
+func setUp(index int) request {
+	return request{unix.RTM_NEWLINK, 0, ifInfo(index, unix.IFF_UP, unix.IFF_UP).b}
+}
+
+// addAddr adds an address (struct ifaddrmsg) without duplicate address detection: the link has two
+// ends, and we chose the addresses of both.
+func addAddr(index int, a netip.Prefix, scope byte) request {
+	e := (&encoder{}).raw(familyOf(a.Addr()), byte(a.Bits()), 0, scope).rawU32(uint32(index))
+	e.addr(unix.IFA_LOCAL, a.Addr()).addr(unix.IFA_ADDRESS, a.Addr())
+	if a.Addr().Is6() {
+		e.u32(unix.IFA_FLAGS, unix.IFA_F_NODAD)
+	}
+	return request{unix.RTM_NEWADDR, unix.NLM_F_CREATE | unix.NLM_F_REPLACE, e.b}
+}
+
+// addNeigh adds a permanent neighbour entry (struct ndmsg).
+func addNeigh(index int, ip netip.Addr, m model.MAC) request {
+	e := (&encoder{}).raw(familyOf(ip), 0, 0, 0).rawU32(uint32(index))
+	e.raw(unix.NUD_PERMANENT, 0, 0, unix.RTN_UNICAST)
+	e.addr(unix.NDA_DST, ip).mac(unix.NDA_LLADDR, m)
+	return request{unix.RTM_NEWNEIGH, unix.NLM_F_CREATE | unix.NLM_F_REPLACE, e.b}
+}
+
+// addRoute adds a route of the main table (struct rtmsg). An invalid via makes it on link.
+func addRoute(index int, dst netip.Prefix, via netip.Addr) request {
+	scope := byte(unix.RT_SCOPE_UNIVERSE)
+	if !via.IsValid() {
+		scope = unix.RT_SCOPE_LINK
+	}
+	e := (&encoder{}).raw(familyOf(dst.Addr()), byte(dst.Bits()), 0, 0,
+		unix.RT_TABLE_MAIN, unix.RTPROT_BOOT, scope, unix.RTN_UNICAST).rawU32(0)
+	if dst.Bits() > 0 {
+		e.addr(unix.RTA_DST, dst.Addr())
+	}
+	if via.IsValid() {
+		e.addr(unix.RTA_GATEWAY, via)
+	}
+	e.u32(unix.RTA_OIF, uint32(index))
+	return request{unix.RTM_NEWROUTE, unix.NLM_F_CREATE | unix.NLM_F_REPLACE, e.b}
+}
