@@ -64,7 +64,9 @@ const (
 	EventRoute EventKind = "route"
 	EventNeigh EventKind = "neighbour"
 	EventFDB   EventKind = "fdb"
-	EventLost  EventKind = "lost"
+	// EventSysctl is a changed per-interface setting (netconf), such as forwarding.
+	EventSysctl EventKind = "sysctl"
+	EventLost   EventKind = "lost"
 )
 
 // Event is one change that the kernel reported. Only the fields of its Kind are set.
@@ -85,6 +87,12 @@ type Event struct {
 
 	FDBKey FDBKey     // EventFDB
 	FDBDst netip.Addr // EventFDB
+
+	// NeighState is the kernel's NUD_* state of an EventNeigh or EventFDB (0x80 is permanent).
+	NeighState int
+
+	Sysctl      string // EventSysctl: "net/ipv4/conf/all/forwarding"
+	SysctlValue int
 }
 
 // Link is an interface as the kernel has it.

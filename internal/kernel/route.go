@@ -1,0 +1,458 @@
+package kernel
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"weft/internal/reconcile"
+	"weft/model"
+)
+
+// MainTable is the number of the main routing table.
+const MainTable = unix.RT_TABLE_MAIN
+
+const rtMsgSize = 12 // struct rtmsg
+
+// ErrForeignRoute says that somebody else holds a route with the same table, prefix and metric.
+var ErrForeignRoute = errors.New("a route of another owner has the same prefix and metric; remove it, or give it another metric")
+
+// String prints the key as ip(8) shows it.
+func (k RouteKey) String() string {
+	s := k.Dst.String()
+	if k.Metric != 0 {
+		s += " metric " + strconv.Itoa(k.Metric)
+	}
+	if k.Table != MainTable {
+		s += " table " + strconv.Itoa(k.Table)
+	}
+	return s
+}
+
+// String prints the route as ip(8) shows what follows the prefix.
+func (r Route) String() string {
+	r = r.canonical()
+	s := ""
+	if r.Type != Unicast {
+		return string(r.Type)
+	}
+	if r.Via.IsValid() {
+		s += " via " + r.Via.String()
+	}
+	if r.Device != "" {
+		s += " dev " + r.Device
+	}
+	if r.OnLink {
+		s += " onlink"
+	}
+	if r.Source.IsValid() {
+		s += " src " + r.Source.String()
+	}
+	if r.MTU != 0 {
+		s += " mtu " + strconv.Itoa(r.MTU)
+	}
+	if s == "" {
+		return string(r.Type)
+	}
+	return s[1:]
+}
+
+// canonical drops what the type of the route makes meaningless.
+func (r Route) canonical() Route {
+	if r.Type == "" {
+		r.Type = Unicast
+	}
+	if r.Type != Unicast {
+		return Route{Type: r.Type} // IPv6 reads these back on lo
+	}
+	return r
+}
+
+// routeTable is the reconcile.Table of our routes in some routing tables.
+type routeTable struct {
+	h      *Handle
+	tables []int
+}
+
+// RouteTable returns the routes with our protocol number, of both families, in the given tables;
+// without any, in the main table. Its Put refuses with ErrForeignRoute to replace a route of
+// another protocol. It writes in batches (reconcile.BatchTable) and holds back the removal of what
+// overlaps with a prefix that could not be written (reconcile.HoldTable).
+func RouteTable(h *Handle, tables ...int) reconcile.Table[RouteKey, Route] {
+	if len(tables) == 0 {
+		tables = []int{MainTable}
+	}
+	return routeTable{h: h, tables: tables}
+}
+
+// Equal implements reconcile.Table.
+func (routeTable) Equal(have, want Route) bool { return have.canonical() == want.canonical() }
+
+// Holds implements reconcile.HoldTable: an old route stays while a new one that covers some of its
+// addresses could not be written.
+func (routeTable) Holds(failed, old RouteKey) bool {
+	return failed.Table == old.Table && failed.Dst.Overlaps(old.Dst)
+}
+
+// List implements reconcile.Table.
+func (t routeTable) List(ctx context.Context) (map[RouteKey]Route, error) {
+	res := make(map[RouteKey]Route)
+	for _, table := range t.tables {
+		routes, err := t.h.dumpRoutes(ctx, routeFilter{table: table, protocol: RouteProtocol})
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range routes {
+			if r.protocol == RouteProtocol && r.key.Table == table {
+				res[r.key] = r.route
+			}
+		}
+	}
+	return res, nil
+}
+
+// Put implements reconcile.Table.
+func (t routeTable) Put(ctx context.Context, k RouteKey, v Route) error {
+	c := reconcile.Change[RouteKey, Route]{Key: k, Want: v}
+	err := t.PutMany(ctx, []reconcile.Change[RouteKey, Route]{c})[0]
+	if !errors.Is(err, ErrForeignRoute) {
+		return err
+	}
+	have, lerr := t.List(ctx)
+	if lerr != nil {
+		return lerr
+	}
+	if c.Have, c.Exists = have[k]; !c.Exists {
+		return err
+	}
+	return t.PutMany(ctx, []reconcile.Change[RouteKey, Route]{c})[0]
+}
+
+// PutMany implements reconcile.BatchTable. What exists is replaced in place; what does not is
+// created exclusively, so that a foreign route with the same key is found and left alone.
+func (t routeTable) PutMany(ctx context.Context, puts []reconcile.Change[RouteKey, Route]) []error {
+	errs := make([]error, len(puts))
+	index, err := t.h.indexes(ctx, devicesOf(puts))
+	var reqs []request
+	var at []int
+	for i, c := range puts {
+		r := c.Want.canonical()
+		if errs[i] = err; err != nil {
+			continue
+		}
+		if errs[i] = checkRoute(c.Key, r); errs[i] != nil {
+			continue
+		}
+		if r.Device != "" && index[r.Device] == 0 {
+			errs[i] = fmt.Errorf("device %s: %w", r.Device, unix.ENODEV)
+			continue
+		}
+		flags := uint16(unix.NLM_F_CREATE | unix.NLM_F_EXCL)
+		if c.Exists {
+			flags = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+		}
+		reqs = append(reqs, request{unix.RTM_NEWROUTE, flags, encodeRoute(c.Key, r, index[r.Device])})
+		at = append(at, i)
+	}
+	answers, _ := t.h.exec(ctx, reqs) // its error is in each answer that it touches
+	for n, err := range answers {
+		i := at[n]
+		switch {
+		case errors.Is(err, unix.EEXIST):
+			errs[i] = ErrForeignRoute
+		case err != nil:
+			errs[i] = fmt.Errorf("%v: %w", puts[i].Want, err)
+		}
+	}
+	return errs
+}
+
+// Delete implements reconcile.Table.
+func (t routeTable) Delete(ctx context.Context, k RouteKey, v Route) error {
+	return t.DeleteMany(ctx, []reconcile.Change[RouteKey, Route]{{Key: k, Have: v}})[0]
+}
+
+// DeleteMany implements reconcile.BatchTable. The kernel compares the protocol number as well.
+func (t routeTable) DeleteMany(ctx context.Context, deletes []reconcile.Change[RouteKey, Route]) []error {
+	reqs := make([]request, len(deletes))
+	for i, c := range deletes {
+		e := rtMsg(c.Key, 0, unix.RT_SCOPE_NOWHERE, 0)
+		reqs[i] = request{unix.RTM_DELROUTE, 0, e.b}
+	}
+	errs, _ := t.h.exec(ctx, reqs)
+	for i, err := range errs {
+		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
+			errs[i] = nil
+		}
+	}
+	return errs
+}
+
+func devicesOf(puts []reconcile.Change[RouteKey, Route]) map[string]bool {
+	res := make(map[string]bool)
+	for _, c := range puts {
+		if d := c.Want.canonical().Device; d != "" {
+			res[d] = true
+		}
+	}
+	return res
+}
+
+// indexes looks up interface indexes: one by one for a few names, else all in one dump. A name that
+// does not exist is absent from the result.
+func (h *Handle) indexes(ctx context.Context, names map[string]bool) (map[string]int, error) {
+	const few = 4
+	res := make(map[string]int, len(names))
+	if len(names) > few {
+		links, err := h.Links(ctx)
+		for _, l := range links {
+			res[l.Name] = l.Index
+		}
+		return res, err
+	}
+	for name := range names {
+		l, ok, err := h.LinkByName(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			res[name] = l.Index
+		}
+	}
+	return res, nil
+}
+
+// checkRoute refuses what the kernel would take for something else.
+func checkRoute(k RouteKey, r Route) error {
+	switch {
+	case !k.Dst.IsValid() || k.Dst != k.Dst.Masked():
+		return fmt.Errorf("destination %v: want a prefix without host bits", k.Dst)
+	case r.Type == Unicast && r.Device == "":
+		return fmt.Errorf("a unicast route needs a device")
+	case r.Source.IsValid() && model.FamilyOf(r.Source) != model.FamilyOf(k.Dst.Addr()):
+		return fmt.Errorf("source %v is of another family than %v", r.Source, k.Dst)
+	}
+	if _, ok := routeTypes[r.Type]; !ok {
+		return fmt.Errorf("route type %q is not one that we write", r.Type)
+	}
+	return nil
+}
+
+var routeTypes = map[RouteType]uint8{
+	Unicast:         unix.RTN_UNICAST,
+	Blackhole:       unix.RTN_BLACKHOLE,
+	UnreachableType: unix.RTN_UNREACHABLE,
+}
+
+// rtMsg is a struct rtmsg of ours with the attributes that make the route's identity.
+func rtMsg(k RouteKey, typ, scope uint8, flags uint32) *encoder {
+	table := uint8(unix.RT_TABLE_UNSPEC)
+	if k.Table < 256 {
+		table = uint8(k.Table)
+	}
+	e := &encoder{}
+	e.raw(familyOf(k.Dst.Addr()), uint8(k.Dst.Bits()), 0, 0, table, RouteProtocol, scope, typ).rawU32(flags)
+	e.addr(unix.RTA_DST, k.Dst.Addr())
+	e.u32(unix.RTA_TABLE, uint32(k.Table))
+	if k.Metric != 0 {
+		e.u32(unix.RTA_PRIORITY, uint32(k.Metric))
+	}
+	return e
+}
+
+func encodeRoute(k RouteKey, r Route, oif int) []byte {
+	scope, flags := uint8(unix.RT_SCOPE_UNIVERSE), uint32(0)
+	if r.Type == Unicast && !r.Via.IsValid() {
+		scope = unix.RT_SCOPE_LINK
+	}
+	if r.OnLink {
+		flags = unix.RTNH_F_ONLINK
+	}
+	e := rtMsg(k, routeTypes[r.Type], scope, flags)
+	if oif != 0 {
+		e.u32(unix.RTA_OIF, uint32(oif))
+	}
+	switch {
+	case !r.Via.IsValid():
+	case r.Via.Is4() == k.Dst.Addr().Is4():
+		e.addr(unix.RTA_GATEWAY, r.Via)
+	default: // an IPv4 route via an IPv6 next hop: RFC 5549, Linux 5.2
+		via := binary.NativeEndian.AppendUint16(nil, uint16(familyOf(r.Via)))
+		e.attr(unix.RTA_VIA, append(via, r.Via.AsSlice()...))
+	}
+	if r.Source.IsValid() {
+		e.addr(unix.RTA_PREFSRC, r.Source)
+	}
+	if r.MTU != 0 {
+		e.nest(unix.RTA_METRICS, func(e *encoder) { e.u32(unix.RTAX_MTU, uint32(r.MTU)) })
+	}
+	return e.b
+}
+
+// routeFilter selects what a dump returns; zero fields select everything.
+type routeFilter struct {
+	table    int
+	protocol uint8
+}
+
+// readRoute is a route as the kernel has it.
+type readRoute struct {
+	key      RouteKey
+	route    Route
+	protocol int
+	typ      uint8
+	cloned   bool // a cache entry and no route of the table
+}
+
+// dumpRoutes reads the routes of both families that the filter selects.
+func (h *Handle) dumpRoutes(ctx context.Context, f routeFilter) ([]readRoute, error) {
+	var raw []rawRoute
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		table := uint8(unix.RT_TABLE_UNSPEC)
+		if f.table < 256 {
+			table = uint8(f.table)
+		}
+		e := &encoder{}
+		e.raw(family, 0, 0, 0, table, f.protocol, 0, 0).rawU32(0)
+		if f.table != 0 {
+			e.u32(unix.RTA_TABLE, uint32(f.table))
+		}
+		msgs, err := h.dump(ctx, unix.RTM_GETROUTE, e.b)
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+			continue // the table has never been used, or the kernel lacks the family
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list routes of table %d: %w", f.table, err)
+		}
+		for _, m := range msgs {
+			if r, ok := parseRoute(m.body); ok && m.typ == unix.RTM_NEWROUTE {
+				raw = append(raw, r)
+			}
+		}
+	}
+	if len(raw) == 0 {
+		return nil, nil
+	}
+	// Links after routes: a device that a route uses exists by now, or is gone with its routes.
+	links, err := h.Links(ctx)
+	if err != nil {
+		return nil, err
+	}
+	names := make(map[int]string, len(links))
+	for _, l := range links {
+		names[l.Index] = l.Name
+	}
+	routes := make([]readRoute, len(raw))
+	for i, r := range raw {
+		routes[i] = r.named(func(index int) string { return names[index] })
+	}
+	return routes, nil
+}
+
+// rawRoute is a route with an interface index in place of the name.
+type rawRoute struct {
+	readRoute
+	oif  int
+	hops int // next hops of a multipath route
+}
+
+func (r rawRoute) named(name func(index int) string) readRoute {
+	res := r.readRoute
+	if r.oif != 0 {
+		if res.route.Device = name(r.oif); res.route.Device == "" {
+			res.route.Device = "if" + strconv.Itoa(r.oif)
+		}
+	}
+	if r.hops > 1 {
+		// We write no multipath routes: this can never be equal to one of ours.
+		res.route.Device += " and " + strconv.Itoa(r.hops-1) + " more"
+	}
+	return res
+}
+
+// parseRoute reads a route message of the routing netlink. The route of a multipath message is its
+// first next hop.
+func parseRoute(b []byte) (rawRoute, bool) {
+	if len(b) < rtMsgSize || b[0] != unix.AF_INET && b[0] != unix.AF_INET6 {
+		return rawRoute{}, false
+	}
+	flags := binary.NativeEndian.Uint32(b[8:])
+	var r rawRoute
+	r.key.Table, r.protocol, r.typ = int(b[4]), int(b[5]), b[7]
+	r.cloned = flags&unix.RTM_F_CLONED != 0
+	r.route.OnLink = flags&unix.RTNH_F_ONLINK != 0
+	r.route.Type = routeTypeName(r.typ)
+	dst := netip.IPv4Unspecified()
+	if b[0] == unix.AF_INET6 {
+		dst = netip.IPv6Unspecified()
+	}
+	eachAttr(b[rtMsgSize:], func(typ uint16, v []byte) {
+		switch typ {
+		case unix.RTA_DST:
+			dst = getAddr(v)
+		case unix.RTA_TABLE:
+			r.key.Table = int(getU32(v))
+		case unix.RTA_PRIORITY:
+			r.key.Metric = int(getU32(v))
+		case unix.RTA_OIF:
+			r.oif = int(getU32(v))
+		case unix.RTA_GATEWAY, unix.RTA_VIA:
+			r.route.Via = getVia(typ, v)
+		case unix.RTA_PREFSRC:
+			r.route.Source = getAddr(v)
+		case unix.RTA_METRICS:
+			eachAttr(v, func(typ uint16, v []byte) {
+				if typ == unix.RTAX_MTU {
+					r.route.MTU = int(getU32(v))
+				}
+			})
+		case unix.RTA_MULTIPATH:
+			r.parseHops(v)
+		}
+	})
+	var err error
+	r.key.Dst, err = dst.Prefix(int(b[1]))
+	return r, err == nil
+}
+
+const rtNextHopSize = 8 // struct rtnexthop
+
+func (r *rawRoute) parseHops(b []byte) {
+	for len(b) >= rtNextHopSize {
+		n := int(binary.NativeEndian.Uint16(b))
+		if n < rtNextHopSize || n > len(b) {
+			return
+		}
+		if r.hops++; r.hops == 1 {
+			r.route.OnLink = b[2]&unix.RTNH_F_ONLINK != 0
+			r.oif = int(binary.NativeEndian.Uint32(b[4:]))
+			eachAttr(b[rtNextHopSize:n], func(typ uint16, v []byte) {
+				if typ == unix.RTA_GATEWAY || typ == unix.RTA_VIA {
+					r.route.Via = getVia(typ, v)
+				}
+			})
+		}
+		b = b[min(align4(n), len(b)):]
+	}
+}
+
+func getVia(typ uint16, v []byte) netip.Addr {
+	if typ == unix.RTA_VIA && len(v) > 2 {
+		v = v[2:] // struct rtvia: the family comes first
+	}
+	return getAddr(v)
+}
+
+func routeTypeName(t uint8) RouteType {
+	for name, n := range routeTypes {
+		if n == t {
+			return name
+		}
+	}
+	return RouteType("type " + strconv.Itoa(int(t)))
+}
