@@ -201,26 +201,16 @@ func (m *Monitor) address(removed bool, body []byte, f func(Event)) {
 }
 
 func (m *Monitor) neighbour(removed bool, body []byte, f func(Event)) {
-	if len(body) < ndMsgSize {
+	n, ok := parseNeigh(body)
+	if !ok {
 		return
 	}
-	index := int(binary.NativeEndian.Uint32(body[4:]))
-	e := Event{Kind: EventNeigh, Removed: removed, Link: m.links[index],
-		NeighState: int(binary.NativeEndian.Uint16(body[8:]))}
-	var dst netip.Addr
-	eachAttr(body[ndMsgSize:], func(typ uint16, v []byte) {
-		switch typ {
-		case unix.NDA_DST:
-			dst = getAddr(v)
-		case unix.NDA_LLADDR:
-			e.MAC = getMAC(v)
-		}
-	})
-	if body[0] == unix.AF_BRIDGE {
-		e.Kind, e.FDBDst = EventFDB, dst
-		e.FDBKey = FDBKey{Device: e.Link.Name, MAC: e.MAC}
+	e := Event{Kind: EventNeigh, Removed: removed, Link: m.links[n.index], MAC: n.mac, NeighState: int(n.state)}
+	if n.family == unix.AF_BRIDGE {
+		e.Kind, e.FDBDst = EventFDB, n.dst
+		e.FDBKey = FDBKey{Device: e.Link.Name, MAC: n.mac}
 	} else {
-		e.NeighKey = NeighKey{Device: e.Link.Name, IP: dst}
+		e.NeighKey = NeighKey{Device: e.Link.Name, IP: n.dst}
 	}
 	f(e)
 }
