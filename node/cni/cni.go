@@ -10,13 +10,13 @@ package cni
 import (
 	"context"
 	"log/slog"
-	"net/netip"
 	"os"
 	"time"
 
 	"weft/internal/kernel"
 	"weft/model"
 	"weft/node/datastore"
+	"weft/node/ipam"
 )
 
 // Config is what a Server needs. All fields are required except where said.
@@ -30,6 +30,9 @@ type Config struct {
 	// Links makes the pods' links: *kernel.PodLinks.
 	Links LinkMaker
 	IPAM  IPAM
+	// Namespace, optional, returns what is known of a Kubernetes namespace: its labels and
+	// annotations decide which pools its pods may use.
+	Namespace func(name string) (labels, annotations map[string]string)
 	// Store receives the WorkloadEndpoint records.
 	Store datastore.Store
 	// MTU returns the MTU of pod links in bytes, or an error that says why it is not known yet.
@@ -72,21 +75,10 @@ type LinkMaker interface {
 }
 
 // IPAM hands out addresses. A handle names their owner: one attachment of one container.
+// *ipam.Allocator implements it.
 type IPAM interface {
-	// Assign gives the handle its addresses: one a family asked for, all or none. Asked again for
-	// the same handle it gives the same ones.
-	Assign(ctx context.Context, r AddressRequest) ([]netip.Addr, error)
-	// Release gives back whatever the handle holds; holding nothing is not an error.
-	Release(ctx context.Context, handle string) error
-}
-
-// AddressRequest is what one attachment asks of IPAM.
-type AddressRequest struct {
-	Handle string
-	// IPv4, IPv6 tell the wanted families. Both nil: every family that has a pool for this pod.
-	IPv4, IPv6 *bool
-	// IPv4Pools, IPv6Pools are names or CIDRs of pools; empty: any.
-	IPv4Pools, IPv6Pools []string
-	// Attributes are stored with the addresses, for people: namespace, pod, node.
-	Attributes map[string]string
+	// Assign gives the handle its addresses: one a family asked for, all or none.
+	Assign(ctx context.Context, r ipam.Request) (*ipam.Assignment, error)
+	// ReleaseHandle gives back whatever the handle holds; holding nothing is not an error.
+	ReleaseHandle(ctx context.Context, handle string) error
 }

@@ -1,9 +1,21 @@
 package cni
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 
+	"github.com/google/renameio/v2"
+
+	"weft/internal/kernel"
 	"weft/model"
 )
 
@@ -14,18 +26,127 @@ type Registry struct {
 	log *slog.Logger
 
 	mu       sync.Mutex
+	all      map[key]*attachment // values are replaced, never changed
+	shown    map[key]bool        // in Endpoints
 	onChange func()
 }
+
+const (
+	maxJournalFile = 64 << 10 // bytes; a file of ours has about 600
+	quarantineDir  = "quarantine"
+)
 
 // OpenRegistry reads the journal in dir (created if absent, mode 0700). A damaged file is moved to
 // dir/quarantine and logged; it is not an error.
 func OpenRegistry(dir string, log *slog.Logger) (*Registry, error) {
-	return &Registry{dir: dir, log: log}, nil
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	r := &Registry{dir: dir, log: log, all: map[key]*attachment{}, shown: map[key]bool{}}
+	if err := os.MkdirAll(filepath.Join(dir, quarantineDir), 0o700); err != nil {
+		return nil, fmt.Errorf("open journal: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open journal: %w", err)
+	}
+	for _, e := range entries {
+		if e.IsDir() || !strings.HasSuffix(e.Name(), ".json") || e.Name()[0] == '.' {
+			r.sweep(e)
+			continue
+		}
+		a, err := r.load(e.Name())
+		if err != nil {
+			r.quarantine(e.Name(), err)
+			continue
+		}
+		r.all[a.key()] = a
+	}
+	return r, nil
+}
+
+// sweep removes what an interrupted write left: renameio's temporary files begin with a dot.
+func (r *Registry) sweep(e fs.DirEntry) {
+	if name := e.Name(); !e.IsDir() && name[0] == '.' {
+		if err := os.Remove(filepath.Join(r.dir, name)); err != nil {
+			r.log.Warn("journal: an unfinished file stays", "file", name, "err", err)
+		}
+	}
+}
+
+func (r *Registry) load(name string) (*attachment, error) {
+	f, err := os.Open(filepath.Join(r.dir, name))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxJournalFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxJournalFile {
+		return nil, fmt.Errorf("the file is larger than %d bytes", maxJournalFile)
+	}
+	a, err := decodeJournal(b)
+	if err != nil {
+		return nil, err
+	}
+	if a.key().file() != name {
+		return nil, fmt.Errorf("the file holds %s", a.key())
+	}
+	return a, nil
+}
+
+func (r *Registry) quarantine(name string, why error) {
+	to := filepath.Join(r.dir, quarantineDir, name)
+	err := os.Rename(filepath.Join(r.dir, name), to)
+	r.log.Error("journal: a damaged entry is set aside; its pod keeps its link, but this node does not route to it: delete the pod",
+		"file", name, "movedTo", to, "err", why, "moveErr", err)
+}
+
+// Quarantined lists the files that were set aside because they are damaged.
+func (r *Registry) Quarantined() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(r.dir, quarantineDir))
+	if err != nil {
+		return nil, fmt.Errorf("list quarantined journal entries: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, nil
 }
 
 // Endpoints returns the endpoints that routes are wanted for: a fresh map, of pods that are
 // attached or about to be.
-func (r *Registry) Endpoints() map[model.EndpointID]model.Endpoint { return nil }
+func (r *Registry) Endpoints() map[model.EndpointID]model.Endpoint {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := make(map[model.EndpointID]model.Endpoint, len(r.shown))
+	for k := range r.shown {
+		e := r.all[k].endpoint()
+		m[e.ID] = e
+	}
+	return m
+}
+
+// InUse tells whether a link of this host has the address.
+func (r *Registry) InUse(a netip.Addr) bool {
+	_, used := r.user(a, key{})
+	return used
+}
+
+// user returns who else than k has the address on a link.
+func (r *Registry) user(ip netip.Addr, k key) (key, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for other, a := range r.all {
+		if other != k && !a.Superseded && a.State != stateReleasing && slices.Contains(a.Addresses, ip) {
+			return other, true
+		}
+	}
+	return key{}, false
+}
 
 // OnChange sets the function that is called, outside of any lock, after Endpoints changed. Set it
 // before the Server runs.
@@ -33,4 +154,106 @@ func (r *Registry) OnChange(f func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.onChange = f
+}
+
+// get returns an attachment, which must not be changed.
+func (r *Registry) get(k key) (*attachment, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	a, ok := r.all[k]
+	return a, ok
+}
+
+// list returns all attachments, sorted by key.
+func (r *Registry) list() []*attachment {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]*attachment, 0, len(r.all))
+	for _, a := range r.all {
+		out = append(out, a)
+	}
+	slices.SortFunc(out, func(a, b *attachment) int { return strings.Compare(a.key().String(), b.key().String()) })
+	return out
+}
+
+// holder returns the attachment that has the host device, if any.
+func (r *Registry) holder(device string) (*attachment, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, a := range r.all {
+		if a.Device == device && !a.Superseded && a.State != stateReleasing {
+			return a, true
+		}
+	}
+	return nil, false
+}
+
+// save writes a to the journal and keeps it. It survives a crash of the machine when it returns.
+func (r *Registry) save(a attachment) error {
+	b, err := encodeJournal(&a)
+	if err == nil {
+		err = renameio.WriteFile(filepath.Join(r.dir, a.key().file()), b, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("write journal entry %s: %w", a.key(), err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all[a.key()] = &a
+	return nil
+}
+
+// show puts a, which the journal has an earlier form of, among Endpoints.
+func (r *Registry) show(a attachment) {
+	r.mu.Lock()
+	r.all[a.key()] = &a
+	r.shown[a.key()] = true
+	r.unlockAndTell(true)
+}
+
+// hide takes k from Endpoints.
+func (r *Registry) hide(k key) {
+	r.mu.Lock()
+	was := r.shown[k]
+	delete(r.shown, k)
+	r.unlockAndTell(was)
+}
+
+// unlockAndTell releases the lock that its caller took, and then calls OnChange's function.
+func (r *Registry) unlockAndTell(changed bool) {
+	f := r.onChange
+	r.mu.Unlock()
+	if changed && f != nil {
+		f()
+	}
+}
+
+// remove forgets k, in memory and on disk.
+func (r *Registry) remove(k key) error {
+	if err := os.Remove(filepath.Join(r.dir, k.file())); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove journal entry %s: %w", k, err)
+	}
+	r.hide(k)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.all, k)
+	return nil
+}
+
+// adopt puts those that are ready and whose device exists among Endpoints, and returns the ready
+// ones whose device is gone.
+func (r *Registry) adopt(devices map[string]kernel.Link) (gone []*attachment) {
+	r.mu.Lock()
+	for k, a := range r.all {
+		if a.State != stateReady || a.Superseded {
+			continue
+		}
+		if _, there := devices[a.Device]; there {
+			r.shown[k] = true
+		} else {
+			gone = append(gone, a)
+		}
+	}
+	r.unlockAndTell(len(r.shown) > 0)
+	return gone
 }

@@ -1,0 +1,163 @@
+package cni
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"weft/internal/kernel"
+	"weft/model"
+	"weft/node/cni/rpc"
+)
+
+// key names an attachment as CNI does: the container and the interface in it.
+type key struct{ container, ifName string }
+
+// file returns the attachment's file name in the journal. '@' is in neither part.
+func (k key) file() string { return k.container + "@" + k.ifName + ".json" }
+
+func (k key) String() string { return k.container + "/" + k.ifName }
+
+// state is how far an attachment has come.
+type state string
+
+const (
+	// stateAdding: ADD has begun and not answered. Whatever it made is to be removed if the node
+	// restarts.
+	stateAdding state = "adding"
+	// stateReady: ADD has answered, or is about to.
+	stateReady state = "ready"
+	// stateReleasing: the kernel's part is gone; the record and the addresses are to be given back
+	// as soon as the store answers.
+	stateReleasing state = "releasing"
+)
+
+// attachment is one pod interface on this host, and one file of the journal.
+type attachment struct {
+	Network     string       `json:"network"`
+	ContainerID string       `json:"containerID"`
+	IfName      string       `json:"ifName"`
+	Netns       string       `json:"netns,omitempty"` // as the runtime named it
+	Namespace   string       `json:"namespace"`
+	Pod         string       `json:"pod"`
+	Device      string       `json:"device"` // host side
+	MAC         string       `json:"mac,omitempty"`
+	MTU         int          `json:"mtu,omitempty"` // bytes
+	Addresses   []netip.Addr `json:"addresses,omitempty"`
+	Forwarding  bool         `json:"forwarding,omitempty"` // the pod may forward
+	Handle      string       `json:"handle"`               // owner of the addresses
+	Record      string       `json:"record"`               // name of the WorkloadEndpoint
+	State       state        `json:"state"`
+	// Superseded: a newer sandbox of the same pod has taken over device and record. Only the
+	// addresses are still this one's.
+	Superseded bool `json:"superseded,omitempty"`
+	// Boot is the kernel's boot ID (/proc/sys/kernel/random/boot_id) at ADD: after another boot no
+	// pod of the earlier one runs.
+	Boot    string    `json:"boot"`
+	Created time.Time `json:"created"`
+}
+
+func (a *attachment) key() key { return key{a.ContainerID, a.IfName} }
+
+func (a *attachment) id() model.EndpointID {
+	return model.EndpointID{Namespace: a.Namespace, Pod: a.Pod, Interface: a.IfName}
+}
+
+// link returns what the kernel is to have for this attachment.
+func (a *attachment) link() kernel.PodLink {
+	mac, _ := model.ParseMAC(a.MAC) // empty or checked by validate
+	return kernel.PodLink{Device: a.Device, IfName: a.IfName, MTU: a.MTU, MAC: mac,
+		Addresses: a.Addresses, Forwarding: a.Forwarding}
+}
+
+func (a *attachment) endpoint() model.Endpoint {
+	l := a.link()
+	return model.Endpoint{ID: a.id(), Device: a.Device, Addresses: slices.Clone(a.Addresses), MAC: l.MAC}
+}
+
+// validate checks what came from a file: nothing in it may name another file or another device.
+func (a *attachment) validate() error {
+	switch {
+	case !rpc.ValidContainerID(a.ContainerID):
+		return fmt.Errorf("containerID is %q", a.ContainerID)
+	case !rpc.ValidIfName(a.IfName):
+		return fmt.Errorf("ifName is %q", a.IfName)
+	case !rpc.ValidNetworkName(a.Network):
+		return fmt.Errorf("network is %q", a.Network)
+	case !validLabel(a.Namespace) || !validSubdomain(a.Pod):
+		return fmt.Errorf("pod is %q in namespace %q", a.Pod, a.Namespace)
+	case a.Device != kernel.PodDeviceName(a.id()):
+		return fmt.Errorf("device is %q, pod %s has %s", a.Device, a.id(), kernel.PodDeviceName(a.id()))
+	case a.State != stateAdding && a.State != stateReady && a.State != stateReleasing:
+		return fmt.Errorf("state is %q", a.State)
+	case a.Handle == "" || a.Record == "":
+		return fmt.Errorf("handle is %q, record is %q", a.Handle, a.Record)
+	}
+	if a.MAC != "" {
+		if _, err := model.ParseMAC(a.MAC); err != nil {
+			return err
+		}
+	}
+	for _, ip := range a.Addresses {
+		if !ip.IsValid() || ip.Zone() != "" || ip.Is4In6() || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLoopback() {
+			return fmt.Errorf("address is %q", ip)
+		}
+	}
+	return nil
+}
+
+// journalFile is a file of the journal: the checksum is of the attachment's own bytes.
+type journalFile struct {
+	Checksum   string          `json:"checksum"`
+	Attachment json.RawMessage `json:"attachment"`
+}
+
+// encodeJournal returns the file of a: one line of JSON.
+func encodeJournal(a *attachment) ([]byte, error) {
+	raw, err := json.Marshal(a)
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(journalFile{checksum(raw), raw})
+	return append(b, '\n'), err
+}
+
+// decodeJournal reads a file of the journal and checks it.
+func decodeJournal(b []byte) (*attachment, error) {
+	var f journalFile
+	if err := strictDecode(b, &f); err != nil {
+		return nil, err
+	}
+	if got := checksum(f.Attachment); got != f.Checksum {
+		return nil, fmt.Errorf("checksum is %q, the content has %q", f.Checksum, got)
+	}
+	var a attachment
+	// A later version may have added fields: those are not ours to refuse.
+	if err := json.Unmarshal(f.Attachment, &a); err != nil {
+		return nil, err
+	}
+	return &a, a.validate()
+}
+
+// strictDecode refuses fields that v has not, and anything after the value.
+func strictDecode(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if d.More() {
+		return fmt.Errorf("something follows the JSON value")
+	}
+	return nil
+}
+
+func checksum(b []byte) string {
+	sum := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
