@@ -1,0 +1,216 @@
+package routing
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"weft/model"
+	"weft/model/topology"
+)
+
+// maxDeviceName is the length of a Linux interface name in bytes, without its terminator.
+const maxDeviceName = 15
+
+// rank orders what may claim one prefix, the best first. A pod that is here is reached here,
+// whatever another node says; a path beats the blackhole of a block that somebody else took over.
+type rank int
+
+const (
+	rankEndpoint  rank = iota
+	rankDirect         // no encapsulation: the least that can go wrong
+	rankWireGuard      // encrypted before what is not
+	rankVXLAN
+	rankIPIP
+	rankBlackhole
+)
+
+// claim is a route that wants a prefix.
+type claim struct {
+	route Route
+	rank  rank
+	by    string // for people, and the last tie-break: "node n2", "endpoint default/web/eth0"
+}
+
+// Compile says which routes this host keeps: a blackhole for each block of its own, so that an
+// address that no pod has goes nowhere rather than round in circles; a route for every prefix that
+// another node holds; a host route for each address of a local endpoint. Where two claim one prefix
+// the order is: local endpoint, Direct, WireGuard, VXLAN, IPIP, blackhole; then by name.
+//
+// A path or endpoint that makes no sense, and an address that two endpoints claim, is an error that
+// names it. The errors are joined; the plan is good for everything else and is to be applied also
+// when there is an error.
+func Compile(v *topology.View, endpoints []model.Endpoint) (Plan, error) {
+	c := compiler{claims: make(map[netip.Prefix]claim, len(v.Paths)+len(endpoints))}
+	for _, p := range v.Paths {
+		c.path(p)
+	}
+	for _, e := range slices.SortedFunc(slices.Values(endpoints), func(a, b model.Endpoint) int {
+		return cmp.Or(cmp.Compare(a.ID.String(), b.ID.String()), cmp.Compare(a.Device, b.Device))
+	}) {
+		c.endpoint(e)
+	}
+	plan := Plan{Routes: make([]Route, 0, len(c.claims))}
+	for cl := range maps.Values(c.claims) {
+		plan.Routes = append(plan.Routes, cl.route)
+	}
+	slices.SortFunc(plan.Routes, func(a, b Route) int { return comparePrefix(a.Dst, b.Dst) })
+	slices.SortFunc(c.errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
+	return plan, errors.Join(c.errs...)
+}
+
+type compiler struct {
+	claims map[netip.Prefix]claim
+	errs   []error
+}
+
+func (c *compiler) path(p topology.Path) {
+	if err := checkPath(p); err != nil {
+		c.errs = append(c.errs, fmt.Errorf("path to %v of node %s: %w", p.Dst, p.Node, err))
+		return
+	}
+	r := Route{Dst: p.Dst, Why: p.Why}
+	n := claim{by: "node " + string(p.Node)}
+	switch p.Reach {
+	case topology.Unreachable:
+		// No route yet: the packet then follows the host's other routes. Once there is encryption
+		// this becomes a route of type unreachable, so that nothing leaves in the clear.
+		return
+	case topology.Local:
+		if p.Dst.IsSingleIP() {
+			return // the pod's own route says all
+		}
+		r.Blackhole, n.rank = true, rankBlackhole
+	default:
+		r.Via, r.Device, r.Source = p.Via, p.Device, p.Source
+		if p.MTU < p.DeviceMTU {
+			r.MTU = p.MTU
+		}
+		n.rank = rankOf(p.Reach)
+	}
+	n.route = r
+	c.claim(n)
+}
+
+func rankOf(r topology.Reach) rank {
+	switch r {
+	case topology.Direct:
+		return rankDirect
+	case topology.WireGuard:
+		return rankWireGuard
+	case topology.VXLAN:
+		return rankVXLAN
+	default:
+		return rankIPIP
+	}
+}
+
+func (c *compiler) endpoint(e model.Endpoint) {
+	fail := func(format string, args ...any) {
+		c.errs = append(c.errs, fmt.Errorf("endpoint %v: "+format, append([]any{e.ID}, args...)...))
+	}
+	if err := checkDevice(e.Device); err != nil {
+		fail("%w", err)
+		return
+	}
+	for _, a := range e.Addresses {
+		if !a.IsValid() || a.Zone() != "" || a.Is4In6() || a.IsUnspecified() {
+			fail("address %v: want an IPv4 or IPv6 address of a pod", a)
+			continue
+		}
+		by := "endpoint " + e.ID.String()
+		if other, ok := c.claims[model.HostPrefix(a)]; ok && other.rank == rankEndpoint {
+			if other.by != by || other.route.Device != e.Device {
+				fail("address %v belongs to %s on %s already, which keeps it", a, other.by, other.route.Device)
+			}
+			continue
+		}
+		c.claim(claim{rank: rankEndpoint, by: by, route: Route{Dst: model.HostPrefix(a), Device: e.Device, Why: by}})
+	}
+}
+
+// claim keeps the better of two claims on one prefix.
+func (c *compiler) claim(n claim) {
+	have, ok := c.claims[n.route.Dst]
+	if !ok || cmp.Or(cmp.Compare(n.rank, have.rank), cmp.Compare(n.by, have.by), n.route.Via.Compare(have.route.Via)) < 0 {
+		c.claims[n.route.Dst] = n
+	}
+}
+
+// checkPath finds input that no kernel route can express.
+func checkPath(p topology.Path) error {
+	switch {
+	case !p.Dst.IsValid():
+		return errors.New("the prefix is not valid")
+	case p.Dst != p.Dst.Masked():
+		return fmt.Errorf("the prefix has host bits: want %v", p.Dst.Masked())
+	case p.Dst.Addr().Is4In6():
+		return errors.New("the prefix is an IPv4 address in IPv6 form")
+	case p.Reach < topology.Unreachable || p.Reach > topology.WireGuard:
+		return fmt.Errorf("reach %d is not known", int(p.Reach))
+	case p.Reach == topology.Unreachable || p.Reach == topology.Local:
+		return nil
+	case !p.Via.IsValid() && p.Reach != topology.WireGuard: // a WireGuard device knows its peers
+		return fmt.Errorf("%v without a next hop", p.Reach)
+	case p.Via.Is4() && !p.Dst.Addr().Is4():
+		return fmt.Errorf("next hop %v is IPv4 and the prefix is IPv6, which Linux cannot route", p.Via)
+	case p.Via.Is4In6() || p.Via.IsUnspecified() || p.Via.IsMulticast():
+		return fmt.Errorf("next hop %v is no unicast address", p.Via)
+	case p.Source.IsValid() && p.Source.Is4() != p.Dst.Addr().Is4():
+		return fmt.Errorf("source %v is of another family", p.Source)
+	case p.MTU < 0 || p.DeviceMTU < 0:
+		return fmt.Errorf("MTU %d on a device of MTU %d", p.MTU, p.DeviceMTU)
+	}
+	return checkDevice(p.Device)
+}
+
+func checkDevice(name string) error {
+	if name == "" || len(name) > maxDeviceName || strings.ContainsAny(name, "/ \t\n:") {
+		return fmt.Errorf("device %q: want an interface name of 1 to %d bytes", name, maxDeviceName)
+	}
+	return nil
+}
+
+// comparePrefix orders prefixes by address, then by length: IPv4 before IPv6.
+func comparePrefix(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
+
+// Format prints the plan as canonical text, one route a line in the words of ip(8), with its reason
+// after a #. The zero plan prints nothing.
+func (p Plan) Format() string {
+	var b strings.Builder
+	for _, r := range p.Routes {
+		b.WriteString("route ")
+		b.WriteString(r.String())
+		if r.Why != "" {
+			b.WriteString("  # ")
+			b.WriteString(r.Why)
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// String prints the route in the words of ip(8), without its reason.
+func (r Route) String() string {
+	if r.Blackhole {
+		return "blackhole " + r.Dst.String()
+	}
+	s := r.Dst.String()
+	if r.Via.IsValid() {
+		s += " via " + r.Via.String()
+	}
+	s += " dev " + r.Device
+	if r.Source.IsValid() {
+		s += " src " + r.Source.String()
+	}
+	if r.MTU != 0 {
+		s += fmt.Sprintf(" mtu %d", r.MTU)
+	}
+	return s
+}

@@ -1,0 +1,170 @@
+// Package fib makes the main routing table of this host hold the routes of a routing.Plan, and
+// keeps the forwarding sysctls that they need. It owns the main-table routes with our protocol
+// number, and no other: a foreign route is never changed, not even one that is in the way.
+package fib
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+
+	"weft/internal/kernel"
+	"weft/internal/reconcile"
+	"weft/routing"
+)
+
+// Metric is the metric of every route that we write, of both families. It is IPv6's own default,
+// so that a route means the same in both; an administrator's route with a lower metric wins over
+// ours.
+const Metric = 1024
+
+// FIB is the driver of the main routing table of one network namespace.
+type FIB struct {
+	log    *slog.Logger
+	syncer *reconcile.Syncer[kernel.RouteKey, kernel.Route]
+
+	mu      sync.Mutex
+	want    map[kernel.RouteKey]kernel.Route // of the last Apply
+	devices map[string]bool                  // that want uses
+	sources map[netip.Addr]bool              // that want uses
+	links   map[int]linkState                // as events told
+	failed  bool                             // the last Apply left something undone
+}
+
+// linkState is what matters of a link: a change of anything else leaves routes alone.
+type linkState struct {
+	name string
+	up   bool
+}
+
+// New returns a driver that has not touched the kernel yet.
+func New(h *kernel.Handle, log *slog.Logger) *FIB {
+	return &FIB{
+		log:    log,
+		syncer: reconcile.NewSyncer(kernel.RouteTable(h), reconcile.DeleteAfterCleanPuts),
+		links:  make(map[int]linkState),
+	}
+}
+
+// Apply makes the kernel's routes equal to the plan: it replaces before it deletes, so that a
+// prefix that stays is never without a route. A route that cannot be written (its device is gone or
+// down, somebody else holds the prefix) is an error of its own; the others are written all the
+// same, and what it would have replaced stays. The zero plan removes all our routes.
+func (f *FIB) Apply(ctx context.Context, p routing.Plan) (reconcile.Result, error) {
+	want := make(map[kernel.RouteKey]kernel.Route, len(p.Routes))
+	devices := make(map[string]bool)
+	sources := make(map[netip.Addr]bool)
+	for _, r := range p.Routes {
+		want[key(r.Dst)] = kernelRoute(r)
+		if r.Device != "" {
+			devices[r.Device] = true
+		}
+		if r.Source.IsValid() {
+			sources[r.Source] = true
+		}
+	}
+	f.mu.Lock()
+	// Until this Apply is over, an event about anything that it uses may be what it needs.
+	f.want, f.devices, f.sources, f.failed = want, devices, sources, true
+	f.mu.Unlock()
+	res, err := f.syncer.Sync(ctx, want)
+	f.mu.Lock()
+	f.failed = err != nil
+	f.mu.Unlock()
+	f.log.Debug("routes applied", "wanted", len(want), "change", res.String(), "err", err)
+	if err != nil {
+		return res, fmt.Errorf("apply routes: %w", err)
+	}
+	return res, nil
+}
+
+func key(dst netip.Prefix) kernel.RouteKey {
+	return kernel.RouteKey{Table: kernel.MainTable, Dst: dst, Metric: Metric}
+}
+
+func kernelRoute(r routing.Route) kernel.Route {
+	if r.Blackhole {
+		return kernel.Route{Type: kernel.Blackhole}
+	}
+	return kernel.Route{
+		Type: kernel.Unicast, Via: r.Via, Device: r.Device, Source: r.Source, MTU: r.MTU,
+		// A next hop behind a tunnel, and one in a subnet that this host has no address of, is on
+		// no connected route: the device is what counts.
+		OnLink: r.Via.IsValid(),
+	}
+}
+
+// Resync makes the next Apply read the kernel again.
+func (f *FIB) Resync() { f.syncer.Invalidate() }
+
+// Observe takes one kernel event and tells whether Apply should be called again: somebody else
+// changed a route of ours, or may have; or what kept a route from being written has changed. It
+// never blocks.
+func (f *FIB) Observe(e kernel.Event) bool {
+	switch e.Kind {
+	case kernel.EventLost:
+		f.syncer.Invalidate()
+		return true
+	case kernel.EventRoute:
+		return f.observeRoute(e)
+	case kernel.EventLink:
+		return f.observeLink(e)
+	case kernel.EventAddr:
+		return f.observeAddr(e)
+	}
+	return false
+}
+
+func (f *FIB) observeRoute(e kernel.Event) bool {
+	if e.RouteKey.Table != kernel.MainTable {
+		return false
+	}
+	if e.Protocol == kernel.RouteProtocol {
+		return f.syncer.Observe(e.RouteKey, e.Route, e.Removed)
+	}
+	// A foreign route under a key of ours: it has replaced ours, for which the kernel has no event
+	// of its own, or it was in the way and is gone.
+	f.mu.Lock()
+	_, ours := f.want[e.RouteKey]
+	f.mu.Unlock()
+	if ours {
+		f.syncer.Invalidate()
+	}
+	return ours
+}
+
+// observeLink: with a link that goes down or away the kernel drops its IPv4 routes without telling,
+// and one that comes up may be what a route has waited for.
+func (f *FIB) observeLink(e kernel.Event) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	have, known := f.links[e.Link.Index]
+	now := linkState{e.Link.Name, e.Link.Up}
+	if e.Removed {
+		delete(f.links, e.Link.Index)
+	} else {
+		f.links[e.Link.Index] = now
+	}
+	if !e.Removed && known && have == now {
+		return false
+	}
+	if !f.devices[now.name] && !f.devices[have.name] {
+		return false
+	}
+	f.syncer.Invalidate()
+	return true
+}
+
+// observeAddr: with an address the kernel drops, without telling, the routes that prefer it as
+// their source, and refuses them until it is there.
+func (f *FIB) observeAddr(e kernel.Event) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.sources[e.Addr.Addr()] || !e.Removed && !f.failed {
+		return false
+	}
+	f.syncer.Invalidate()
+	return true
+}

@@ -1,0 +1,114 @@
+package fib
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+
+	"weft/internal/kernel"
+	"weft/internal/reconcile"
+)
+
+// sysctl is one setting of the host that routing needs.
+type sysctl struct {
+	path, value string
+	why         string
+}
+
+// sysctls are what we set, and keep, for the whole host, in this order. What concerns one pod's
+// link is set where that link is made.
+func sysctls() []sysctl {
+	return []sysctl{
+		{"net/ipv4/ip_forward", "1", "pods on this host are reached through it"},
+		{"net/ipv6/conf/all/forwarding", "1", "the same for IPv6"},
+	}
+}
+
+// netconfPaths maps how the kernel's events name a setting to how we do: ip_forward is the
+// forwarding flag of "all".
+func netconfPaths() map[string]string {
+	return map[string]string{
+		"net/ipv4/conf/all/forwarding": "net/ipv4/ip_forward",
+		"net/ipv6/conf/all/forwarding": "net/ipv6/conf/all/forwarding",
+	}
+}
+
+// Sysctls is the driver of the forwarding settings of one network namespace.
+type Sysctls struct {
+	nsPath string
+	log    *slog.Logger
+	set    map[string]bool // was as wanted after an earlier Apply; only Apply uses it
+}
+
+// NewSysctls returns the driver for the network namespace at nsPath; empty means that of the
+// process.
+func NewSysctls(nsPath string, log *slog.Logger) *Sysctls {
+	return &Sysctls{nsPath: nsPath, log: log, set: make(map[string]bool)}
+}
+
+// Apply sets what is not as it should be. A setting that this kernel lacks (no IPv6) is passed
+// over. It has no "gone": forwarding may be needed by others by the time we leave.
+func (s *Sysctls) Apply(ctx context.Context) (reconcile.Result, error) {
+	if err := ctx.Err(); err != nil {
+		return reconcile.Result{}, err
+	}
+	if s.nsPath == "" {
+		return s.apply()
+	}
+	var res reconcile.Result
+	err := kernel.Do(s.nsPath, func() (err error) {
+		res, err = s.apply()
+		return err
+	})
+	return res, err
+}
+
+func (s *Sysctls) apply() (reconcile.Result, error) {
+	var res reconcile.Result
+	var errs []error
+	for _, c := range sysctls() {
+		have, err := kernel.GetSysctl(c.path)
+		if errors.Is(err, os.ErrNotExist) {
+			s.log.Debug("sysctl is absent, passed over", "sysctl", c.path)
+			continue
+		}
+		if err == nil && have == c.value {
+			s.set[c.path] = true
+			continue
+		}
+		if err == nil {
+			err = kernel.SetSysctl(c.path, c.value)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%w; it is needed because %s", err, c.why))
+			continue
+		}
+		res.Changed++
+		if s.set[c.path] {
+			res.Repaired++
+		}
+		s.set[c.path] = true
+		s.log.Info("sysctl set", "sysctl", c.path, "was", have, "now", c.value)
+	}
+	return res, errors.Join(errs...)
+}
+
+// Observe takes one kernel event and tells whether Apply should be called again: somebody changed
+// one of our settings (the kernel tells by netconf notifications), or may have.
+func (s *Sysctls) Observe(e kernel.Event) bool {
+	switch e.Kind {
+	case kernel.EventLost:
+		return true
+	case kernel.EventSysctl:
+		path := netconfPaths()[e.Sysctl]
+		for _, c := range sysctls() {
+			if c.path == path {
+				return c.value != strconv.Itoa(e.SysctlValue)
+			}
+		}
+	}
+	return false
+}
