@@ -40,7 +40,11 @@ var (
 	ErrConflict = errors.New("changed since it was read")
 	// ErrCompacted: the asked revision is no longer held. List again.
 	ErrCompacted = errors.New("revision compacted")
-	// ErrUnavailable: the store could not be reached or did not answer in time.
+	// ErrInvalid: the resource breaks a rule of its kind, or is more than the store takes. Nothing
+	// was written.
+	ErrInvalid = errors.New("invalid resource")
+	// ErrUnavailable: the store could not be reached or did not answer in time. A write that ends
+	// so may or may not have been done: read before trying again.
 	ErrUnavailable = errors.New("store unavailable")
 )
 
@@ -53,8 +57,12 @@ type Precondition struct {
 // List is a consistent view of some kinds, all of one revision.
 type List struct {
 	Items []v3.Object
-	// Revision is where a Watch resumes without missing or repeating a change.
+	// Revision is where a Watch resumes without missing or repeating a change. It is opaque, and
+	// not comparable with the ResourceVersion of an object.
 	Revision string
+	// History names the history that the revisions belong to. When it differs from that of an
+	// earlier list, the store was emptied or restored and equal revisions mean nothing.
+	History string
 	// Rejected holds what is stored but cannot be understood; those are left out of Items.
 	Rejected []Rejection
 }
@@ -63,6 +71,8 @@ type List struct {
 type Rejection struct {
 	Key Key
 	Err error
+	// Revision is the store's revision of its last change.
+	Revision string
 }
 
 // Change is one step of a Watch.
@@ -74,6 +84,24 @@ type Change struct {
 	Err error
 	// Revision is the store's revision of this change.
 	Revision string
+}
+
+// Batch is one step of a Stream.
+type Batch struct {
+	Changes []Change
+	// Revision is where a Watch or Stream resumes after this batch, opaque like List.Revision.
+	// Empty when the batch brings no progress.
+	Revision string
+	// CaughtUp tells that everything up to the moment at which the stream began is delivered.
+	CaughtUp bool
+}
+
+// Streamer is a Store whose watch tells more: how far it has read although nothing changed, and
+// when it has caught up. Follow uses it where it is there; without it, every lost watch costs a
+// list.
+type Streamer interface {
+	// Stream is Watch, with batches.
+	Stream(ctx context.Context, revision string, kinds []string, f func(Batch) error) error
 }
 
 // Store holds resources. Every call honours its context. Objects that go in are defaulted and

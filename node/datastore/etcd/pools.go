@@ -1,0 +1,53 @@
+package etcd
+
+import (
+	"context"
+	"fmt"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	v3 "weft/api/v3"
+	"weft/node/datastore"
+)
+
+// guard makes the write w of o depend on what o must agree with among other resources. Only pools
+// do: two that are enabled must not overlap. It reads the other pools and the guard key at one
+// revision; any write of a pool replaces the guard key, so that of two concurrent writes, each of
+// which is fine by itself, the second begins again and sees the first.
+func (s *Store) guard(ctx context.Context, o v3.Object, w *write) error {
+	pool, ok := o.(*v3.IPPool)
+	if !ok {
+		return nil
+	}
+	prefix, err := s.keys.kind(v3.KindIPPool)
+	if err != nil {
+		return err
+	}
+	w.guard = s.keys.guard("ippools")
+	var resp *clientv3.TxnResponse
+	err = s.do(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
+		resp, err = c.Txn(ctx).Then(clientv3.OpGet(w.guard, clientv3.WithKeysOnly()), clientv3.OpGet(prefix, clientv3.WithPrefix())).Commit()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	w.guardHas = 0
+	if kvs := resp.Responses[0].GetResponseRange().GetKvs(); len(kvs) > 0 {
+		w.guardHas = kvs[0].ModRevision
+	}
+	for _, kv := range resp.Responses[1].GetResponseRange().GetKvs() {
+		key, ok, err := s.keys.parse(string(kv.Key))
+		if !ok || err != nil || key.Name == pool.Name {
+			continue
+		}
+		other, err := decode(key, kv)
+		if err != nil {
+			continue // it is in nobody's way: nobody can use it either
+		}
+		if err := v3.PoolOverlap(pool, other.(*v3.IPPool)); err != nil {
+			return fmt.Errorf("%w: %w", datastore.ErrInvalid, err)
+		}
+	}
+	return nil
+}
