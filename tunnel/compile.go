@@ -68,7 +68,7 @@ func (p *Plan) addTunnel(v *topology.View, t topology.Tunnel, row topology.Drive
 	peers, errs := usable(v, t, mac, ethernet)
 	for _, peer := range peers {
 		if ethernet {
-			p.Neighbours = append(p.Neighbours, Neighbour{t.Device, peer.Address, peer.MAC})
+			p.Neighbours = append(p.Neighbours, Neighbour{t.Device, topology.TunnelNextHop(peer.Address), peer.MAC})
 			p.FDB = append(p.FDB, FDBEntry{t.Device, peer.MAC, peer.Address})
 		}
 		for _, inner := range peer.Prefixes {

@@ -281,7 +281,7 @@ func (c *compiler) encapsulated(e model.Encap, f model.Family, to netip.Addr, h 
 		return decision{why: why + ", and this node cannot have a " + e.String() + " device over " + f.String()}
 	}
 	t := c.view.Tunnels[i]
-	d := decision{reach: row.Reach, via: to, device: t.Device, deviceMTU: t.MTU,
+	d := decision{reach: row.Reach, via: TunnelNextHop(to), device: t.Device, deviceMTU: t.MTU,
 		mtu: min(t.MTU, h.mtu-row.Overhead[f]), why: why}
 	if len(t.Addresses) > 0 {
 		d.source = t.Addresses[0]

@@ -52,8 +52,9 @@ type Path struct {
 	Dst   netip.Prefix
 	Node  model.NodeName // who holds Dst; this host for Local
 	Reach Reach
-	// Via is the next hop: the peer's node address, or the underlay's gateway towards it for a
-	// Direct path that is not on link. Invalid for Local and Unreachable.
+	// Via is the next hop: the peer's node address for Direct, or the underlay's gateway towards
+	// it where it is not on link; TunnelNextHop of it for a tunnel. Invalid for Local and
+	// Unreachable.
 	Via netip.Addr
 	// Device is the interface that Via is on: an underlay interface for Direct, the tunnel's
 	// device otherwise, empty for Local and Unreachable.
