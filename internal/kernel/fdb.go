@@ -34,7 +34,8 @@ func NewFDBTable(h *Handle, device string) *FDBTable {
 	return &FDBTable{h: h, device: device, index: deviceIndex{h: h, device: device}}
 }
 
-// List returns the static entries; an absent device has none.
+// List returns the static entries; an absent device has none. A MAC to which somebody appended
+// more destinations has the invalid address, which equals no wanted one.
 func (t *FDBTable) List(ctx context.Context) (map[FDBKey]netip.Addr, error) {
 	out := map[FDBKey]netip.Addr{}
 	index, err := t.index.refresh(ctx)
@@ -50,9 +51,14 @@ func (t *FDBTable) List(ctx context.Context) (map[FDBKey]netip.Addr, error) {
 	}
 	for _, m := range msgs {
 		n, ok := parseNeigh(m.body)
-		if ok && n.index == index && n.static() {
-			out[FDBKey{t.device, n.mac}] = n.dst
+		if !ok || n.index != index || !n.static() {
+			continue
 		}
+		k := FDBKey{t.device, n.mac}
+		if _, twice := out[k]; twice {
+			n.dst = netip.Addr{}
+		}
+		out[k] = n.dst
 	}
 	return out, nil
 }
@@ -77,6 +83,16 @@ func (t *FDBTable) Equal(have, want netip.Addr) bool { return have == want }
 
 // PutMany creates or replaces entries, many in one exchange.
 func (t *FDBTable) PutMany(ctx context.Context, puts []reconcile.Change[FDBKey, netip.Addr]) []error {
+	// Replacing changes one destination of an entry; one with several goes first.
+	var many []reconcile.Change[FDBKey, netip.Addr]
+	for _, c := range puts {
+		if c.Exists && !c.Have.IsValid() {
+			many = append(many, c)
+		}
+	}
+	if len(many) > 0 {
+		t.DeleteMany(ctx, many) // what it could not remove, the put below tells
+	}
 	return runBatch(ctx, &t.index, puts, func(index int, c reconcile.Change[FDBKey, netip.Addr]) request {
 		e := ndMsg(unix.AF_BRIDGE, index, unix.NUD_PERMANENT, unix.NTF_SELF)
 		e.mac(unix.NDA_LLADDR, c.Key.MAC).addr(unix.NDA_DST, c.Want)

@@ -76,20 +76,33 @@ func (h *Handle) AddVXLAN(ctx context.Context, v VXLAN) error {
 			v.changeable(e)
 		})
 	})
-	// No address of its own making: an IPv6 link-local one would only send multicast into a
-	// tunnel that has no place to carry it to.
-	e.nest(unix.IFLA_AF_SPEC, func(e *encoder) {
-		e.nest(unix.AF_INET6, func(e *encoder) { e.attr(unix.IFLA_INET6_ADDR_GEN_MODE, []byte{addrGenModeNone}) })
-	})
 	err := h.execOne(ctx, request{unix.RTM_NEWLINK, unix.NLM_F_CREATE | unix.NLM_F_EXCL, e.b})
 	if err != nil {
 		return fmt.Errorf("make VXLAN device %s: %w", v.Name, err)
 	}
-	// The kernel takes an alias for a link that exists only.
-	if err := h.changeLink(ctx, v.Name, "mark", ifInfo(0, 0, 0).attr(unix.IFLA_IFALIAS, []byte(tunnelAlias))); err != nil {
+	// The kernel takes these for a link that exists only.
+	err = h.MarkTunnel(ctx, v.Name)
+	if err == nil {
+		err = h.noLinkLocal(ctx, v.Name)
+	}
+	if err != nil {
 		return errors.Join(err, h.LinkDelete(ctx, v.Name))
 	}
 	return nil
+}
+
+// noLinkLocal keeps the kernel from giving the interface an IPv6 link-local address when it comes
+// up: that would only send multicast into a tunnel that has no place to carry it to. Where IPv6 is
+// off for the interface, there is nothing to keep.
+func (h *Handle) noLinkLocal(ctx context.Context, name string) error {
+	e := ifInfo(0, 0, 0).nest(unix.IFLA_AF_SPEC, func(e *encoder) {
+		e.nest(unix.AF_INET6, func(e *encoder) { e.attr(unix.IFLA_INET6_ADDR_GEN_MODE, []byte{addrGenModeNone}) })
+	})
+	err := h.changeLink(ctx, name, "turn off IPv6 link-local addresses of", e)
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		return nil
+	}
+	return err
 }
 
 // changeable encodes what a VXLAN device can change while it lives (Linux 5.0 and later).

@@ -1,0 +1,413 @@
+package vxlan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"weft/internal/kernel"
+	"weft/internal/reconcile"
+)
+
+const (
+	// elementsPerMessage keeps one message's attribute far below the 64 KiB that its length field
+	// can tell.
+	elementsPerMessage = 500
+	// socketBuffer in bytes holds one transaction of some 100,000 elements.
+	socketBuffer = 16 << 20
+	// transactionTimeout bounds the wait for the kernel's answers to one transaction.
+	transactionTimeout = 10 * time.Second
+)
+
+// guard keeps the program in nftables. Each change is one transaction: there is no moment in which
+// a packet meets half of it. What the guard wrote itself it remembers; once somebody else touched
+// it, it is written anew as a whole, which needs no reading of rules and elements.
+type guard struct {
+	h     *kernel.Handle
+	touch atomic.Bool   // somebody else changed it
+	port  atomic.Uint32 // netlink port of nft: tells our own changes from those of others
+
+	mu   sync.Mutex
+	nft  *nftables.Conn // nil: not open
+	sock *netlink.Conn  // of nft
+	have *program       // what is in the kernel; nil: unknown
+	was  bool           // a program has been in the kernel since the start
+}
+
+// apply puts the program in place.
+func (g *guard) apply(ctx context.Context, want program) (reconcile.Result, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return reconcile.Result{}, err
+	}
+	if g.touch.Swap(false) {
+		g.have = nil
+	}
+	repair := g.have == nil && g.was
+	res, err := g.transact(want)
+	if err != nil && g.have != nil {
+		// What we remember is not what is there. Once more, from what is there.
+		g.have = nil
+		repair = true
+		res, err = g.transact(want)
+	}
+	if err != nil {
+		g.have = nil
+		g.close()
+		return reconcile.Result{}, fmt.Errorf("program tunnel guard in nftables table inet %s: %w", kernel.NFTable, err)
+	}
+	if repair && !want.empty() {
+		res = res.Add(reconcile.Result{Changed: 1, Repaired: 1})
+	}
+	g.have, g.was = &want, !want.empty()
+	return res, nil
+}
+
+func (g *guard) transact(want program) (reconcile.Result, error) {
+	if g.have != nil && g.have.sameRules(want) && sameElements(*g.have, want) {
+		return reconcile.Result{}, nil
+	}
+	if err := g.open(); err != nil {
+		return reconcile.Result{}, err
+	}
+	tx := &transaction{nft: g.nft, table: &nftables.Table{Name: kernel.NFTable, Family: nftables.TableFamilyINet}}
+	var err error
+	switch {
+	case g.have == nil:
+		err = tx.replace(want)
+	case want.empty():
+		err = tx.replace(want)
+	default:
+		err = tx.update(*g.have, want)
+	}
+	if err == nil {
+		_ = g.sock.SetDeadline(time.Now().Add(transactionTimeout))
+		err = g.nft.Flush()
+		_ = g.sock.SetDeadline(time.Time{})
+	}
+	if err != nil {
+		g.close() // answers may still be under way on this socket
+		return reconcile.Result{}, err
+	}
+	return tx.res, nil
+}
+
+func sameElements(a, b program) bool {
+	for s, els := range b.elements {
+		if len(a.elements[s]) != len(els) {
+			return false
+		}
+		for k := range els {
+			if _, ok := a.elements[s][k]; !ok {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// open dials nftables in the handle's namespace.
+func (g *guard) open() error {
+	if g.nft != nil {
+		return nil
+	}
+	ns, err := g.h.Namespace()
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	var sock *netlink.Conn
+	nft, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(int(ns.Fd())), nftables.WithSockOptions(func(c *netlink.Conn) error {
+		sock = c
+		return errors.Join(c.SetReadBuffer(socketBuffer), c.SetWriteBuffer(socketBuffer))
+	}))
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	port, err := portOf(sock)
+	if err != nil {
+		return errors.Join(err, nft.CloseLasting())
+	}
+	g.nft, g.sock = nft, sock
+	g.port.Store(port)
+	return nil
+}
+
+func portOf(c *netlink.Conn) (uint32, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var port uint32
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		var sa unix.Sockaddr
+		sa, inner = unix.Getsockname(int(fd))
+		if n, ok := sa.(*unix.SockaddrNetlink); ok {
+			port = n.Pid
+		}
+	})
+	return port, errors.Join(err, inner)
+}
+
+func (g *guard) close() {
+	if g.nft != nil {
+		_ = g.nft.CloseLasting()
+		g.nft, g.sock = nil, nil
+	}
+}
+
+// Dropped counts packets that the guard refused since it was first programmed.
+type Dropped struct {
+	// Unknown came from no known node, or had an inner source that its node may not use.
+	Unknown uint64
+	// FromPods were sent to the tunnel's port by pods.
+	FromPods uint64
+}
+
+func (g *guard) dropped(ctx context.Context) (Dropped, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return Dropped{}, err
+	}
+	if err := g.open(); err != nil {
+		return Dropped{}, err
+	}
+	table := &nftables.Table{Name: kernel.NFTable, Family: nftables.TableFamilyINet}
+	read := func(name string) (uint64, error) {
+		o, err := g.nft.GetObject(&nftables.CounterObj{Table: table, Name: name})
+		if c, ok := o.(*nftables.CounterObj); ok {
+			return c.Packets, err
+		}
+		if errors.Is(err, unix.ENOENT) {
+			return 0, nil
+		}
+		return 0, fmt.Errorf("read nftables counter %s: %w", name, err)
+	}
+	unknown, err1 := read(counterUnknown)
+	pods, err2 := read(counterPods)
+	return Dropped{unknown, pods}, errors.Join(err1, err2)
+}
+
+// transaction collects the messages of one nftables batch.
+type transaction struct {
+	nft   *nftables.Conn
+	table *nftables.Table
+	id    uint32
+	res   reconcile.Result
+}
+
+// replace puts the program in the place of whatever there is under our names; the empty program
+// also takes the table away when nobody else has anything in it.
+func (tx *transaction) replace(want program) error {
+	there, err := tx.read()
+	if err != nil {
+		return err
+	}
+	if want.empty() && !there.table {
+		return nil
+	}
+	tx.nft.AddTable(tx.table) // also wakes a table that was made dormant
+	for _, c := range there.chains {
+		tx.nft.FlushChain(c)
+	}
+	for _, c := range there.chains {
+		if want.empty() || !sound(c) {
+			tx.nft.DelChain(c)
+		}
+	}
+	for _, s := range there.sets {
+		tx.nft.DelSet(s)
+	}
+	if want.empty() {
+		tx.cleanup(there)
+		return nil
+	}
+	for _, name := range []string{counterUnknown, counterPods} {
+		tx.nft.AddObj(&nftables.CounterObj{Table: tx.table, Name: name})
+	}
+	return tx.write(program{}, want)
+}
+
+func (tx *transaction) cleanup(there names) {
+	for _, o := range there.counters {
+		tx.nft.DeleteObject(o)
+		tx.res.Removed++
+	}
+	tx.res.Removed += len(there.chains) + len(there.sets)
+	if !there.others {
+		tx.nft.DelTable(tx.table)
+	}
+}
+
+// update turns one program that is in place into another.
+func (tx *transaction) update(have, want program) error {
+	if !have.sameRules(want) {
+		for _, name := range []string{chainInput, chainForward, chainPeers} {
+			tx.nft.FlushChain(&nftables.Chain{Table: tx.table, Name: name})
+		}
+	}
+	if err := tx.write(have, want); err != nil {
+		return err
+	}
+	for _, s := range have.shapes {
+		if _, ok := want.elements[s]; !ok {
+			tx.nft.DelSet(s.nftSet(tx.table, 0))
+			tx.res.Removed += len(have.elements[s])
+		}
+	}
+	return nil
+}
+
+// write adds what want has and have lacks, then takes away elements that want lacks.
+func (tx *transaction) write(have, want program) error {
+	if !have.sameRules(want) {
+		tx.addChains()
+	}
+	for _, s := range want.shapes {
+		tx.id++
+		set := s.nftSet(tx.table, tx.id)
+		if _, ok := have.elements[s]; !ok {
+			if err := tx.nft.AddSet(set, nil); err != nil {
+				return err
+			}
+		}
+		add, del := difference(have.elements[s], want.elements[s])
+		tx.res.Added += len(add)
+		tx.res.Removed += len(del)
+		if err := chunks(add, func(e []nftables.SetElement) error { return tx.nft.SetAddElements(set, e) }); err != nil {
+			return err
+		}
+		if err := chunks(del, func(e []nftables.SetElement) error { return tx.nft.SetDeleteElements(set, e) }); err != nil {
+			return err
+		}
+	}
+	if !have.sameRules(want) {
+		for _, r := range want.rules() {
+			tx.nft.AddRule(&nftables.Rule{Table: tx.table, Chain: &nftables.Chain{Table: tx.table, Name: r.chain}, Exprs: r.exprs})
+		}
+		tx.res.Changed++
+	}
+	return nil
+}
+
+// addChains adds the chains; one that is there already is left as it is. They come first at their
+// hooks, so that nothing later, tracking of connections included, sees what is refused here.
+func (tx *transaction) addChains() {
+	tx.nft.AddChain(&nftables.Chain{Table: tx.table, Name: chainPeers})
+	accept := nftables.ChainPolicyAccept
+	for name, hook := range baseChains() {
+		tx.nft.AddChain(&nftables.Chain{Table: tx.table, Name: name, Hooknum: hook, Type: nftables.ChainTypeFilter,
+			Priority: nftables.ChainPriorityRaw, Policy: &accept})
+	}
+}
+
+func baseChains() map[string]*nftables.ChainHook {
+	return map[string]*nftables.ChainHook{chainInput: nftables.ChainHookInput, chainForward: nftables.ChainHookForward}
+}
+
+// sound tells whether a chain of ours still hangs where we put it.
+func sound(c *nftables.Chain) bool {
+	hook, base := baseChains()[c.Name]
+	if !base {
+		return c.Name == chainPeers && c.Hooknum == nil
+	}
+	return c.Hooknum != nil && *c.Hooknum == *hook && c.Type == nftables.ChainTypeFilter &&
+		c.Priority != nil && *c.Priority == *nftables.ChainPriorityRaw
+}
+
+// names is what the kernel has under our names.
+type names struct {
+	table    bool
+	others   bool // somebody else has something in the table
+	chains   []*nftables.Chain
+	sets     []*nftables.Set
+	counters []nftables.Obj
+}
+
+func (tx *transaction) read() (names, error) {
+	var n names
+	tables, err := tx.nft.ListTablesOfFamily(tx.table.Family)
+	if err != nil {
+		return n, fmt.Errorf("list tables: %w", err)
+	}
+	for _, t := range tables {
+		n.table = n.table || t.Name == tx.table.Name
+	}
+	if !n.table {
+		return n, nil
+	}
+	chains, err := tx.nft.ListChainsOfTableFamily(tx.table.Family)
+	if err != nil {
+		return n, fmt.Errorf("list chains: %w", err)
+	}
+	for _, c := range chains {
+		if c.Table.Name != tx.table.Name {
+			continue
+		}
+		if c.Table = tx.table; strings.HasPrefix(c.Name, guardPrefix) {
+			n.chains = append(n.chains, c)
+		} else {
+			n.others = true
+		}
+	}
+	sets, err := tx.nft.GetSets(tx.table)
+	if err != nil {
+		return n, fmt.Errorf("list sets: %w", err)
+	}
+	for _, s := range sets {
+		if strings.HasPrefix(s.Name, guardPrefix) {
+			s.Table = tx.table
+			n.sets = append(n.sets, s)
+		} else {
+			n.others = true
+		}
+	}
+	objs, err := tx.nft.GetNamedObjects(tx.table)
+	if err != nil {
+		return n, fmt.Errorf("list counters: %w", err)
+	}
+	for _, o := range objs {
+		if c, ok := o.(*nftables.NamedObj); ok && strings.HasPrefix(c.Name, guardPrefix) {
+			n.counters = append(n.counters, &nftables.CounterObj{Table: tx.table, Name: c.Name})
+		} else {
+			n.others = true
+		}
+	}
+	return n, nil
+}
+
+func difference(have, want map[string]struct{}) (add, del []nftables.SetElement) {
+	for k := range want {
+		if _, ok := have[k]; !ok {
+			add = append(add, nftables.SetElement{Key: []byte(k)})
+		}
+	}
+	for k := range have {
+		if _, ok := want[k]; !ok {
+			del = append(del, nftables.SetElement{Key: []byte(k)})
+		}
+	}
+	return add, del
+}
+
+func chunks(e []nftables.SetElement, f func([]nftables.SetElement) error) error {
+	for len(e) > 0 {
+		n := min(len(e), elementsPerMessage)
+		if err := f(e[:n]); err != nil {
+			return err
+		}
+		e = e[n:]
+	}
+	return nil
+}

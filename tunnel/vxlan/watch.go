@@ -1,0 +1,105 @@
+package vxlan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"weft/internal/kernel"
+)
+
+// Watch calls kick when somebody else changed the guard, until ctx ends, whose error it returns.
+// The next Apply then repairs it. nftables has its own events, which kernel.Watch does not carry.
+func (d *Driver) Watch(ctx context.Context, kick func()) error {
+	return d.guard.watch(ctx, kick)
+}
+
+func (g *guard) watch(ctx context.Context, kick func()) error {
+	ns, err := g.h.Namespace()
+	if err != nil {
+		return err
+	}
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: int(ns.Fd())})
+	ns.Close()
+	if err != nil {
+		return fmt.Errorf("watch nftables: %w", err)
+	}
+	defer c.Close()
+	if err := errors.Join(c.SetReadBuffer(socketBuffer), c.JoinGroup(unix.NFNLGRP_NFTABLES)); err != nil {
+		return fmt.Errorf("watch nftables: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	// What happened before we listened is unknown.
+	g.touched(kick)
+	for {
+		msgs, err := c.Receive()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		switch {
+		case errors.Is(err, unix.ENOBUFS): // events were lost
+			g.touched(kick)
+			continue
+		case err != nil:
+			return fmt.Errorf("watch nftables: %w", err)
+		}
+		for _, m := range msgs {
+			if m.Header.PID != g.port.Load() && ours(m) {
+				g.touched(kick)
+				break
+			}
+		}
+	}
+}
+
+func (g *guard) touched(kick func()) {
+	g.touch.Store(true)
+	kick()
+}
+
+// ours tells whether an nftables event is about something of the guard's. In every kind of message
+// the first attributes are strings that name the table and then the chain, set or object.
+func ours(m netlink.Message) bool {
+	const nfgenmsg = 4 // struct nfgenmsg: family, version, resource id
+	subsystem, kind := int(m.Header.Type)>>8, int(m.Header.Type)&0xff
+	if subsystem != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < nfgenmsg || m.Data[0] != unix.NFPROTO_INET {
+		return false
+	}
+	nameAttr := uint16(2)
+	switch kind {
+	case unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN:
+		nameAttr = unix.NFTA_CHAIN_NAME
+	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE:
+		nameAttr = unix.NFTA_RULE_CHAIN
+	case unix.NFT_MSG_NEWSET, unix.NFT_MSG_DELSET:
+		nameAttr = unix.NFTA_SET_NAME
+	case unix.NFT_MSG_NEWSETELEM, unix.NFT_MSG_DELSETELEM:
+		nameAttr = unix.NFTA_SET_ELEM_LIST_SET
+	case unix.NFT_MSG_NEWOBJ, unix.NFT_MSG_DELOBJ:
+		nameAttr = unix.NFTA_OBJ_NAME
+	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE:
+		nameAttr = 0 // the table itself
+	default:
+		return false
+	}
+	ad, err := netlink.NewAttributeDecoder(m.Data[nfgenmsg:])
+	if err != nil {
+		return true // cannot be read: better one look too many
+	}
+	table, name := "", ""
+	for ad.Next() {
+		switch ad.Type() {
+		case unix.NFTA_TABLE_NAME: // 1 in every kind of message
+			table = ad.String()
+		case nameAttr:
+			name = ad.String()
+		}
+	}
+	return table == kernel.NFTable && (nameAttr == 0 || strings.HasPrefix(name, guardPrefix))
+}
