@@ -78,7 +78,8 @@ type LinkMaker interface {
 // *ipam.Allocator implements it.
 type IPAM interface {
 	// Assign gives the handle its addresses: one a family asked for, all or none.
-	Assign(ctx context.Context, r ipam.Request) (*ipam.Assignment, error)
-	// ReleaseHandle gives back whatever the handle holds; holding nothing is not an error.
-	ReleaseHandle(ctx context.Context, handle string) error
+	Assign(ctx context.Context, r ipam.Request) (ipam.Assignment, error)
+	// Release gives back whatever the handle holds, and tells how many addresses that was; holding
+	// nothing is not an error.
+	Release(ctx context.Context, handle string) (int, error)
 }

@@ -1,0 +1,122 @@
+package cni
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	v3 "weft/api/v3"
+	"weft/internal/kernel"
+	"weft/model"
+	"weft/node/datastore"
+)
+
+// Labels that every WorkloadEndpoint has beside the pod's own.
+const (
+	labelNamespace      = "projectcalico.org/namespace"
+	labelOrchestrator   = "projectcalico.org/orchestrator"
+	labelServiceAccount = "projectcalico.org/serviceaccount"
+)
+
+func recordKey(a *attachment) datastore.Key {
+	return datastore.Key{Kind: v3.KindWorkloadEndpoint, Namespace: a.Namespace, Name: a.Record}
+}
+
+// record returns the WorkloadEndpoint of an attachment.
+func record(node string, p podIdentity, c *netConf, a *attachment) *v3.WorkloadEndpoint {
+	pod := &c.Args.Weft
+	labels := map[string]string{}
+	for _, l := range c.Args.CNI.Labels {
+		labels[l.Key] = l.Value
+	}
+	maps.Copy(labels, map[string]string{labelNamespace: p.Namespace, labelOrchestrator: p.Orchestrator})
+	profiles := []string{"kns." + p.Namespace}
+	if pod.ServiceAccount != "" {
+		labels[labelServiceAccount] = pod.ServiceAccount
+		profiles = append(profiles, "ksa."+p.Namespace+"."+pod.ServiceAccount)
+	}
+	w := &v3.WorkloadEndpoint{
+		TypeMeta:   metav1.TypeMeta{APIVersion: v3.Group + "/" + v3.Version, Kind: v3.KindWorkloadEndpoint},
+		ObjectMeta: metav1.ObjectMeta{Namespace: a.Namespace, Name: a.Record, Labels: labels, Annotations: maps.Clone(pod.Annotations)},
+		Spec: v3.WorkloadEndpointSpec{
+			Orchestrator: p.Orchestrator, Node: node, ContainerID: a.ContainerID, Pod: a.Pod, Endpoint: a.IfName,
+			ServiceAccountName: pod.ServiceAccount, Profiles: profiles, InterfaceName: a.Device, MAC: a.MAC,
+		},
+	}
+	if p.Orchestrator != "k8s" {
+		w.Spec.Workload = a.Pod
+	}
+	for _, ip := range a.Addresses {
+		w.Spec.IPNetworks = append(w.Spec.IPNetworks, model.HostPrefix(ip).String())
+		if gw := kernel.PodGateway(model.FamilyOf(ip)); gw.Is4() {
+			w.Spec.IPv4Gateway = gw.String()
+		} else {
+			w.Spec.IPv6Gateway = gw.String()
+		}
+	}
+	for _, port := range pod.Ports {
+		protocol := port.Protocol
+		if protocol == "" {
+			protocol = "TCP"
+		}
+		w.Spec.Ports = append(w.Spec.Ports, v3.EndpointPort{Name: strings.ToLower(port.Name),
+			Protocol: intstr.Parse(protocol), Port: port.Port})
+	}
+	return w
+}
+
+// putRecord writes the record, or takes over that of an earlier sandbox of the same pod.
+func (s *Server) putRecord(ctx context.Context, w *v3.WorkloadEndpoint) error {
+	_, err := s.cfg.Store.Create(ctx, w)
+	if errors.Is(err, datastore.ErrAlreadyExists) {
+		// Nobody but this node writes the records of its pods, and the pod is locked: whatever is
+		// there is of an earlier sandbox.
+		_, err = s.cfg.Store.Update(ctx, w)
+	}
+	if errors.Is(err, datastore.ErrNotFound) { // deleted between the two calls
+		_, err = s.cfg.Store.Create(ctx, w)
+	}
+	if err != nil {
+		return fmt.Errorf("write the record of pod %s/%s: %w", w.Namespace, w.Spec.Pod, err)
+	}
+	return nil
+}
+
+// getRecord reads the record of a and tells whether it is of this very sandbox.
+func (s *Server) getRecord(ctx context.Context, a *attachment) (w *v3.WorkloadEndpoint, ours bool, err error) {
+	o, err := s.cfg.Store.Get(ctx, recordKey(a))
+	if errors.Is(err, datastore.ErrNotFound) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	w, ok := o.(*v3.WorkloadEndpoint)
+	if !ok {
+		return nil, false, fmt.Errorf("read %s: the store gave a %T", recordKey(a), o)
+	}
+	return w, w.Spec.ContainerID == a.ContainerID, nil
+}
+
+// deleteRecord removes the record of a, unless it is of another sandbox by now.
+func (s *Server) deleteRecord(ctx context.Context, a *attachment) error {
+	for {
+		w, ours, err := s.getRecord(ctx, a)
+		if err != nil || !ours {
+			return err
+		}
+		err = s.cfg.Store.Delete(ctx, recordKey(a), datastore.Precondition{UID: string(w.UID), ResourceVersion: w.ResourceVersion})
+		if errors.Is(err, datastore.ErrConflict) {
+			continue // changed in between: look again; ends with ctx at the latest
+		}
+		if errors.Is(err, datastore.ErrNotFound) {
+			return nil
+		}
+		return err
+	}
+}
