@@ -13,7 +13,7 @@ build: ## build bin/weft and bin/weft-cni, static
 demo: ## a three-node cluster on this machine carries pod traffic in each encapsulation
 	@hack/setup.sh demo
 	@$(MAKE) --no-print-directory build
-	bin/weft lab demo
+	bin/weft demo
 
 test: ## all tests; those that need the kernel run in network namespaces of their own
 	@hack/setup.sh test
@@ -23,7 +23,8 @@ test: ## all tests; those that need the kernel run in network namespaces of thei
 bench: ## measure throughput, scale and CNI times; prints figures with denominators
 	@hack/setup.sh bench
 	@$(MAKE) --no-print-directory build
-	hack/in-netns bin/weft bench all
+	go test -exec $(CURDIR)/hack/in-netns -run '^$$' -bench . ./model/... ./tunnel/... ./routing/... ./node/...
+	hack/in-netns bin/weft bench scale
 
 lint: ## golangci-lint with the project's short list
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0 run ./...

@@ -1,0 +1,336 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	v3 "weft/api/v3"
+	"weft/internal/kernel"
+	"weft/lab"
+	"weft/model"
+	"weft/node/datastore/etcd"
+	"weft/tunnel"
+)
+
+// Scale measures one real node service that knows many nodes: from its start to all routes, the
+// time until one more node is in the kernel, memory, and CPU while nothing changes. The other nodes
+// are records in the store, each with one block.
+type Scale struct {
+	Name  string // of the lab
+	Nodes int
+	More  int           // nodes added one at a time
+	Idle  time.Duration // how long the idle CPU is watched
+	Out   io.Writer
+	Log   io.Writer
+}
+
+// ScaleResult is what Scale measured.
+type ScaleResult struct {
+	Nodes         int
+	Start         time.Duration   // process start to the last route
+	More          []time.Duration // record written to route in the kernel, each
+	RSS           int64           // bytes
+	IdleCPU       float64         // share of one core
+	Routes, Neigh int
+}
+
+// scaleLab is one node with a wide subnet beyond the router for the nodes that are records only.
+const scaleLab = `
+mtu: 1500
+subnets:
+  - {name: rack1, cidr: 172.31.1.0/24}
+  - {name: wide, cidr: 172.16.0.0/14}
+nodes:
+  - {name: n1, subnet: rack1}
+`
+
+// Run measures and prints.
+func (s *Scale) Run(ctx context.Context) (res ScaleResult, err error) {
+	l, err := lab.New(s.Name, lab.Options{Progress: s.Log})
+	if err != nil {
+		return res, err
+	}
+	if _, err := l.Down(ctx); err != nil {
+		return res, err
+	}
+	defer func() {
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		_, downErr := l.Down(clean)
+		err = errors.Join(err, downErr)
+	}()
+	conf, err := lab.Parse([]byte(scaleLab))
+	if err != nil {
+		return res, err
+	}
+	if err := l.Up(ctx, conf, false); err != nil {
+		return res, err
+	}
+	store, err := etcd.Open(ctx, etcd.Config{Endpoints: []string{l.StoreEndpoint()}})
+	if err != nil {
+		return res, err
+	}
+	defer func() { _ = store.Close() }()
+	h, err := kernel.OpenAt(kernel.NetnsPath(l.Netns("n1")))
+	if err != nil {
+		return res, err
+	}
+	defer h.Close()
+	m := &scaleRun{Scale: s, lab: l, store: store, handle: h}
+	res.Nodes = s.Nodes
+	if err := m.load(ctx); err != nil {
+		return res, err
+	}
+	if res.Start, err = m.restart(ctx); err != nil {
+		return res, err
+	}
+	if res.More, err = m.oneMore(ctx); err != nil {
+		return res, err
+	}
+	if res.IdleCPU, res.RSS, err = m.idle(ctx); err != nil {
+		return res, err
+	}
+	if res.Routes, err = m.routes(ctx); err != nil {
+		return res, err
+	}
+	neigh, err := kernel.NeighTable(h, kernel.VXLANDevice).List(ctx)
+	res.Neigh = len(neigh)
+	s.print(res)
+	return res, err
+}
+
+type scaleRun struct {
+	*Scale
+	lab    *lab.Lab
+	store  *etcd.Store
+	handle *kernel.Handle
+}
+
+func (m *scaleRun) say(format string, args ...any) { fmt.Fprintf(m.Log, format+"\n", args...) }
+
+// load writes the pool, and a Node and an IPAMBlock for each of the nodes.
+func (m *scaleRun) load(ctx context.Context) error {
+	m.say("writing %d Node and %d IPAMBlock records", m.Nodes, m.Nodes)
+	pool := &v3.IPPool{Spec: v3.IPPoolSpec{CIDR: "10.0.0.0/8", BlockSize: 26, VXLANMode: v3.EncapAlways}}
+	pool.Name = "wide"
+	typed(pool, "IPPool")
+	if _, err := m.store.Create(ctx, pool); err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(32)
+	for i := range m.Nodes {
+		g.Go(func() error { return m.addNode(gctx, i) })
+	}
+	return g.Wait()
+}
+
+func (m *scaleRun) addNode(ctx context.Context, i int) error {
+	n := &v3.Node{Spec: v3.NodeSpec{BGP: &v3.NodeBGPSpec{IPv4Address: scaleAddr(i).String() + "/14"}}}
+	n.Name = fmt.Sprintf("node-%05d", i)
+	n.Spec.VXLANTunnelMACAddr = tunnel.VTEPMAC(model.NodeName(n.Name)).String()
+	n.Status.OnLink = []v3.NodeOnLink{{CIDR: "172.16.0.0/14"}}
+	typed(n, "Node")
+	if _, err := m.store.Create(ctx, n); err != nil {
+		return err
+	}
+	cidr := scaleBlock(i)
+	affinity := "host:" + n.Name
+	b := &v3.IPAMBlock{Spec: v3.IPAMBlockSpec{CIDR: cidr.String(), Affinity: &affinity,
+		Allocations: make([]*int, 64), Unallocated: make([]int, 64), Attributes: []v3.AllocationAttribute{},
+		SequenceNumberForAllocation: map[string]uint64{}}}
+	for j := range b.Spec.Unallocated {
+		b.Spec.Unallocated[j] = j
+	}
+	b.Name = strings.NewReplacer(".", "-", "/", "-").Replace(cidr.String())
+	typed(b, "IPAMBlock")
+	_, err := m.store.Create(ctx, b)
+	return err
+}
+
+func typed(o v3.Object, kind string) {
+	k, _ := v3.LookupKind(kind)
+	o.GetObjectKind().SetGroupVersionKind(k.GroupVersion.WithKind(kind))
+}
+
+// scaleAddr and scaleBlock give node i an underlay address beyond the router and a /26.
+func scaleAddr(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{172, byte(16 + i>>16), byte(i >> 8 & 0xff), byte(i & 0xff)}).Next()
+}
+
+func scaleBlock(i int) netip.Prefix {
+	n := uint32(10)<<24 | uint32(1)<<22 | uint32(i)<<6
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}), 26)
+}
+
+// restart stops the node, empties the kernel of what it wrote, and measures from the start of the
+// process until every route is there.
+func (m *scaleRun) restart(ctx context.Context) (time.Duration, error) {
+	if err := m.waitRoutes(ctx, m.Nodes, 60*time.Second); err != nil {
+		return 0, err
+	}
+	if _, err := m.lab.Stop(ctx, "n1", 15); err != nil {
+		return 0, err
+	}
+	table := kernel.RouteTable(m.handle)
+	have, err := table.List(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for k, r := range have {
+		if err := table.Delete(ctx, k, r); err != nil {
+			return 0, err
+		}
+	}
+	if err := m.handle.LinkDelete(ctx, kernel.VXLANDevice); err != nil {
+		return 0, err
+	}
+	m.say("node stopped, %d routes and the device removed; starting it", len(have))
+	begin := time.Now()
+	started := make(chan error, 1)
+	go func() { _, err := m.lab.Start(ctx, "n1"); started <- err }()
+	err = m.waitRoutes(ctx, m.Nodes, 60*time.Second)
+	took := time.Since(begin)
+	return took, errors.Join(err, <-started)
+}
+
+func (m *scaleRun) routes(ctx context.Context) (int, error) {
+	have, err := kernel.RouteTable(m.handle).List(ctx)
+	return len(have), err
+}
+
+// waitRoutes looks every 50 ms; a look reads every route, so more often would measure itself.
+func (m *scaleRun) waitRoutes(ctx context.Context, want int, limit time.Duration) error {
+	deadline := time.Now().Add(limit)
+	for {
+		n, err := m.routes(ctx)
+		if err == nil && n >= want {
+			return nil
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return fmt.Errorf("%d of %d routes after %v (%w)", n, want, limit, errors.Join(err, ctx.Err()))
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// oneMore adds nodes one at a time and measures from before the first write until the kernel
+// tells of the route.
+func (m *scaleRun) oneMore(ctx context.Context) ([]time.Duration, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	seen := make(chan netip.Prefix, 1024)
+	mon, err := kernel.NewMonitor(ctx, kernel.NetnsPath(m.lab.Netns("n1")))
+	if err != nil {
+		return nil, err
+	}
+	defer mon.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = mon.Run(ctx, func(e kernel.Event) {
+			if e.Kind == kernel.EventRoute && !e.Removed && e.Protocol == kernel.RouteProtocol {
+				seen <- e.RouteKey.Dst
+			}
+		})
+	}()
+	var out []time.Duration
+	for i := m.Nodes; i < m.Nodes+m.More; i++ {
+		begin := time.Now()
+		if err := m.addNode(ctx, i); err != nil {
+			return nil, err
+		}
+		for got := (netip.Prefix{}); got != scaleBlock(i); {
+			select {
+			case got = <-seen:
+			case <-time.After(10 * time.Second):
+				return nil, fmt.Errorf("the route to %s did not appear within 10 s", scaleBlock(i))
+			}
+		}
+		out = append(out, time.Since(begin))
+		time.Sleep(100 * time.Millisecond)
+	}
+	cancel()
+	<-done
+	return out, nil
+}
+
+// idle waits for calm, then reads the node's CPU time over a while, and its memory.
+func (m *scaleRun) idle(ctx context.Context) (share float64, rss int64, err error) {
+	st, err := m.lab.Status(ctx)
+	if err != nil || len(st.Nodes) != 1 || st.Nodes[0].PID == 0 {
+		return 0, 0, fmt.Errorf("find the node's process: %w", errors.Join(err, errors.New("it is not running")))
+	}
+	pid := st.Nodes[0].PID
+	m.say("nothing changes for %v", m.Idle)
+	time.Sleep(2 * time.Second)
+	before, err := cpuTime(pid)
+	if err != nil {
+		return 0, 0, err
+	}
+	select {
+	case <-ctx.Done():
+		return 0, 0, ctx.Err()
+	case <-time.After(m.Idle):
+	}
+	after, err := cpuTime(pid)
+	if err != nil {
+		return 0, 0, err
+	}
+	rss, err = residentBytes(pid)
+	return (after - before).Seconds() / m.Idle.Seconds(), rss, err
+}
+
+// cpuTime reads utime and stime, fields 14 and 15 of /proc/PID/stat (proc(5)), in ticks of 10 ms.
+func cpuTime(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		return 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(f))
+	}
+	user, err1 := strconv.Atoi(f[11])
+	sys, err2 := strconv.Atoi(f[12])
+	return time.Duration(user+sys) * 10 * time.Millisecond, errors.Join(err1, err2)
+}
+
+func residentBytes(pid int) (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kb, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 10, 64)
+			return kb << 10, err
+		}
+	}
+	return 0, fmt.Errorf("/proc/%d/status has no VmRSS", pid)
+}
+
+func (s *Scale) print(r ScaleResult) {
+	fmt.Fprintf(s.Out, "nodes known                     %d\n", r.Nodes)
+	fmt.Fprintf(s.Out, "process start to all routes     %.2f s (%d routes, %d neighbours)\n", r.Start.Seconds(), r.Routes, r.Neigh)
+	more := slices.Sorted(slices.Values(r.More))
+	if len(more) > 0 {
+		fmt.Fprintf(s.Out, "one more node, store to kernel  p50 %.1f ms, max %.1f ms (%d nodes, one at a time)\n",
+			ms(more[len(more)/2]), ms(more[len(more)-1]), len(more))
+	}
+	fmt.Fprintf(s.Out, "resident memory                 %.0f MiB\n", float64(r.RSS)/(1<<20))
+	fmt.Fprintf(s.Out, "CPU while nothing changes       %.2f %% of a core (%v watched)\n", 100*r.IdleCPU, s.Idle)
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

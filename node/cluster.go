@@ -1,0 +1,424 @@
+package node
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+
+	v3 "weft/api/v3"
+	"weft/model"
+	"weft/model/selector"
+	"weft/node/datastore"
+)
+
+// watchedKinds are what a node follows in the store.
+func watchedKinds() []string {
+	return []string{"Node", "IPPool", "IPAMBlock", "FelixConfiguration", "IPReservation", "IPAMConfiguration", "Namespace"}
+}
+
+// cluster is what the store says, kept in the compilers' own small types; of the wire types only
+// those that this node itself writes or hands to IPAM are kept. It implements datastore.Sink.
+type cluster struct {
+	self   model.NodeName
+	log    *slog.Logger
+	notify func() // something changed; called without the lock
+
+	mu         sync.Mutex
+	state      datastore.State
+	stateErr   error
+	everSynced bool
+	generation uint64 // counts changes that matter to the compilers
+	rejected   map[datastore.Key]error
+
+	nodes        map[model.NodeName]*model.Node
+	internal     map[model.NodeName][]netip.Addr // InternalIP addresses, of this node only
+	blocks       map[netip.Prefix]*model.Block
+	pools        map[string]*v3.IPPool
+	felix        map[string]*v3.FelixConfiguration
+	reservations map[string]*v3.IPReservation
+	ipamConfig   *v3.IPAMConfiguration
+	namespaces   map[string]map[string]string // labels
+	own          *v3.Node                     // this node's record
+}
+
+func newCluster(self model.NodeName, log *slog.Logger, notify func()) *cluster {
+	return &cluster{
+		self: self, log: log, notify: notify, state: datastore.StateWait,
+		rejected:     map[datastore.Key]error{},
+		nodes:        map[model.NodeName]*model.Node{},
+		blocks:       map[netip.Prefix]*model.Block{},
+		pools:        map[string]*v3.IPPool{},
+		felix:        map[string]*v3.FelixConfiguration{},
+		reservations: map[string]*v3.IPReservation{},
+		namespaces:   map[string]map[string]string{},
+	}
+}
+
+// OnState implements datastore.Sink.
+func (c *cluster) OnState(s datastore.State, err error) {
+	c.mu.Lock()
+	changed := s != c.state
+	c.state, c.stateErr = s, err
+	c.everSynced = c.everSynced || s == datastore.StateInSync
+	c.mu.Unlock()
+	if changed {
+		c.log.Info("datastore", "state", string(s), "reason", errText(err))
+	}
+	c.notify()
+}
+
+// OnChanges implements datastore.Sink. A resource that cannot be understood leaves the last good
+// one in force.
+func (c *cluster) OnChanges(changes []datastore.Change) {
+	c.mu.Lock()
+	relevant := false
+	for _, ch := range changes {
+		if ch.Err != nil {
+			c.rejected[ch.Key] = ch.Err
+			c.log.Warn("resource rejected, keeping the last good one", "resource", ch.Key.String(), "err", ch.Err)
+			continue
+		}
+		delete(c.rejected, ch.Key)
+		if err := c.apply(ch, &relevant); err != nil {
+			c.rejected[ch.Key] = err
+			c.log.Warn("resource rejected, keeping the last good one", "resource", ch.Key.String(), "err", err)
+		}
+	}
+	if relevant {
+		c.generation++
+	}
+	c.mu.Unlock()
+	if relevant {
+		c.notify()
+	}
+}
+
+// apply takes one change in; relevant is set when the compilers would see a difference.
+func (c *cluster) apply(ch datastore.Change, relevant *bool) error {
+	switch ch.Key.Kind {
+	case "Node":
+		return c.applyNode(ch, relevant)
+	case "IPAMBlock":
+		return c.applyBlock(ch, relevant)
+	case "IPPool":
+		o, _ := ch.Object.(*v3.IPPool)
+		*relevant = put(c.pools, ch.Key.Name, o) || *relevant
+	case "FelixConfiguration":
+		o, _ := ch.Object.(*v3.FelixConfiguration)
+		*relevant = put(c.felix, ch.Key.Name, o) || *relevant
+	case "IPReservation":
+		o, _ := ch.Object.(*v3.IPReservation)
+		put(c.reservations, ch.Key.Name, o)
+	case "IPAMConfiguration":
+		o, _ := ch.Object.(*v3.IPAMConfiguration)
+		c.ipamConfig = o
+	case "Namespace":
+		if ch.Object == nil {
+			delete(c.namespaces, ch.Key.Name)
+		} else {
+			c.namespaces[ch.Key.Name] = ch.Object.GetLabels()
+		}
+	}
+	return nil
+}
+
+// put stores or, when o is nil, removes; it tells whether anything changed.
+func put[T any](m map[string]*T, name string, o *T) bool {
+	if o == nil {
+		_, had := m[name]
+		delete(m, name)
+		return had
+	}
+	m[name] = o
+	return true
+}
+
+func (c *cluster) applyNode(ch datastore.Change, relevant *bool) error {
+	name := model.NodeName(ch.Key.Name)
+	o, _ := ch.Object.(*v3.Node)
+	if name == c.self {
+		c.own = o
+		*relevant = true
+	}
+	if o == nil {
+		_, had := c.nodes[name]
+		delete(c.nodes, name)
+		*relevant = *relevant || had
+		return nil
+	}
+	n, err := nodeOf(o)
+	if err != nil {
+		return err
+	}
+	if old := c.nodes[name]; old == nil || !reflect.DeepEqual(old, n) {
+		c.nodes[name] = n
+		*relevant = true
+	}
+	return nil
+}
+
+func (c *cluster) applyBlock(ch datastore.Change, relevant *bool) error {
+	o, _ := ch.Object.(*v3.IPAMBlock)
+	if o == nil || o.Spec.Deleted {
+		p, err := prefixOfBlockName(ch.Key.Name)
+		if err != nil {
+			return err
+		}
+		_, had := c.blocks[p]
+		delete(c.blocks, p)
+		*relevant = *relevant || had
+		return nil
+	}
+	b, err := blockOf(o)
+	if err != nil {
+		return err
+	}
+	old := c.blocks[b.CIDR]
+	if old == nil || old.Node != b.Node || !maps.Equal(old.Borrowed, b.Borrowed) {
+		c.blocks[b.CIDR] = b
+		*relevant = true
+	}
+	return nil
+}
+
+// nodeOf converts a Node record into the compilers' form.
+func nodeOf(o *v3.Node) (*model.Node, error) {
+	n := &model.Node{Name: model.NodeName(o.Name), Labels: o.Labels}
+	if o.Spec.BGP != nil {
+		for _, s := range []string{o.Spec.BGP.IPv4Address, o.Spec.BGP.IPv6Address} {
+			if s == "" {
+				continue
+			}
+			p, err := prefixOrHost(s)
+			if err != nil {
+				return nil, fmt.Errorf("spec.bgp address %q: %w", s, err)
+			}
+			n.Addresses = append(n.Addresses, p)
+		}
+	}
+	for _, s := range []string{o.Spec.IPv4VXLANTunnelAddr, o.Spec.IPv6VXLANTunnelAddr} {
+		if s == "" {
+			continue
+		}
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return nil, fmt.Errorf("VXLAN tunnel address %q: %w", s, err)
+		}
+		n.TunnelAddresses = append(n.TunnelAddresses, a)
+	}
+	if s := o.Spec.VXLANTunnelMACAddr; s != "" {
+		m, err := model.ParseMAC(s)
+		if err != nil {
+			return nil, fmt.Errorf("spec.vxlanTunnelMACAddr: %w", err)
+		}
+		n.VXLANMAC = m
+	}
+	for _, l := range o.Status.OnLink {
+		p, err := netip.ParsePrefix(l.CIDR)
+		if err != nil {
+			return nil, fmt.Errorf("status.onLink %q: %w", l.CIDR, err)
+		}
+		n.OnLink = append(n.OnLink, model.OnLink{Prefix: p, Gateway: l.Gateway})
+	}
+	return n, nil
+}
+
+func prefixOrHost(s string) (netip.Prefix, error) {
+	if strings.Contains(s, "/") {
+		return netip.ParsePrefix(s)
+	}
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	return model.HostPrefix(a), nil
+}
+
+// blockOf converts an IPAMBlock: whose it is, and which of its addresses other nodes use.
+func blockOf(o *v3.IPAMBlock) (*model.Block, error) {
+	cidr, err := netip.ParsePrefix(o.Spec.CIDR)
+	if err != nil {
+		return nil, fmt.Errorf("spec.cidr %q: %w", o.Spec.CIDR, err)
+	}
+	b := &model.Block{CIDR: cidr.Masked()}
+	if o.Spec.Affinity != nil {
+		if host, ok := strings.CutPrefix(*o.Spec.Affinity, "host:"); ok {
+			b.Node = model.NodeName(host)
+		}
+	}
+	owner := make([]model.NodeName, len(o.Spec.Attributes))
+	for i, a := range o.Spec.Attributes {
+		owner[i] = model.NodeName(a.ActiveOwnerAttrs["node"])
+	}
+	addr := b.CIDR.Addr()
+	for _, index := range o.Spec.Allocations {
+		if index != nil && *index >= 0 && *index < len(owner) {
+			if n := owner[*index]; n != "" && n != b.Node && b.CIDR.Contains(addr) {
+				if b.Borrowed == nil {
+					b.Borrowed = map[netip.Addr]model.NodeName{}
+				}
+				b.Borrowed[addr] = n
+			}
+		}
+		addr = addr.Next()
+	}
+	return b, nil
+}
+
+// prefixOfBlockName reads an IPAMBlock's name: its CIDR with dashes for dots, colons and the slash.
+func prefixOfBlockName(name string) (netip.Prefix, error) {
+	i := strings.LastIndexByte(name, '-')
+	if i < 0 {
+		return netip.Prefix{}, fmt.Errorf("IPAMBlock name %q: want a CIDR with dashes", name)
+	}
+	for _, sep := range []string{".", ":"} {
+		if p, err := netip.ParsePrefix(strings.ReplaceAll(name[:i], "-", sep) + "/" + name[i+1:]); err == nil {
+			return p, nil
+		}
+	}
+	return netip.Prefix{}, fmt.Errorf("IPAMBlock name %q: want a CIDR with dashes", name)
+}
+
+// snapshot returns what the compilers read, without endpoints and underlay, and its generation;
+// ok is false before the first complete snapshot.
+func (c *cluster) snapshot() (s *model.Snapshot, generation uint64, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.everSynced {
+		return nil, 0, false
+	}
+	s = &model.Snapshot{Self: c.self, Nodes: maps.Clone(c.nodes), Blocks: maps.Clone(c.blocks), VXLAN: c.vxlan()}
+	for _, p := range c.pools {
+		if pool, ok := poolOf(p); ok {
+			s.Pools = append(s.Pools, pool)
+		}
+	}
+	slices.SortFunc(s.Pools, func(a, b model.Pool) int { return a.CIDR.Addr().Compare(b.CIDR.Addr()) })
+	return s, c.generation, true
+}
+
+// currentGeneration is cheap: it tells whether snapshot would return something new.
+func (c *cluster) currentGeneration() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.generation
+}
+
+func poolOf(p *v3.IPPool) (model.Pool, bool) {
+	cidr, err := netip.ParsePrefix(p.Spec.CIDR)
+	if err != nil || slices.Equal(p.Spec.AllowedUses, []v3.AllowedUse{v3.UseLoadBalancer}) {
+		return model.Pool{}, false
+	}
+	pool := model.Pool{Name: p.Name, CIDR: cidr.Masked(), NATOutgoing: p.Spec.NATOutgoing, Disabled: p.Spec.Disabled}
+	for _, m := range []struct {
+		encap model.Encap
+		mode  v3.EncapMode
+	}{{model.EncapVXLAN, p.Spec.VXLANMode}, {model.EncapIPIP, p.Spec.IPIPMode}} {
+		if m.mode == v3.EncapAlways || m.mode == v3.EncapCrossSubnet {
+			pool.Encap, pool.CrossSubnet = m.encap, m.mode == v3.EncapCrossSubnet
+		}
+	}
+	return pool, true
+}
+
+// The defaults of FelixConfiguration.
+const (
+	defaultVNI       = 4096
+	defaultVXLANPort = 4789
+)
+
+// vxlan merges the FelixConfigurations that apply to this node, field by field: its own before the
+// one that selects it before the default one.
+func (c *cluster) vxlan() model.VXLANConfig {
+	v := model.VXLANConfig{VNI: defaultVNI, Port: defaultVXLANPort}
+	for _, f := range c.felixChain() {
+		if f.Spec.VXLANVNI != nil {
+			v.VNI = *f.Spec.VXLANVNI
+		}
+		if f.Spec.VXLANPort != nil {
+			v.Port = *f.Spec.VXLANPort
+		}
+		if f.Spec.VXLANMTU != nil {
+			v.MTU = *f.Spec.VXLANMTU
+		}
+	}
+	return v
+}
+
+// felixChain returns the FelixConfigurations of this node, the weakest first. Of several that
+// select it the oldest applies.
+func (c *cluster) felixChain() []*v3.FelixConfiguration {
+	var chain []*v3.FelixConfiguration
+	if f := c.felix["default"]; f != nil {
+		chain = append(chain, f)
+	}
+	var labels map[string]string
+	if n := c.nodes[c.self]; n != nil {
+		labels = n.Labels
+	}
+	var selected *v3.FelixConfiguration
+	for name, f := range c.felix {
+		if name == "default" || strings.HasPrefix(name, "node.") {
+			continue
+		}
+		sel, err := selector.Parse(f.Spec.NodeSelector)
+		if err != nil || !sel.Matches(labels) {
+			continue
+		}
+		if selected == nil || older(f, selected) {
+			selected = f
+		}
+	}
+	if selected != nil {
+		chain = append(chain, selected)
+	}
+	if f := c.felix["node."+string(c.self)]; f != nil {
+		chain = append(chain, f)
+	}
+	return chain
+}
+
+func older(a, b *v3.FelixConfiguration) bool {
+	if !a.CreationTimestamp.Equal(&b.CreationTimestamp) {
+		return a.CreationTimestamp.Before(&b.CreationTimestamp)
+	}
+	return a.Name < b.Name
+}
+
+// ownRecord returns this node's record as the store has it; nil when there is none.
+func (c *cluster) ownRecord() *v3.Node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.own
+}
+
+// inSync tells whether the store is there and everything it said has arrived; if not, why.
+func (c *cluster) inSync() (datastore.State, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state, c.stateErr
+}
+
+// problems lists the resources that could not be understood.
+func (c *cluster) problems() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []string
+	for k, err := range c.rejected {
+		out = append(out, fmt.Sprintf("%s is rejected, the last good one stays in force: %v", k, err))
+	}
+	slices.Sort(out)
+	return out
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}

@@ -1,0 +1,207 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"weft/internal/kernel"
+	"weft/internal/reconcile"
+	"weft/model"
+	"weft/model/topology"
+	"weft/node/status"
+	"weft/routing"
+	"weft/tunnel"
+)
+
+// part is one driver in the order of application. wire.go lists them, each with its reason.
+type part struct {
+	name    string
+	why     string // why it stands in this place
+	apply   func(context.Context, *plans) (reconcile.Result, error)
+	observe func(kernel.Event) bool // tells whether an event undid something of ours
+	resync  func()                  // read the kernel again at the next apply
+	// watch, optional, reports what the route netlink events do not cover, until ctx ends.
+	watch func(ctx context.Context, kick func()) error
+}
+
+// plans is what one run makes the kernel look like.
+type plans struct {
+	view    *topology.View
+	tunnel  tunnel.Plan
+	routing routing.Plan
+}
+
+// engine turns the cluster's state into plans and plans into kernel state.
+type engine struct {
+	log       *slog.Logger
+	cluster   *cluster
+	underlay  *underlay
+	drivers   []topology.Driver
+	endpoints func() map[model.EndpointID]model.Endpoint
+	parts     []part
+	metrics   *metrics
+	runner    *reconcile.Runner
+
+	mu      sync.Mutex
+	plans   *plans // of the last run; nil before the first
+	inputs  inputs
+	errs    map[string]status.Error
+	applied time.Time // of the last run without error
+	repairs uint64
+}
+
+// inputs tells whether the view must be computed again.
+type inputs struct {
+	cluster  uint64
+	underlay uint64
+}
+
+const (
+	retryMin = 200 * time.Millisecond
+	retryMax = 10 * time.Second
+)
+
+func (e *engine) init(resync time.Duration) {
+	e.errs = map[string]status.Error{}
+	e.runner = reconcile.NewRunner(e.run, reconcile.RunnerOptions{RetryMin: retryMin, RetryMax: retryMax, Resync: resync})
+}
+
+// run is one pass: read what changed, compile, apply in order, report. Before the first complete
+// snapshot it does nothing: a partial view never deletes a route.
+func (e *engine) run(ctx context.Context, full bool) error {
+	if full {
+		e.underlay.invalidate()
+		for _, p := range e.parts {
+			p.resync()
+		}
+	}
+	started := time.Now()
+	p, err := e.compile(ctx)
+	if p == nil {
+		return err
+	}
+	changed, applyErr := e.apply(ctx, p)
+	err = errors.Join(err, applyErr)
+	e.mu.Lock()
+	e.plans = p
+	if err == nil {
+		e.applied = time.Now()
+	}
+	e.repairs += uint64(changed.Repaired)
+	e.mu.Unlock()
+	if !changed.Zero() {
+		e.log.Info("applied", "change", changed.String(), "paths", len(p.view.Paths),
+			"routes", len(p.routing.Routes), "took", time.Since(started).Round(time.Microsecond))
+	}
+	return err
+}
+
+// compile returns the plans, or nil when nothing can be decided yet. A compiler that could not
+// place everything returns what it could, with an error.
+func (e *engine) compile(ctx context.Context) (*plans, error) {
+	under, underGen, err := e.underlay.get(ctx)
+	if err != nil {
+		e.note("underlay", err)
+		return nil, err
+	}
+	e.note("underlay", nil)
+	e.mu.Lock()
+	last, lastInputs := e.plans, e.inputs
+	e.mu.Unlock()
+
+	p := &plans{}
+	now := inputs{e.cluster.currentGeneration(), underGen}
+	if last != nil && now == lastInputs {
+		p.view, p.tunnel = last.view, last.tunnel
+	} else {
+		snap, gen, ok := e.cluster.snapshot()
+		if !ok {
+			return nil, nil
+		}
+		now.cluster = gen
+		snap.Underlay = under
+		if p.view, err = topology.Compute(snap, e.drivers); err != nil {
+			e.note("topology", err)
+			return nil, nil // the record is on its way: its arrival kicks the next run
+		}
+		e.note("topology", nil)
+		p.tunnel, err = tunnel.Compile(p.view)
+		e.note("tunnel", err)
+		if err != nil {
+			err = fmt.Errorf("compile tunnels: %w", err)
+		}
+	}
+	var eps []model.Endpoint
+	for _, ep := range e.endpoints() {
+		eps = append(eps, ep)
+	}
+	var routeErr error
+	p.routing, routeErr = routing.Compile(p.view, eps)
+	e.note("routing", routeErr)
+	e.mu.Lock()
+	e.inputs = now
+	e.mu.Unlock()
+	return p, errors.Join(err, routeErr)
+}
+
+// apply goes through the parts in order; one that fails does not keep the others from their work.
+func (e *engine) apply(ctx context.Context, p *plans) (reconcile.Result, error) {
+	var sum reconcile.Result
+	var errs []error
+	for _, part := range e.parts {
+		start := time.Now()
+		r, err := part.apply(ctx, p)
+		e.metrics.applied(part.name, time.Since(start), r, err)
+		e.note(part.name, err)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", part.name, err))
+			e.log.Warn("apply failed, will retry", "part", part.name, "err", err)
+		}
+		if r.Repaired > 0 {
+			e.log.Info("repaired what somebody else changed", "part", part.name, "change", r.String())
+		}
+		sum = sum.Add(r)
+	}
+	return sum, errors.Join(errs...)
+}
+
+// note keeps the last error of a part for status; nil clears it.
+func (e *engine) note(part string, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err == nil {
+		delete(e.errs, part)
+		return
+	}
+	e.errs[part] = status.Error{Part: part, Time: time.Now(), Text: err.Error()}
+}
+
+// onEvent takes one kernel event: what undid our work is repaired, what changed the underlay is
+// taken into account. It never blocks.
+func (e *engine) onEvent(ev kernel.Event) {
+	if ev.Kind == kernel.EventLost {
+		e.log.Warn("kernel events were lost, comparing everything")
+		e.runner.KickFull()
+		return
+	}
+	kick := e.underlay.observe(ev)
+	for _, p := range e.parts {
+		if p.observe(ev) {
+			kick = true
+		}
+	}
+	if kick {
+		e.runner.Kick()
+	}
+}
+
+// current returns the plans of the last run; nil before the first.
+func (e *engine) current() *plans {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.plans
+}

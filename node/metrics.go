@@ -1,0 +1,90 @@
+package node
+
+import (
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"weft/internal/reconcile"
+	"weft/node/datastore"
+)
+
+// metrics are what Prometheus reads. No label carries a pod's name or an address.
+type metrics struct {
+	registry     *prometheus.Registry
+	syncState    *prometheus.GaugeVec
+	lastEvent    prometheus.Gauge
+	applySeconds *prometheus.HistogramVec
+	applyErrors  *prometheus.CounterVec
+	repairs      *prometheus.CounterVec
+	cniSeconds   *prometheus.HistogramVec
+}
+
+func newMetrics(version string, endpoints func() int, paths func() map[string]int) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		syncState: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "weft_datastore_sync_state",
+			Help: "1 for the state that the node's view of the store is in."}, []string{"state"}),
+		lastEvent: prometheus.NewGauge(prometheus.GaugeOpts{Name: "weft_datastore_last_event_timestamp_seconds",
+			Help: "When the store last told of a change, in Unix seconds."}),
+		applySeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "weft_apply_duration_seconds",
+			Help:    "How long one driver took to make the kernel as wanted.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9)}, []string{"driver"}),
+		applyErrors: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weft_apply_errors_total",
+			Help: "Applications of a driver that ended in an error."}, []string{"driver"}),
+		repairs: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weft_drift_repairs_total",
+			Help: "Kernel objects that somebody else changed and that were put back."}, []string{"driver"}),
+		cniSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "weft_cni_duration_seconds",
+			Help:    "How long CNI calls took inside the node.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 13)}, []string{"op", "result"}),
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "weft_build_info", Help: "1, with the version.",
+		ConstLabels: prometheus.Labels{"version": version, "go": runtime.Version()}})
+	build.Set(1)
+	eps := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "weft_endpoints",
+		Help: "Pods attached on this node.", ConstLabels: prometheus.Labels{"state": "attached"}},
+		func() float64 { return float64(endpoints()) })
+	m.registry.MustRegister(build, m.syncState, m.lastEvent, m.applySeconds, m.applyErrors, m.repairs,
+		m.cniSeconds, eps, &pathCollector{paths: paths}, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m *metrics) applied(driver string, d time.Duration, r reconcile.Result, err error) {
+	m.applySeconds.WithLabelValues(driver).Observe(d.Seconds())
+	m.repairs.WithLabelValues(driver).Add(float64(r.Repaired))
+	if err != nil {
+		m.applyErrors.WithLabelValues(driver).Inc()
+	}
+}
+
+func (m *metrics) state(now datastore.State) {
+	for _, s := range []datastore.State{datastore.StateWait, datastore.StateResync, datastore.StateInSync} {
+		v := 0.0
+		if s == now {
+			v = 1
+		}
+		m.syncState.WithLabelValues(string(s)).Set(v)
+	}
+}
+
+func (m *metrics) cni(op, result string, d time.Duration) {
+	m.cniSeconds.WithLabelValues(op, result).Observe(d.Seconds())
+}
+
+// pathCollector counts the paths by reach when it is asked.
+type pathCollector struct{ paths func() map[string]int }
+
+var pathDesc = prometheus.NewDesc("weft_paths", "Prefixes of the cluster by how this node reaches them.", []string{"reach"}, nil)
+
+// Describe implements prometheus.Collector.
+func (c *pathCollector) Describe(ch chan<- *prometheus.Desc) { ch <- pathDesc }
+
+// Collect implements prometheus.Collector.
+func (c *pathCollector) Collect(ch chan<- prometheus.Metric) {
+	for reach, n := range c.paths() {
+		ch <- prometheus.MustNewConstMetric(pathDesc, prometheus.GaugeValue, float64(n), reach)
+	}
+}

@@ -1,0 +1,252 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync"
+
+	v3 "weft/api/v3"
+	"weft/model"
+	"weft/model/topology"
+	"weft/node/config"
+	"weft/node/datastore"
+	"weft/tunnel"
+)
+
+// publisher keeps this node's record in the store true: addresses, what is on its link, the
+// tunnel's MAC and address. What others put in the record (labels, BGP settings) it leaves alone.
+type publisher struct {
+	self     model.NodeName
+	cfg      config.Address
+	log      *slog.Logger
+	store    datastore.Store
+	stores   []netip.Addr // addresses of the store's endpoints
+	cluster  *cluster
+	underlay *underlay
+	tunnels  tunnelAddresses
+
+	mu    sync.Mutex
+	found map[model.Family]found
+	err   error
+}
+
+// tunnelAddresses gives this node the address of its tunnel device.
+type tunnelAddresses interface {
+	// assign returns this node's tunnel address of a family from one of the named pools, the same
+	// one each time.
+	assign(ctx context.Context, f model.Family, pools []string) (netip.Addr, error)
+	// release gives the address of a family back.
+	release(ctx context.Context, f model.Family) error
+}
+
+// run is one pass; it is a reconcile.Runner's function.
+func (p *publisher) run(ctx context.Context, _ bool) error {
+	err := p.publish(ctx)
+	p.mu.Lock()
+	p.err = err
+	p.mu.Unlock()
+	if err != nil && ctx.Err() == nil {
+		p.log.Warn("publish node record failed, will retry", "node", string(p.self), "err", err)
+	}
+	return err
+}
+
+func (p *publisher) publish(ctx context.Context) error {
+	snap, _, ok := p.cluster.snapshot()
+	if !ok {
+		return nil
+	}
+	if state, err := p.cluster.inSync(); state != datastore.StateInSync {
+		return err // the store is away: its return kicks us
+	}
+	under, _, err := p.underlay.get(ctx)
+	if err != nil {
+		return err
+	}
+	have := p.cluster.ownRecord()
+	want := &v3.Node{}
+	if have != nil {
+		want = have.DeepCopy()
+	} else {
+		kind, _ := v3.LookupKind("Node")
+		want.SetGroupVersionKind(kind.GroupVersion.WithKind("Node"))
+		want.Name = string(p.self)
+	}
+	addrs, err := p.detect(snap, under, want)
+	if err != nil {
+		return err
+	}
+	setRecord(want, addrs, topology.PublishedOnLink(under, addrs), tunnel.VTEPMAC(p.self))
+	// The record comes first: without it this node has no addresses to be reached at, while the
+	// tunnel's own address only matters to traffic of the host itself.
+	if have, err = p.write(ctx, have, want); err != nil {
+		return err
+	}
+	want = have.DeepCopy()
+	tunnelErr := p.tunnelAddresses(ctx, snap, want)
+	_, err = p.write(ctx, have, want)
+	return errors.Join(tunnelErr, err)
+}
+
+// write creates or updates the record when it differs.
+func (p *publisher) write(ctx context.Context, have, want *v3.Node) (*v3.Node, error) {
+	if have != nil && reflect.DeepEqual(have.Spec, want.Spec) && reflect.DeepEqual(have.Status, want.Status) {
+		return have, nil
+	}
+	var o v3.Object
+	var err error
+	if have == nil {
+		o, err = p.store.Create(ctx, want)
+	} else {
+		o, err = p.store.Update(ctx, want)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("publish Node %s: %w", p.self, err)
+	}
+	n, ok := o.(*v3.Node)
+	if !ok {
+		return nil, fmt.Errorf("publish Node %s: the store answered with a %T", p.self, o)
+	}
+	p.log.Info("node record published", "node", string(p.self), "revision", n.ResourceVersion)
+	return n, nil
+}
+
+// detect finds the underlay addresses, IPv4 first. One family is enough.
+func (p *publisher) detect(s *model.Snapshot, u model.Underlay, rec *v3.Node) ([]netip.Prefix, error) {
+	var addrs []netip.Prefix
+	var errs []error
+	results := map[model.Family]found{}
+	for _, f := range []model.Family{model.IPv4, model.IPv6} {
+		method := p.cfg.Method4
+		if f == model.IPv6 {
+			method = p.cfg.Method6
+		}
+		if method == "none" {
+			continue
+		}
+		got, err := detectAddress(detection{family: f, method: method, underlay: u, stores: p.stores,
+			peers: peerAddresses(s, f), internal: internalAddresses(rec), current: currentAddress(s, f)})
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		results[f] = got
+		addrs = append(addrs, got.addr)
+	}
+	p.mu.Lock()
+	p.found = results
+	p.mu.Unlock()
+	if len(addrs) == 0 {
+		return nil, fmt.Errorf("find this node's underlay address: %w; set --ip-autodetection-method", errors.Join(errs...))
+	}
+	return addrs, nil
+}
+
+func currentAddress(s *model.Snapshot, f model.Family) netip.Prefix {
+	if n := s.Nodes[s.Self]; n != nil {
+		p, _ := n.Address(f)
+		return p
+	}
+	return netip.Prefix{}
+}
+
+func peerAddresses(s *model.Snapshot, f model.Family) []netip.Addr {
+	var out []netip.Addr
+	for name, n := range s.Nodes {
+		if p, ok := n.Address(f); ok && name != s.Self {
+			out = append(out, p.Addr())
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
+}
+
+func internalAddresses(n *v3.Node) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range n.Spec.Addresses {
+		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == v3.AddressInternalIP {
+			out = append(out, ip)
+		}
+	}
+	return out
+}
+
+// setRecord writes into n what this node knows of itself.
+func setRecord(n *v3.Node, addrs []netip.Prefix, onLink []model.OnLink, mac model.MAC) {
+	if n.Spec.BGP == nil {
+		n.Spec.BGP = &v3.NodeBGPSpec{}
+	}
+	n.Spec.BGP.IPv4Address, n.Spec.BGP.IPv6Address = "", ""
+	for _, a := range addrs {
+		if model.FamilyOf(a.Addr()) == model.IPv4 {
+			n.Spec.BGP.IPv4Address = a.String()
+		} else {
+			n.Spec.BGP.IPv6Address = a.String()
+		}
+	}
+	if n.Spec.VXLANTunnelMACAddr == "" {
+		n.Spec.VXLANTunnelMACAddr = mac.String()
+	}
+	n.Status.OnLink = nil
+	for _, l := range onLink {
+		n.Status.OnLink = append(n.Status.OnLink, v3.NodeOnLink{CIDR: l.Prefix.String(), Gateway: l.Gateway})
+	}
+}
+
+// tunnelAddresses makes the record's tunnel addresses fit the pools: one of each family that a
+// VXLAN pool asks for, inside such a pool.
+func (p *publisher) tunnelAddresses(ctx context.Context, s *model.Snapshot, n *v3.Node) error {
+	var errs []error
+	for _, f := range []model.Family{model.IPv4, model.IPv6} {
+		field := &n.Spec.IPv4VXLANTunnelAddr
+		if f == model.IPv6 {
+			field = &n.Spec.IPv6VXLANTunnelAddr
+		}
+		pools := slices.DeleteFunc(slices.Clone(s.Pools), func(q model.Pool) bool {
+			return q.Encap != model.EncapVXLAN || model.FamilyOf(q.CIDR.Addr()) != f
+		})
+		if *field != "" && holds(pools, *field) {
+			continue
+		}
+		if *field != "" {
+			if err := p.tunnels.release(ctx, f); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			*field = ""
+		}
+		var names []string
+		for _, q := range pools {
+			if !q.Disabled {
+				names = append(names, q.Name)
+			}
+		}
+		if len(names) == 0 {
+			continue
+		}
+		a, err := p.tunnels.assign(ctx, f, names)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("assign the %s tunnel address: %w", f, err))
+			continue
+		}
+		*field = a.String()
+	}
+	return errors.Join(errs...)
+}
+
+func holds(pools []model.Pool, addr string) bool {
+	a, err := netip.ParseAddr(addr)
+	return err == nil && slices.ContainsFunc(pools, func(p model.Pool) bool { return p.CIDR.Contains(a) })
+}
+
+// account returns how the addresses were found and what the last pass ran into.
+func (p *publisher) account() (map[model.Family]found, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.found, p.err
+}

@@ -1,0 +1,177 @@
+package node
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"weft/model"
+	"weft/model/topology"
+	"weft/node/datastore"
+	"weft/node/status"
+)
+
+// status gathers the node's account of itself.
+func (s *service) status() *status.Status {
+	state, stateErr := s.cluster.inSync()
+	st := &status.Status{
+		Node: s.cfg.NodeName, Version: s.version, Started: s.started,
+		Datastore: status.Datastore{Kind: s.storeKind(), State: string(state), Error: errText(stateErr)},
+		Endpoints: len(s.registry.Endpoints()),
+	}
+	founds, pubErr := s.publisher.account()
+	for _, f := range []model.Family{model.IPv4, model.IPv6} {
+		if got, ok := founds[f]; ok && st.Address == "" {
+			st.Address, st.AddressWhy = got.addr.String(), got.why
+		}
+	}
+	e := s.engine
+	e.mu.Lock()
+	p := e.plans
+	st.LastApplied, st.Repairs = e.applied, e.repairs
+	for _, err := range e.errs {
+		st.LastErrors = append(st.LastErrors, err)
+	}
+	e.mu.Unlock()
+	slices.SortFunc(st.LastErrors, func(a, b status.Error) int { return b.Time.Compare(a.Time) })
+	if pubErr != nil {
+		st.LastErrors = append(st.LastErrors, status.Error{Part: "node record", Time: time.Now(), Text: pubErr.Error()})
+	}
+	st.Problems = s.cluster.problems()
+	if p != nil {
+		fillView(st, p.view, s.drivers)
+		st.Uplink = uplinkOf(founds, e.underlay)
+	}
+	st.Checks = s.checks()
+	st.Ready = !slices.ContainsFunc(st.Checks, func(c status.Check) bool { return !c.OK })
+	return st
+}
+
+func (s *service) storeKind() string {
+	if s.cfg.Datastore.Embedded() {
+		return "embedded etcd"
+	}
+	return "etcd at " + strings.Join(s.cfg.Datastore.Endpoints, ", ")
+}
+
+func uplinkOf(founds map[model.Family]found, u *underlay) string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, f := range []model.Family{model.IPv4, model.IPv6} {
+		for _, l := range u.current.Links {
+			if slices.Contains(l.Addresses, founds[f].addr) {
+				return l.Name
+			}
+		}
+	}
+	return ""
+}
+
+// fillView writes paths by peer, tunnels and problems into st.
+func fillView(st *status.Status, v *topology.View, drivers []topology.Driver) {
+	st.PodMTU, st.PodMTUWhy = v.PodMTU, v.PodMTUWhy
+	st.Problems = append(st.Problems, v.Problems...)
+	index := map[model.NodeName]int{}
+	for _, p := range v.Peers {
+		if i, ok := index[p.Node]; ok {
+			st.Peers[i].Address += ", " + p.Address.String()
+			continue
+		}
+		index[p.Node] = len(st.Peers)
+		st.Peers = append(st.Peers, status.Peer{Node: string(p.Node), Address: p.Address.String()})
+	}
+	for _, p := range v.Paths {
+		i, ok := index[p.Node]
+		if !ok {
+			continue
+		}
+		path := status.Path{Dst: p.Dst.String(), Reach: p.Reach.String(), Device: p.Device, MTU: p.MTU, Why: p.Why}
+		if p.Via.IsValid() {
+			path.Via = p.Via.String()
+		}
+		st.Peers[i].Paths = append(st.Peers[i].Paths, path)
+	}
+	for _, t := range v.Tunnels {
+		outer := ""
+		for _, d := range drivers {
+			if d.Name == t.Driver {
+				outer = d.Outer
+			}
+		}
+		if t.Port > 0 {
+			outer = fmt.Sprintf("UDP %d, VNI %d", t.Port, t.VNI)
+		}
+		st.Tunnels = append(st.Tunnels, status.Tunnel{Device: t.Device, Driver: t.Driver, Outer: outer, MTU: t.MTU})
+	}
+}
+
+// checks are the lines of /readyz?verbose, each with its reason.
+func (s *service) checks() []status.Check {
+	check := func(name string, err error, ok string) status.Check {
+		if err != nil {
+			return status.Check{Name: name, Reason: err.Error()}
+		}
+		return status.Check{Name: name, OK: true, Reason: ok}
+	}
+	state, stateErr := s.cluster.inSync()
+	if state != datastore.StateInSync && stateErr == nil {
+		stateErr = fmt.Errorf("%s is in state %s", s.storeKind(), state)
+	}
+	out := []status.Check{check("datastore", stateErr, s.storeKind()+" is in sync")}
+
+	_, pubErr := s.publisher.account()
+	if pubErr == nil && s.cluster.ownRecord() == nil {
+		pubErr = fmt.Errorf("the Node record of %s is not in the store yet", s.cfg.NodeName)
+	}
+	out = append(out, check("node-record", pubErr, "published"))
+
+	e := s.engine
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, name := range append([]string{"underlay", "topology", "tunnel", "routing"}, partNames(e.parts)...) {
+		var err error
+		if last, ok := e.errs[name]; ok {
+			err = fmt.Errorf("%s", last.Text)
+		} else if e.plans == nil {
+			err = fmt.Errorf("nothing has been applied yet")
+		}
+		out = append(out, check(name, err, "as wanted"))
+	}
+	return out
+}
+
+func partNames(parts []part) []string {
+	var names []string
+	for _, p := range parts {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+// ready tells CNI whether pods can be attached now; if not, why.
+func (s *service) ready() error {
+	state, err := s.cluster.inSync()
+	if state != datastore.StateInSync {
+		if err == nil {
+			err = fmt.Errorf("state %s", state)
+		}
+		return fmt.Errorf("the node is not in sync with %s: %w", s.storeKind(), err)
+	}
+	if s.engine.current() == nil {
+		if _, err := s.publisher.account(); err != nil {
+			return fmt.Errorf("the node has not programmed the kernel yet: %w", err)
+		}
+		return fmt.Errorf("the node has not programmed the kernel yet; see weft status")
+	}
+	return nil
+}
+
+// podMTU is the MTU for new pods in bytes.
+func (s *service) podMTU() (int, error) {
+	p := s.engine.current()
+	if p == nil || p.view.PodMTU <= 0 {
+		return 0, fmt.Errorf("the MTU of pods is not known yet: no interface of this host carries the node address")
+	}
+	return p.view.PodMTU, nil
+}

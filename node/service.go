@@ -1,0 +1,246 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"weft/internal/kernel"
+	"weft/internal/reconcile"
+	"weft/model"
+	"weft/model/topology"
+	"weft/node/cni"
+	"weft/node/config"
+	"weft/node/datastore"
+	"weft/node/datastore/etcd"
+	"weft/node/ipam"
+)
+
+// service is one running node: the parts and what they share.
+type service struct {
+	cfg     *config.Config
+	version string
+	log     *slog.Logger
+	started time.Time
+
+	drivers   []topology.Driver
+	handle    *kernel.Handle
+	store     datastore.Store
+	cluster   *cluster
+	underlay  *underlay
+	registry  *cni.Registry
+	engine    *engine
+	publisher *publisher
+	publish   *reconcile.Runner
+	metrics   *metrics
+	ipam      *ipam.Allocator
+	monitor   *kernel.Monitor
+}
+
+// Run is the node service. It returns when ctx ends, leaving the kernel as it is, or when
+// something failed that a retry inside the process cannot mend.
+func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logger) error {
+	s := &service{cfg: cfg, version: version, log: log, started: time.Now()}
+	unlock, err := lockDirs(cfg)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	server, err := s.openStore(ctx)
+	if err != nil {
+		return err
+	}
+	if server != nil {
+		defer func() { _ = server.Close() }()
+	}
+	defer func() { _ = s.store.Close() }()
+	if s.handle, err = kernel.Open(); err != nil {
+		return fmt.Errorf("open netlink: %w; weft node needs CAP_NET_ADMIN", err)
+	}
+	defer s.handle.Close()
+	// Listening begins before the first read: what changes in between is an event.
+	if s.monitor, err = kernel.NewMonitor(ctx, ""); err != nil {
+		return fmt.Errorf("listen to kernel events: %w", err)
+	}
+	defer s.monitor.Close()
+	if err := s.build(); err != nil {
+		return err
+	}
+	log.Info("weft node starts", "node", cfg.NodeName, "version", version, "store", s.storeKind())
+	err = s.run(ctx, server)
+	if ctx.Err() != nil {
+		log.Info("weft node stops; the kernel stays as it is", "node", cfg.NodeName)
+		return nil
+	}
+	return err
+}
+
+// run starts every goroutine and waits for all of them.
+func (s *service) run(ctx context.Context, server *etcd.Server) error {
+	cniServer, err := s.cniServer()
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.serve(ctx) })
+	g.Go(func() error {
+		return datastore.Follow(ctx, s.store, watchedKinds(), s.sink(), datastore.FollowOptions{Logger: s.log})
+	})
+	g.Go(func() error { return s.monitor.Run(ctx, s.engine.onEvent) })
+	g.Go(func() error { return s.engine.runner.Run(ctx) })
+	g.Go(func() error { return s.publish.Run(ctx) })
+	g.Go(func() error { return cniServer.Run(ctx) })
+	for _, p := range s.engine.parts {
+		if p.watch != nil {
+			g.Go(func() error { return p.watch(ctx, s.engine.runner.Kick) })
+		}
+	}
+	if server != nil {
+		g.Go(func() error {
+			select {
+			case <-ctx.Done():
+				return nil
+			case err := <-server.Err():
+				return fmt.Errorf("embedded etcd ended: %w", err)
+			}
+		})
+	}
+	return g.Wait()
+}
+
+// sink passes what the store says to the cluster and keeps the store's metrics.
+func (s *service) sink() datastore.Sink { return &meteredSink{s.cluster, s.metrics} }
+
+type meteredSink struct {
+	*cluster
+	metrics *metrics
+}
+
+// OnState implements datastore.Sink.
+func (m *meteredSink) OnState(st datastore.State, err error) {
+	m.metrics.state(st)
+	m.cluster.OnState(st, err)
+}
+
+// OnChanges implements datastore.Sink.
+func (m *meteredSink) OnChanges(c []datastore.Change) {
+	m.metrics.lastEvent.SetToCurrentTime()
+	m.cluster.OnChanges(c)
+}
+
+// openStore starts the embedded etcd when no store is named, and connects.
+func (s *service) openStore(ctx context.Context) (*etcd.Server, error) {
+	d := s.cfg.Datastore
+	conf := etcd.Config{Endpoints: d.Endpoints, CAFile: d.CAFile, CertFile: d.CertFile, KeyFile: d.KeyFile,
+		Username: d.User, PasswordFile: d.PasswordFile, Logger: s.log}
+	var server *etcd.Server
+	var err error
+	if d.Embedded() {
+		server, err = etcd.StartServer(ctx, etcd.ServerConfig{DataDir: filepath.Join(s.cfg.DataDir, "etcd"),
+			Socket: s.cfg.EtcdSocket(), Logger: s.log})
+		if err != nil {
+			return nil, fmt.Errorf("start the embedded etcd: %w", err)
+		}
+		conf.Endpoints = []string{server.Endpoint()}
+	}
+	if s.store, err = etcd.Open(ctx, conf); err != nil {
+		if server != nil {
+			_ = server.Close()
+		}
+		return nil, fmt.Errorf("open the store: %w", err)
+	}
+	return server, nil
+}
+
+// build makes the parts and connects them; nothing runs yet.
+func (s *service) build() error {
+	var err error
+	if s.registry, err = cni.OpenRegistry(filepath.Join(s.cfg.DataDir, "endpoints"), s.log); err != nil {
+		return fmt.Errorf("open the journal of attached pods: %w", err)
+	}
+	s.metrics = newMetrics(s.version, func() int { return len(s.registry.Endpoints()) }, s.pathCounts)
+	s.underlay = &underlay{handle: s.handle, notify: func() { s.publish.Kick() }}
+	s.cluster = newCluster(model.NodeName(s.cfg.NodeName), s.log, func() { s.engine.runner.Kick(); s.publish.Kick() })
+	tunnels := s.tunnelDrivers()
+	s.drivers = drivers(tunnels)
+	s.ipam = ipam.New(s.store, s.cfg.NodeName, ipam.Options{View: s.cluster.ipamView, InUse: s.inUse, Log: s.log})
+	s.engine = &engine{log: s.log, cluster: s.cluster, underlay: s.underlay, drivers: s.drivers,
+		endpoints: s.registry.Endpoints, metrics: s.metrics}
+	s.engine.parts = s.parts(tunnels)
+	s.engine.init(s.cfg.Resync)
+	s.publisher = &publisher{self: model.NodeName(s.cfg.NodeName), cfg: s.cfg.Address, log: s.log, store: s.store,
+		stores: storeAddresses(s.cfg.Datastore.Endpoints), cluster: s.cluster, underlay: s.underlay,
+		tunnels: &nodeTunnel{s.ipam, s.cfg.NodeName}}
+	s.publish = reconcile.NewRunner(s.publisher.run, reconcile.RunnerOptions{
+		RetryMin: retryMin, RetryMax: retryMax, Resync: s.cfg.Resync})
+	s.registry.OnChange(s.engine.runner.Kick)
+	return nil
+}
+
+func (s *service) pathCounts() map[string]int {
+	out := map[string]int{}
+	if p := s.engine.current(); p != nil {
+		for _, path := range p.view.Paths {
+			out[path.Reach.String()]++
+		}
+	}
+	return out
+}
+
+// storeAddresses returns the IP addresses among the store's endpoints.
+func storeAddresses(endpoints []string) []netip.Addr {
+	var out []netip.Addr
+	for _, e := range endpoints {
+		u, err := url.Parse(e)
+		if err != nil {
+			continue
+		}
+		if a, err := netip.ParseAddr(u.Hostname()); err == nil && !a.IsLoopback() {
+			out = append(out, a)
+		} else if ips, err := net.LookupIP(u.Hostname()); err == nil && u.Hostname() != "" {
+			for _, ip := range ips {
+				if a, ok := netip.AddrFromSlice(ip); ok && !a.IsLoopback() {
+					out = append(out, a.Unmap())
+				}
+			}
+		}
+	}
+	return out
+}
+
+// lockDirs makes the directories, root-only, and takes the run directory's lock: two nodes never
+// share a path.
+func lockDirs(cfg *config.Config) (unlock func(), err error) {
+	for _, d := range []string{cfg.RunDir, cfg.DataDir} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("make directory: %w", err)
+		}
+	}
+	path := filepath.Join(cfg.RunDir, "node.lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		pid, _ := os.ReadFile(path)
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("another weft node (pid %s) uses %s; stop it, or name another --run-dir", strings.TrimSpace(string(pid)), cfg.RunDir)
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	_ = f.Truncate(0)
+	_, _ = fmt.Fprintf(f, "%d\n", os.Getpid())
+	return func() { _ = f.Close() }, nil
+}

@@ -1,0 +1,58 @@
+package status
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+)
+
+// maxAnswer bounds what is read of an answer, in bytes: 5,000 peers of some hundred bytes fit well.
+const maxAnswer = 64 << 20
+
+// Ask sends GET path to the node that keeps runDir, over its Unix socket, and returns the HTTP
+// status code and the body. An error means that the node did not answer.
+func Ask(ctx context.Context, runDir, path string) (code int, body []byte, err error) {
+	socket := filepath.Join(runDir, SocketName)
+	transport := &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://unix/"+path, nil)
+	if err != nil {
+		return 0, nil, fmt.Errorf("ask %s for %s: %w", socket, path, err)
+	}
+	res, err := transport.RoundTrip(req)
+	if err != nil {
+		return 0, nil, fmt.Errorf("ask %s for %s: %w", socket, path, err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err = io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	if err != nil {
+		return 0, nil, fmt.Errorf("ask %s for %s: %w", socket, path, err)
+	}
+	if len(body) > maxAnswer {
+		return 0, nil, fmt.Errorf("ask %s for %s: the answer is longer than %d bytes", socket, path, maxAnswer)
+	}
+	return res.StatusCode, body, nil
+}
+
+// Fetch returns the Status of the node that keeps runDir.
+func Fetch(ctx context.Context, runDir string) (*Status, error) {
+	code, body, err := Ask(ctx, runDir, "status")
+	if err != nil {
+		return nil, err
+	}
+	if code != http.StatusOK {
+		return nil, fmt.Errorf("ask the node at %s for its status: it answers %d", runDir, code)
+	}
+	s := &Status{}
+	if err := json.Unmarshal(body, s); err != nil {
+		return nil, fmt.Errorf("read the status of the node at %s: %w", runDir, err)
+	}
+	return s, nil
+}

@@ -1,0 +1,103 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"weft/internal/kernel"
+	"weft/internal/reconcile"
+	"weft/model/topology"
+	"weft/node/cni"
+	"weft/node/cni/rpc"
+	"weft/routing/fib"
+	"weft/tunnel"
+	"weft/tunnel/vxlan"
+)
+
+// tunnelDriver is what a folder under tunnel/ brings.
+type tunnelDriver interface {
+	Apply(context.Context, tunnel.Plan) (reconcile.Result, error)
+	Observe(kernel.Event) bool
+	Resync()
+	Watch(ctx context.Context, kick func()) error
+}
+
+// tunnelDrivers is the list of the tunnel drivers: a new one is one line here.
+func (s *service) tunnelDrivers() map[string]tunnelDriver {
+	return map[string]tunnelDriver{
+		tunnel.VXLAN: vxlan.New(s.handle, s.log),
+	}
+}
+
+// drivers returns the rows of the driver table that this node can serve: those that have a driver,
+// and those that need none.
+func drivers(have map[string]tunnelDriver) []topology.Driver {
+	return slices.DeleteFunc(tunnel.Drivers(), func(d topology.Driver) bool {
+		return d.Device != "" && have[d.Name] == nil
+	})
+}
+
+// parts lists what is applied, in this order and for these reasons.
+func (s *service) parts(tunnels map[string]tunnelDriver) []part {
+	sysctls := fib.NewSysctls("", s.log)
+	routes := fib.New(s.handle, s.log)
+	parts := []part{{
+		name: "sysctl", why: "nothing is routed before forwarding is on",
+		apply:   func(ctx context.Context, _ *plans) (reconcile.Result, error) { return sysctls.Apply(ctx) },
+		observe: sysctls.Observe,
+		resync:  func() {},
+	}}
+	names := make([]string, 0, len(tunnels))
+	for name := range tunnels {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		d := tunnels[name]
+		parts = append(parts, part{
+			name: "tunnel/" + name, why: "devices and static neighbours come before the routes through them: never a lost first packet",
+			apply: func(ctx context.Context, p *plans) (reconcile.Result, error) {
+				mine := p.tunnel.For(name)
+				if len(mine.Links) == 0 {
+					return reconcile.Result{}, nil // removed below
+				}
+				return d.Apply(ctx, mine)
+			},
+			observe: d.Observe, resync: d.Resync, watch: d.Watch,
+		})
+	}
+	parts = append(parts, part{
+		name: "routing/fib", why: "routes lead to what stands by now",
+		apply:   func(ctx context.Context, p *plans) (reconcile.Result, error) { return routes.Apply(ctx, p.routing) },
+		observe: routes.Observe, resync: routes.Resync,
+	})
+	for _, name := range names {
+		d := tunnels[name]
+		parts = append(parts, part{
+			name: "tunnel/" + name + "/remove", why: "a device goes after the routes that pointed at it",
+			apply: func(ctx context.Context, p *plans) (reconcile.Result, error) {
+				if len(p.tunnel.For(name).Links) > 0 {
+					return reconcile.Result{}, nil
+				}
+				return d.Apply(ctx, tunnel.Plan{})
+			},
+			observe: func(kernel.Event) bool { return false }, resync: func() {},
+		})
+	}
+	return parts
+}
+
+// cniServer connects CNI to this node's IPAM, store and engine.
+func (s *service) cniServer() (*cni.Server, error) {
+	links, err := kernel.OpenPodLinks()
+	if err != nil {
+		return nil, fmt.Errorf("open netlink for pod links: %w", err)
+	}
+	return cni.New(cni.Config{
+		Node: s.cfg.NodeName, Socket: filepath.Join(s.cfg.RunDir, rpc.SocketName), Registry: s.registry,
+		Links: links, IPAM: &podAddresses{s.ipam, s.cluster}, Store: s.store, MTU: s.podMTU, Ready: s.ready,
+		Apply: s.engine.runner.Await, Observe: s.metrics.cni, Log: s.log,
+	})
+}
