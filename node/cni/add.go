@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,7 +45,7 @@ type adding struct {
 	pod   podIdentity
 	netns *os.File
 	a     attachment
-	want  ipam.Request
+	want  AddressRequest
 }
 
 // add attaches a container: all of it, or nothing is left behind.
@@ -131,8 +133,16 @@ func (op *adding) decide() error {
 	if !mac.IsZero() {
 		op.a.MAC = mac.String()
 	}
-	op.want = ipam.Request{HandleID: op.a.Handle, Namespace: op.a.Namespace, Pod: op.a.Pod, PodUID: op.pod.UID,
-		NamespaceLabels: nsLabels, Families: families, Pools: pools, Addresses: fixed, Use: ipam.UseWorkload}
+	op.want = AddressRequest{Handle: op.a.Handle, IPv4Pools: pools[model.IPv4], IPv6Pools: pools[model.IPv6],
+		Addresses: fixed, NamespaceLabels: nsLabels, Attributes: map[string]string{
+			ipam.AttrNamespace: op.a.Namespace, ipam.AttrPod: op.a.Pod}}
+	if op.pod.UID != "" {
+		op.want.Attributes[ipam.AttrPodUID] = op.pod.UID
+	}
+	if families != nil {
+		v4, v6 := slices.Contains(families, model.IPv4), slices.Contains(families, model.IPv6)
+		op.want.IPv4, op.want.IPv6 = &v4, &v6
+	}
 	return nil
 }
 
@@ -170,20 +180,24 @@ func (op *adding) attach(ctx context.Context) error {
 		return err
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	var assigned ipam.Assignment
+	var addrs []netip.Addr
+	var mac model.MAC
 	g.Go(func() error {
 		return op.step(stepAssign, func() (err error) {
-			assigned, err = op.cfg.IPAM.Assign(gctx, op.want)
+			addrs, err = op.cfg.IPAM.Assign(gctx, op.want)
 			return err
 		})
 	})
-	g.Go(func() error { return op.step(stepLink, func() error { return op.createLink(gctx) }) })
+	g.Go(func() error {
+		return op.step(stepLink, func() (err error) {
+			mac, err = op.createLink(gctx)
+			return err
+		})
+	})
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	for _, x := range assigned.Addresses {
-		op.a.Addresses = append(op.a.Addresses, x.Addr)
-	}
+	op.a.Addresses, op.a.MAC = addrs, mac.String()
 	if err := op.checkAddresses(); err != nil {
 		return err
 	}
@@ -229,22 +243,18 @@ func (op *adding) finish(ctx context.Context) error {
 
 // createLink makes the veth pair. A device of that name which nobody in the journal holds is a
 // leftover (the journal was lost) and is replaced: the pod's identity is in its name.
-func (op *adding) createLink(ctx context.Context) error {
+func (op *adding) createLink(ctx context.Context) (model.MAC, error) {
 	mac, err := op.cfg.Links.Create(ctx, op.netns, op.a.link())
 	if errors.Is(err, unix.EEXIST) {
 		if err := op.cfg.Links.Delete(ctx, op.a.Device); err != nil {
-			return err
+			return mac, err
 		}
 		mac, err = op.cfg.Links.Create(ctx, op.netns, op.a.link())
 	}
 	if errors.Is(err, kernel.ErrPodInterfaceExists) {
-		return rpc.Errorf(rpc.CodeInterfaceExists, "the container already has an interface %s; remove it, or choose another CNI_IFNAME", op.a.IfName)
+		return mac, rpc.Errorf(rpc.CodeInterfaceExists, "the container already has an interface %s; remove it, or choose another CNI_IFNAME", op.a.IfName)
 	}
-	if err != nil {
-		return err
-	}
-	op.a.MAC = mac.String()
-	return nil
+	return mac, err
 }
 
 // checkAddresses refuses an address that a link of this host already has, whatever the store

@@ -10,13 +10,13 @@ package cni
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"os"
 	"time"
 
 	"weft/internal/kernel"
 	"weft/model"
 	"weft/node/datastore"
-	"weft/node/ipam"
 )
 
 // Config is what a Server needs. All fields are required except where said.
@@ -74,12 +74,29 @@ type LinkMaker interface {
 	Devices(ctx context.Context) (map[string]kernel.Link, error)
 }
 
-// IPAM hands out addresses. A handle names their owner: one attachment of one container.
-// *ipam.Allocator implements it.
+// IPAM hands out addresses. A handle names their owner: one attachment of one container. See
+// FromAllocator.
 type IPAM interface {
-	// Assign gives the handle its addresses: one a family asked for, all or none.
-	Assign(ctx context.Context, r ipam.Request) (ipam.Assignment, error)
-	// Release gives back whatever the handle holds, and tells how many addresses that was; holding
-	// nothing is not an error.
-	Release(ctx context.Context, handle string) (int, error)
+	// Assign gives the handle its addresses: one a family asked for, all or none. Asked again for
+	// the same handle it gives the same ones.
+	Assign(ctx context.Context, r AddressRequest) ([]netip.Addr, error)
+	// Release gives back whatever the handle holds; holding nothing is not an error.
+	Release(ctx context.Context, handle string) error
+}
+
+// AddressRequest is what one attachment asks of IPAM.
+type AddressRequest struct {
+	Handle string
+	// IPv4, IPv6 tell the wanted families. Both nil: every family that has a pool for this pod;
+	// otherwise both are set.
+	IPv4, IPv6 *bool
+	// IPv4Pools, IPv6Pools are names or CIDRs of pools; empty: any.
+	IPv4Pools, IPv6Pools []string
+	// Addresses are fixed addresses that the pod asks for, at most one a family.
+	Addresses []netip.Addr
+	// NamespaceLabels are those of Config.Namespace.
+	NamespaceLabels map[string]string
+	// Attributes are stored with the addresses: namespace and pod, and the pod's UID where known
+	// (keys ipam.AttrNamespace, ipam.AttrPod, ipam.AttrPodUID).
+	Attributes map[string]string
 }

@@ -93,10 +93,7 @@ func (s *Server) giveBack(ctx context.Context, a *attachment) error {
 	if err != nil {
 		return fmt.Errorf("delete the record of pod %s: %w", a.id(), err)
 	}
-	err = s.step(stepRelease, func() error {
-		_, err := s.cfg.IPAM.Release(ctx, a.Handle)
-		return err
-	})
+	err = s.step(stepRelease, func() error { return s.cfg.IPAM.Release(ctx, a.Handle) })
 	if err != nil {
 		return fmt.Errorf("release the addresses of pod %s (handle %s): %w", a.id(), a.Handle, err)
 	}
