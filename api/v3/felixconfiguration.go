@@ -4,20 +4,24 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// FelixConfigurationSpec placeholder.
+// FelixConfigurationSpec holds the settings of the node service. An unset field leaves the choice to
+// the wider configuration, and at last to the built-in default. On the wire all fields are on one
+// level; here they are grouped by area.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.routeTableRange) || !has(self.routeTableRanges)",message="routeTableRange and routeTableRanges exclude each other"
 type FelixConfigurationSpec struct {
-	// NodeSelector picks the nodes this configuration is for; needed unless the name is default or
-	// node.<name>.
+	// NodeSelector picks the nodes that this configuration is for. It is needed unless the name is
+	// default or node.<name>, and not allowed there.
 	//
-	// +optional
+	// +kubebuilder:validation:MaxLength=1024
 	NodeSelector string `json:"nodeSelector,omitempty"`
 
-	// +optional
-	VXLANMTU *int `json:"vxlanMTU,omitempty"`
-	// +optional
-	VXLANPort *int `json:"vxlanPort,omitempty"`
-	// +optional
-	VXLANVNI *int `json:"vxlanVNI,omitempty"`
+	FelixTunnelSpec    `json:",inline"`
+	FelixWireguardSpec `json:",inline"`
+	FelixRouteSpec     `json:",inline"`
+	FelixFilterSpec    `json:",inline"`
+	FelixBPFSpec       `json:",inline"`
+	FelixProcessSpec   `json:",inline"`
 }
 
 // FelixConfiguration holds the settings of the node service: of all nodes (named "default"), of one
@@ -25,6 +29,8 @@ type FelixConfigurationSpec struct {
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,path=felixconfigurations,singular=felixconfiguration,shortName=felixconfig;felixconfigs
+// +kubebuilder:printcolumn:name="SELECTOR",type=string,JSONPath=`.spec.nodeSelector`
+// +kubebuilder:validation:XValidation:rule="(self.metadata.name == 'default' || self.metadata.name.startsWith('node.')) == (!has(self.spec) || !has(self.spec.nodeSelector) || self.spec.nodeSelector == ”)",message="nodeSelector is needed, unless the name is default or node.<name>, where it is not allowed"
 type FelixConfiguration struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

@@ -116,11 +116,11 @@ type IPPoolSpec struct {
 	// +kubebuilder:validation:MaxLength=1024
 	NamespaceSelector string `json:"namespaceSelector,omitempty"`
 
-	// AllowedUses lists what the addresses are for; Workload and Tunnel when not set.
+	// AllowedUses lists what the addresses are for; Workload and Tunnel when not set (Workload alone
+	// in a pool with a namespaceSelector).
 	//
 	// +optional
 	// +kubebuilder:validation:MaxItems=10
-	// +kubebuilder:default={Workload,Tunnel}
 	// +listType=set
 	AllowedUses []AllowedUse `json:"allowedUses,omitempty"`
 

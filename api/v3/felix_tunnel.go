@@ -1,0 +1,116 @@
+package v3
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// FelixTunnelSpec holds the settings of encapsulation and MTU.
+type FelixTunnelSpec struct {
+	// IPIPEnabled forces the IP-in-IP device on or off; unset follows the pools.
+	IPIPEnabled *bool `json:"ipipEnabled,omitempty"`
+
+	// IPIPMTU is the MTU of the IP-in-IP device in bytes; 0 computes it.
+	//
+	// +kubebuilder:validation:Minimum=0
+	IPIPMTU *int `json:"ipipMTU,omitempty"`
+
+	// VXLANEnabled forces the VXLAN devices on or off; unset follows the pools.
+	VXLANEnabled *bool `json:"vxlanEnabled,omitempty"`
+
+	// VXLANMTU is the MTU of the IPv4 VXLAN device in bytes; 0 computes it.
+	//
+	// +kubebuilder:validation:Minimum=0
+	VXLANMTU *int `json:"vxlanMTU,omitempty"`
+
+	// VXLANMTUV6 is the MTU of the IPv6 VXLAN device in bytes; 0 computes it.
+	//
+	// +kubebuilder:validation:Minimum=0
+	VXLANMTUV6 *int `json:"vxlanMTUV6,omitempty"`
+
+	// VXLANPort is the UDP port of VXLAN; 4789 when unset.
+	//
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	VXLANPort *int `json:"vxlanPort,omitempty"`
+
+	// VXLANVNI is the VXLAN network identifier, 24 bits (RFC 7348); 4096 when unset.
+	//
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=16777215
+	VXLANVNI *int `json:"vxlanVNI,omitempty"`
+
+	// MTUIfacePattern is a regular expression for the interfaces whose MTU counts for the host's.
+	MTUIfacePattern string `json:"mtuIfacePattern,omitempty"`
+
+	// RequireMTUFile makes CNI ADD fail while the host's MTU is not known.
+	RequireMTUFile *bool `json:"requireMTUFile,omitempty"`
+
+	// AllowIPIPPacketsFromWorkloads lets pods send IP-in-IP of their own.
+	AllowIPIPPacketsFromWorkloads *bool `json:"allowIPIPPacketsFromWorkloads,omitempty"`
+
+	// AllowVXLANPacketsFromWorkloads lets pods send VXLAN of their own.
+	AllowVXLANPacketsFromWorkloads *bool `json:"allowVXLANPacketsFromWorkloads,omitempty"`
+
+	// ExternalNodesList are ranges of hosts outside the cluster that may send into our tunnels. IPv4.
+	ExternalNodesList *[]string `json:"externalNodesList,omitempty"`
+
+	// BPFOverlayHostSourceIP is the source of what the host sends to pods over a tunnel in eBPF mode.
+	//
+	// +kubebuilder:validation:Enum=TunnelAddress;HostAddress
+	BPFOverlayHostSourceIP string `json:"bpfOverlayHostSourceIP,omitempty"`
+}
+
+// FelixWireguardSpec holds the settings of encryption.
+type FelixWireguardSpec struct {
+	// WireguardEnabled encrypts IPv4 traffic between nodes.
+	WireguardEnabled *bool `json:"wireguardEnabled,omitempty"`
+
+	// WireguardEnabledV6 encrypts IPv6 traffic between nodes.
+	WireguardEnabledV6 *bool `json:"wireguardEnabledV6,omitempty"`
+
+	// WireguardListeningPort is the UDP port of the IPv4 device; 51820 when unset.
+	//
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	WireguardListeningPort *int `json:"wireguardListeningPort,omitempty"`
+
+	// WireguardListeningPortV6 is the UDP port of the IPv6 device; 51821 when unset.
+	//
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	WireguardListeningPortV6 *int `json:"wireguardListeningPortV6,omitempty"`
+
+	// WireguardInterfaceName names the IPv4 device; wireguard.cali when unset.
+	WireguardInterfaceName string `json:"wireguardInterfaceName,omitempty"`
+
+	// WireguardInterfaceNameV6 names the IPv6 device; wg-v6.cali when unset.
+	WireguardInterfaceNameV6 string `json:"wireguardInterfaceNameV6,omitempty"`
+
+	// WireguardMTU is the MTU of the IPv4 device in bytes; 0 computes it.
+	//
+	// +kubebuilder:validation:Minimum=0
+	WireguardMTU *int `json:"wireguardMTU,omitempty"`
+
+	// WireguardMTUV6 is the MTU of the IPv6 device in bytes; 0 computes it.
+	//
+	// +kubebuilder:validation:Minimum=0
+	WireguardMTUV6 *int `json:"wireguardMTUV6,omitempty"`
+
+	// WireguardHostEncryptionEnabled encrypts traffic between the hosts themselves too.
+	WireguardHostEncryptionEnabled *bool `json:"wireguardHostEncryptionEnabled,omitempty"`
+
+	// WireguardKeepAlive is the interval of keepalives to peers; 0 sends none.
+	WireguardKeepAlive *metav1.Duration `json:"wireguardKeepAlive,omitempty"`
+
+	// WireguardRoutingRulePriority is the priority of the ip rule that leads to the device; 99 when unset.
+	//
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=32765
+	WireguardRoutingRulePriority *int `json:"wireguardRoutingRulePriority,omitempty"`
+
+	// WireguardThreadingEnabled lets the kernel spread the device's work over threads.
+	WireguardThreadingEnabled *bool `json:"wireguardThreadingEnabled,omitempty"`
+
+	// PrometheusWireGuardMetricsEnabled exports counters of the devices; true when unset.
+	PrometheusWireGuardMetricsEnabled *bool `json:"prometheusWireGuardMetricsEnabled,omitempty"`
+}

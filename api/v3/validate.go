@@ -1,0 +1,150 @@
+package v3
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// maxAnnotations is the most bytes that the keys and values of an object's annotations may have
+// together.
+const maxAnnotations = 256 << 10
+
+// Validate checks o by itself and returns every violation with the field's path, the value and what
+// is allowed. An unset field counts as its default, so that o need not be defaulted.
+func Validate(o Object) error {
+	gvk, ok := GroupVersionKindOf(o)
+	if !ok {
+		return fmt.Errorf("validate %T %s: unknown kind", o, nameOf(o))
+	}
+	errs := validateMeta(o, gvk.Kind)
+	spec := field.NewPath("spec")
+	switch o := o.(type) {
+	case *IPPool:
+		errs = append(errs, validatePool(spec, &o.Spec)...)
+	case *IPReservation:
+		errs = append(errs, validateReservation(spec, &o.Spec)...)
+	case *IPAMConfiguration:
+		errs = append(errs, validateIPAMConfiguration(spec, &o.Spec)...)
+	case *IPAMBlock:
+		errs = append(errs, validateBlock(spec, &o.Spec)...)
+	case *IPAMHandle:
+		errs = append(errs, validateHandle(spec, &o.Spec)...)
+	case *BlockAffinity:
+		errs = append(errs, validateAffinity(spec, &o.Spec)...)
+	case *Node:
+		errs = append(errs, validateNode(o)...)
+	case *WorkloadEndpoint:
+		errs = append(errs, validateEndpoint(spec, &o.Spec)...)
+	case *FelixConfiguration:
+		errs = append(errs, validateFelix(o)...)
+	}
+	return errs.ToAggregate()
+}
+
+// ValidateUpdate checks that updated may take the place of old: what cannot change has not. It does
+// not repeat Validate.
+func ValidateUpdate(updated, old Object) error {
+	newKind, _ := GroupVersionKindOf(updated)
+	oldKind, _ := GroupVersionKindOf(old)
+	if newKind != oldKind || newKind.Empty() {
+		return fmt.Errorf("replace %s %s: a %s cannot take its place", oldKind.Kind, nameOf(old), newKind.Kind)
+	}
+	meta, spec := field.NewPath("metadata"), field.NewPath("spec")
+	errs := slices.Concat(
+		unchanged(meta.Child("name"), updated.GetName(), old.GetName(), "create another object instead"),
+		unchanged(meta.Child("namespace"), updated.GetNamespace(), old.GetNamespace(), "create another object instead"),
+	)
+	switch o := updated.(type) {
+	case *IPPool:
+		was := old.(*IPPool)
+		errs = append(errs, unchanged(spec.Child("cidr"), o.Spec.CIDR, was.Spec.CIDR, "create another pool and disable this one")...)
+		errs = append(errs, unchanged(spec.Child("blockSize"), o.Spec.effectiveBlockSize(), was.Spec.effectiveBlockSize(),
+			"create another pool and disable this one")...)
+	case *IPAMBlock:
+		errs = append(errs, unchanged(spec.Child("cidr"), o.Spec.CIDR, old.(*IPAMBlock).Spec.CIDR, "it is the block's identity")...)
+	case *IPAMHandle:
+		errs = append(errs, unchanged(spec.Child("handleID"), o.Spec.HandleID, old.(*IPAMHandle).Spec.HandleID, "it is the handle's identity")...)
+	case *BlockAffinity:
+		was := old.(*BlockAffinity)
+		errs = append(errs, unchanged(spec.Child("cidr"), o.Spec.CIDR, was.Spec.CIDR, "it is the affinity's identity")...)
+		errs = append(errs, unchanged(spec.Child("node"), o.Spec.Node, was.Spec.Node, "it is the affinity's identity")...)
+	}
+	return errs.ToAggregate()
+}
+
+func unchanged[T comparable](path *field.Path, v, old T, instead string) field.ErrorList {
+	if v == old {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, v, fmt.Sprintf("cannot change from %v: %s", old, instead))}
+}
+
+// validateMeta checks what is the same for every kind, and the names that kinds prescribe.
+func validateMeta(o Object, kind string) field.ErrorList {
+	meta := field.NewPath("metadata")
+	errs := slices.Concat(
+		validateName(meta.Child("name"), o.GetName(), kind),
+		validateNamespace(meta.Child("namespace"), o.GetNamespace(), kind),
+	)
+	labels := o.GetLabels()
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		at := meta.Child("labels").Key(key)
+		for _, detail := range validation.IsQualifiedName(key) {
+			errs = append(errs, field.Invalid(at, key, detail))
+		}
+		for _, detail := range validation.IsValidLabelValue(labels[key]) {
+			errs = append(errs, field.Invalid(at, excerpt(labels[key]), detail))
+		}
+	}
+	return append(errs, validateAnnotations(meta.Child("annotations"), o.GetAnnotations())...)
+}
+
+func validateName(path *field.Path, name, kind string) field.ErrorList {
+	switch {
+	case name == "":
+		return field.ErrorList{field.Required(path, "every object has a name")}
+	case (kind == KindIPAMConfiguration || kind == KindClusterInformation) && name != "default":
+		return field.ErrorList{field.Invalid(path, excerpt(name), "the only "+kind+" is named default")}
+	case kind == KindNamespace && len(validation.IsDNS1123Label(name)) > 0:
+		return field.ErrorList{field.Invalid(path, excerpt(name), "want a DNS label: "+dnsLabel)}
+	case len(validation.IsDNS1123Subdomain(name)) > 0:
+		return field.ErrorList{field.Invalid(path, excerpt(name),
+			`want a DNS subdomain: lower-case letters, digits, "-" and ".", a letter or digit at both ends of each part, at most 253 in all`)}
+	}
+	return nil
+}
+
+const dnsLabel = `lower-case letters, digits and "-", a letter or digit at both ends, at most 63 in all`
+
+func validateNamespace(path *field.Path, namespace, kind string) field.ErrorList {
+	namespaced := kind == KindWorkloadEndpoint
+	switch {
+	case namespaced && namespace == "":
+		return field.ErrorList{field.Required(path, "a "+kind+" lives in a namespace")}
+	case !namespaced && namespace != "":
+		return field.ErrorList{field.Invalid(path, excerpt(namespace), kind+" belongs to the whole cluster: leave the namespace out")}
+	case namespaced && len(validation.IsDNS1123Label(namespace)) > 0:
+		return field.ErrorList{field.Invalid(path, excerpt(namespace), "want a DNS label: "+dnsLabel)}
+	}
+	return nil
+}
+
+func validateAnnotations(path *field.Path, annotations map[string]string) field.ErrorList {
+	var errs field.ErrorList
+	total := 0
+	for _, key := range slices.Sorted(maps.Keys(annotations)) {
+		total += len(key) + len(annotations[key])
+		for _, detail := range validation.IsQualifiedName(strings.ToLower(key)) {
+			errs = append(errs, field.Invalid(path.Key(key), key, detail))
+		}
+	}
+	if total > maxAnnotations {
+		errs = append(errs, field.TooLong(path, total, maxAnnotations))
+	}
+	return errs
+}
