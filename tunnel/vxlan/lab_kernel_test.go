@@ -2,14 +2,17 @@ package vxlan
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"weft/internal/kernel"
 	"weft/internal/testkit"
@@ -56,7 +59,7 @@ func cluster(t *testing.T, n int) []*host {
 		testkit.Run(t, h.pod, "ip", "link", "set", "eth0", "mtu", "1450")
 		testkit.Run(t, h.pod, "ip", "route", "add", "169.254.1.1", "dev", "eth0")
 		testkit.Run(t, h.pod, "ip", "route", "add", "default", "via", "169.254.1.1")
-		testkit.Run(t, h.NS, "ip", "link", "set", podLink, "address", "ee:ee:ee:ee:ee:ee")
+		testkit.Run(t, h.NS, "ip", "link", "set", podLink, "address", "ee:ee:ee:ee:ee:ee", "mtu", "1450")
 		testkit.Run(t, h.pod, "ip", "neigh", "add", "169.254.1.1", "lladdr", "ee:ee:ee:ee:ee:ee", "dev", "eth0", "nud", "permanent")
 		if err := kernel.SetSysctlAt(h.Path, "net/ipv4/ip_forward", "1"); err != nil {
 			t.Fatal(err)
@@ -138,7 +141,12 @@ func listen(t *testing.T, pod testkit.NS) (count func() int) {
 	t.Helper()
 	var c net.PacketConn
 	pod.Do(t, func() (err error) {
-		c, err = net.ListenPacket("udp4", ":9")
+		roomy := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+			var inner error
+			err := raw.Control(func(fd uintptr) { inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20) })
+			return errors.Join(err, inner)
+		}}
+		c, err = roomy.ListenPacket(context.Background(), "udp4", ":9")
 		return err
 	})
 	got := make(chan int, 1)
