@@ -283,12 +283,14 @@ func joinErrors(errs []error) error {
 	return errors.Join(errs...)
 }
 
-// load returns what the kernel holds, reading it when that is unknown.
+// load returns what the kernel holds, reading it when that is unknown. The map is also s.have: only
+// Sync's goroutine changes it, under the lock and never while it ranges over it; Observe reads it
+// under the lock.
 func (s *Syncer[K, V]) load(ctx context.Context) (map[K]V, error) {
 	s.mu.Lock()
 	if s.have != nil {
 		defer s.mu.Unlock()
-		return maps.Clone(s.have), nil
+		return s.have, nil
 	}
 	s.stale = false
 	s.mu.Unlock()
@@ -300,7 +302,7 @@ func (s *Syncer[K, V]) load(ctx context.Context) (map[K]V, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.stale {
-		s.have = maps.Clone(listed)
+		s.have = listed
 	}
 	return listed, nil
 }

@@ -56,14 +56,16 @@ func (f *FIB) Apply(ctx context.Context, p routing.Plan) (reconcile.Result, erro
 	want := make(map[kernel.RouteKey]kernel.Route, len(p.Routes))
 	devices := make(map[string]bool)
 	sources := make(map[netip.Addr]bool)
+	var last routing.Route // neighbours in the plan mostly share both
 	for _, r := range p.Routes {
 		want[key(r.Dst)] = kernelRoute(r)
-		if r.Device != "" {
+		if r.Device != last.Device {
 			devices[r.Device] = true
 		}
-		if r.Source.IsValid() {
+		if r.Source != last.Source {
 			sources[r.Source] = true
 		}
+		last = r
 	}
 	f.mu.Lock()
 	// Until this Apply is over, an event about anything that it uses may be what it needs.

@@ -1,0 +1,192 @@
+package fib
+
+import (
+	"fmt"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"weft/internal/testkit"
+	"weft/model/topology"
+	"weft/routing"
+)
+
+// bigPlan has n routes, half of them IPv6, through the tunnel-like link.
+func bigPlan(n int) routing.Plan {
+	var p routing.Plan
+	for i := range n / 2 {
+		four := netip.AddrFrom4([4]byte{10, 100 + byte(i>>10), byte(i >> 2), byte(i<<6) & 0xc0})
+		six := netip.AddrFrom16([16]byte{0xfd, 0x10, 0x02, 0x44, 0, 1, 13: byte(i >> 8), 14: byte(i)})
+		via4 := netip.AddrFrom4([4]byte{172, 20, byte(i >> 8), byte(i)})
+		via6 := topology.TunnelNextHop(netip.AddrFrom16([16]byte{0xfd, 0, 0, 0x31, 14: byte(i >> 8), 15: byte(i)}))
+		p.Routes = append(p.Routes,
+			routing.Route{Dst: netip.PrefixFrom(four, 26).Masked(), Via: via4, Device: "weft-vxlan", Source: addr("10.244.0.1"), MTU: 1450},
+			routing.Route{Dst: netip.PrefixFrom(six, 120).Masked(), Via: via6, Device: "weft-vxlan", Source: addr("fd10:244::1"), MTU: 1430})
+	}
+	return p
+}
+
+// TestScale programs the design point's routes from empty, adds one, and removes all; `ip -batch`
+// does the same in a namespace beside it.
+func TestScale(t *testing.T) {
+	const n = 5000
+	r := newRig(t)
+	p := bigPlan(n)
+	runtime.GC()
+	start := time.Now()
+	if got, want := r.apply(t, p), fmt.Sprintf("%d added, 0 changed, 0 removed", n); got != want {
+		t.Fatalf("got %q, want %q", got, want)
+	}
+	fill := time.Since(start)
+
+	more := p
+	more.Routes = append(slices.Clip(p.Routes), routing.Route{Dst: prefix("10.99.0.0/26"), Via: addr("172.31.9.9"), Device: "weft-vxlan"})
+	start = time.Now()
+	if got, want := r.apply(t, more), "1 added, 0 changed, 0 removed"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	one := time.Since(start)
+	start = time.Now()
+	r.apply(t, more)
+	none := time.Since(start)
+	r.fib.Resync()
+	start = time.Now()
+	if got := r.apply(t, more); got != "no change" {
+		t.Errorf("after Resync: %q", got)
+	}
+	reread := time.Since(start)
+
+	flushed := time.Now()
+	testkit.Run(t, r.ns, "ip", "route", "flush", "proto", "87")
+	flush := time.Since(flushed)
+	<-r.events
+	start = time.Now()
+	if got, want := r.apply(t, more), fmt.Sprintf("%d added, 0 changed, 0 removed, %d of them repaired", n/2+1, n/2+1); got != want {
+		t.Errorf("after a flush of IPv4: got %q, want %q", got, want)
+	}
+	heal := time.Since(start)
+
+	start = time.Now()
+	if got, want := r.apply(t, routing.Plan{}), fmt.Sprintf("0 added, 0 changed, %d removed", n+1); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	empty := time.Since(start)
+
+	other := newRig(t)
+	var batch strings.Builder
+	for _, r := range p.Routes {
+		fmt.Fprintf(&batch, "route add %s onlink proto 87 metric 1024\n", r)
+	}
+	start = time.Now()
+	if _, err := testkit.TryInput(t, other.ns, batch.String(), "ip", "-batch", "-"); err != nil {
+		t.Fatal(err)
+	}
+	ip := time.Since(start)
+	round := func(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
+	t.Logf("%d routes from empty %v (ip -batch: %v), one more %v, nothing %v, reading all %v", n, round(fill), round(ip), round(one), round(none), round(reread))
+	t.Logf("%d routes flushed by ip in %v, healed in %v; %d removed in %v", n/2+1, round(flush), round(heal), n+1, round(empty))
+	if fill > time.Second {
+		t.Errorf("%d routes took %v, want at most 1 s", n, fill)
+	}
+	if one > 20*time.Millisecond {
+		t.Errorf("one more route took %v, want at most 20 ms", one)
+	}
+}
+
+// probes asks the kernel for the route to a until stop is closed, and counts answers and misses.
+func probes(t *testing.T, r *rig, a netip.Addr, stop <-chan struct{}) <-chan [2]int {
+	h := r.ns.Open(t)
+	res := make(chan [2]int, 1)
+	go func() {
+		var n, missed int
+		for {
+			select {
+			case <-stop:
+				res <- [2]int{n, missed}
+				return
+			default:
+			}
+			n++
+			if _, err := h.RouteTo(t.Context(), a); err != nil {
+				missed++
+			}
+		}
+	}()
+	return res
+}
+
+// TestNoGap: while the next hop of a prefix changes a thousand times, there is a route at every
+// moment. The control shows that the probes would see a gap.
+//
+// IPv6 is held to "hardly ever": the kernel puts the new route in the old one's place at once, but
+// a lookup that has just found the old one may be told "unreachable" when its last reference is
+// dropped in that instant (some 5 of 10,000 flips under this hammering, on Linux 6.18). It is one
+// lookup, not a gap, and no sequence of requests avoids it.
+func TestNoGap(t *testing.T) {
+	r := newRig(t)
+	// From direct to a tunnel and back, as when a pool's mode changes.
+	plan := func(i int) routing.Plan {
+		four, six := addr("172.31.1.2"), addr("fd00:31:1::2")
+		if i%2 == 0 {
+			return routing.Plan{Routes: []routing.Route{
+				{Dst: prefix("10.244.1.0/26"), Via: four, Device: "eth0"},
+				{Dst: prefix("fd10:244:1::/122"), Via: six, Device: "eth0"},
+			}}
+		}
+		return routing.Plan{Routes: []routing.Route{
+			{Dst: prefix("10.244.1.0/26"), Via: topology.TunnelNextHop(four), Device: "weft-vxlan", MTU: 1450},
+			{Dst: prefix("fd10:244:1::/122"), Via: topology.TunnelNextHop(six), Device: "weft-vxlan", MTU: 1430},
+		}}
+	}
+	const flips = 1000
+	run := func(flip func(i int)) (four, six [2]int) {
+		r.apply(t, plan(0))
+		stop := make(chan struct{})
+		c4, c6 := probes(t, r, addr("10.244.1.1"), stop), probes(t, r, addr("fd10:244:1::1"), stop)
+		for i := 1; i <= flips; i++ {
+			flip(i)
+		}
+		close(stop)
+		four, six = <-c4, <-c6
+		if four[0] < flips/2 || six[0] < flips/2 {
+			t.Errorf("too few probes to tell: %d and %d during %d flips", four[0], six[0], flips)
+		}
+		return four, six
+	}
+	report := func(what string, four, six [2]int) {
+		t.Logf("%s: %d of %d IPv4 and %d of %d IPv6 probes found no route during %d flips",
+			what, four[1], four[0], six[1], six[0], flips)
+	}
+	four, six := run(func(i int) {
+		if got := r.apply(t, plan(i)); got != "0 added, 2 changed, 0 removed" {
+			t.Fatalf("flip %d: %s", i, got)
+		}
+	})
+	report("replace", four, six)
+	if four[1] > 0 || six[1] > flips/100 {
+		t.Errorf("replacing left a gap")
+	}
+	four, six = run(func(i int) {
+		r.apply(t, routing.Plan{})
+		r.apply(t, plan(i))
+	})
+	report("control, delete then add", four, six)
+	if four[1] < flips/10 || six[1] < flips/10 {
+		t.Errorf("the probes do not see a gap even where there is one")
+	}
+}
+
+// BenchmarkOneMore is the cost of one route that comes or goes among 5,000.
+func BenchmarkOneMore(b *testing.B) {
+	r := newRig(b)
+	p := bigPlan(5000)
+	more := routing.Plan{Routes: append(slices.Clip(p.Routes), routing.Route{Dst: prefix("10.99.0.0/26"), Via: addr("172.20.9.9"), Device: "weft-vxlan"})}
+	r.apply(b, p)
+	b.ResetTimer()
+	for i := range b.N {
+		r.apply(b, []routing.Plan{more, p}[i%2])
+	}
+}
