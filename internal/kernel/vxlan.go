@@ -118,7 +118,8 @@ func (v VXLAN) changeable(e *encoder) {
 	e.attr(nl.IFLA_VXLAN_LEARNING, []byte{0})
 }
 
-// ChangeVXLAN gives the living device v.Local and v.Parent and turns learning off. The kernel
+// ChangeVXLAN gives the living device v.Local and v.Parent (0 leaves the one that it has: the kernel
+// cannot take it away) and turns learning off. The kernel
 // refuses what only a new device can have (another family of Local) with EOPNOTSUPP or EINVAL.
 func (h *Handle) ChangeVXLAN(ctx context.Context, v VXLAN) error {
 	e := ifInfo(0, 0, 0)

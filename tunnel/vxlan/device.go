@@ -217,7 +217,7 @@ func (d *Driver) adjust(ctx context.Context, have, want kernel.VXLAN) (changed b
 	}{
 		{!have.Ours, func() error { return d.h.MarkTunnel(ctx, want.Name) }},
 		{have.Master != 0, func() error { return d.h.LinkSetNoMaster(ctx, want.Name) }},
-		{have.Local != want.Local || have.Parent != want.Parent || have.Learning, func() error { return d.h.ChangeVXLAN(ctx, want) }},
+		{have.Local != want.Local || want.Parent != 0 && have.Parent != want.Parent || have.Learning, func() error { return d.h.ChangeVXLAN(ctx, want) }},
 		{have.MAC != want.MAC, func() error { return d.h.LinkSetMAC(ctx, want.Name, want.MAC) }},
 		{have.MTU != want.MTU, func() error { return d.h.LinkSetMTU(ctx, want.Name, want.MTU) }},
 	}

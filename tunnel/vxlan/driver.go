@@ -64,48 +64,59 @@ func (d *Driver) Invalidate() {
 func (d *Driver) Apply(ctx context.Context, p tunnel.Plan) (reconcile.Result, error) {
 	p = p.For(tunnel.VXLAN)
 	d.mu.Lock()
-	wasFresh := d.fresh
-	d.fresh = true
+	believe := d.fresh
+	d.fresh = true // until Observe says otherwise
 	d.mu.Unlock()
 	var res reconcile.Result
-	var errs []error
-	note := func(r reconcile.Result, err error) bool {
-		res = res.Add(r)
-		if err != nil {
-			errs = append(errs, err)
+	var err error
+	if believe && d.sameLinks(p.Links) {
+		// Only entries can differ, unless a device went and its event is still under way: then
+		// this fails.
+		if res, err = d.applyAll(ctx, nil, p); err == nil {
+			return res, nil
 		}
-		return err == nil
+		d.log.Debug("vxlan entries refused, reading the links", "error", err)
+		d.mu.Lock()
+		d.fresh = true
+		d.mu.Unlock()
 	}
-
-	there := &inventory{}
-	if !wasFresh || !d.sameLinks(p.Links) {
-		var err error
-		if there, err = d.inventory(ctx); err != nil {
-			d.stale()
-			return res, err
-		}
-	} else {
-		there = nil
+	there, err := d.inventory(ctx)
+	if err == nil {
+		var more reconcile.Result
+		more, err = d.applyAll(ctx, there, p)
+		res = res.Add(more)
 	}
-	// Whatever can receive now, and whatever will: so that no device is ever without a guard.
-	if !note(d.guard.apply(ctx, compileGuard(endpoints(p.Links, there.ours()), p.Sources))) {
-		d.stale()
-		return res, errors.Join(errs...)
-	}
-	for _, l := range p.Links {
-		note(d.applyDevice(ctx, there, l, p))
-	}
-	if there != nil {
-		note(d.removeOthers(ctx, there, p.Links))
-	}
-	if len(errs) == 0 {
-		note(d.guard.apply(ctx, compileGuard(endpoints(p.Links, nil), p.Sources)))
-	}
-	if len(errs) > 0 {
-		d.stale()
+	if err != nil {
+		d.mu.Lock()
+		d.fresh = false
+		d.mu.Unlock()
 	}
 	d.report(res)
-	return res, errors.Join(errs...)
+	return res, err
+}
+
+// applyAll goes through the parts in order. there is nil when the links are known to be as the
+// last Apply left them.
+func (d *Driver) applyAll(ctx context.Context, there *inventory, p tunnel.Plan) (reconcile.Result, error) {
+	// Whatever can receive now, and whatever will: so that no device is ever without a guard.
+	res, err := d.guard.apply(ctx, compileGuard(endpoints(p.Links, there.ours()), p.Sources))
+	if err != nil {
+		return res, err
+	}
+	var errs []error
+	for _, l := range p.Links {
+		r, err := d.applyDevice(ctx, there, l, p)
+		res, errs = res.Add(r), append(errs, err)
+	}
+	if there != nil {
+		r, err := d.removeOthers(ctx, there, p.Links)
+		res, errs = res.Add(r), append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return res, err
+	}
+	r, err := d.guard.apply(ctx, compileGuard(endpoints(p.Links, nil), p.Sources))
+	return res.Add(r), err
 }
 
 func (d *Driver) report(res reconcile.Result) {
@@ -114,12 +125,6 @@ func (d *Driver) report(res reconcile.Result) {
 		return
 	}
 	d.log.Info("vxlan applied", "added", res.Added, "changed", res.Changed, "removed", res.Removed, "repaired", res.Repaired)
-}
-
-func (d *Driver) stale() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.fresh = false
 }
 
 // sameLinks tells whether the last Apply wanted the same devices.

@@ -306,20 +306,27 @@ func (tx *transaction) write(have, want program) error {
 func (tx *transaction) addChains() {
 	tx.nft.AddChain(&nftables.Chain{Table: tx.table, Name: chainPeers})
 	accept := nftables.ChainPolicyAccept
-	for name, hook := range baseChains() {
-		tx.nft.AddChain(&nftables.Chain{Table: tx.table, Name: name, Hooknum: hook, Type: nftables.ChainTypeFilter,
+	for _, name := range []string{chainInput, chainForward} {
+		tx.nft.AddChain(&nftables.Chain{Table: tx.table, Name: name, Hooknum: hookOf(name), Type: nftables.ChainTypeFilter,
 			Priority: nftables.ChainPriorityRaw, Policy: &accept})
 	}
 }
 
-func baseChains() map[string]*nftables.ChainHook {
-	return map[string]*nftables.ChainHook{chainInput: nftables.ChainHookInput, chainForward: nftables.ChainHookForward}
+// hookOf returns the hook of our base chains; nil for any other name.
+func hookOf(chain string) *nftables.ChainHook {
+	switch chain {
+	case chainInput:
+		return nftables.ChainHookInput
+	case chainForward:
+		return nftables.ChainHookForward
+	}
+	return nil
 }
 
 // sound tells whether a chain of ours still hangs where we put it.
 func sound(c *nftables.Chain) bool {
-	hook, base := baseChains()[c.Name]
-	if !base {
+	hook := hookOf(c.Name)
+	if hook == nil {
 		return c.Name == chainPeers && c.Hooknum == nil
 	}
 	return c.Hooknum != nil && *c.Hooknum == *hook && c.Type == nftables.ChainTypeFilter &&

@@ -1,0 +1,299 @@
+package vxlan
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"weft/internal/kernel"
+	"weft/internal/testkit"
+	"weft/tunnel"
+)
+
+// keep runs what the node service runs around the driver: events to Observe, a kick to Apply.
+// It counts the runs, and those that changed something.
+func keep(t *testing.T, h *host, p *atomic.Pointer[tunnel.Plan]) (applies, changes *atomic.Int64) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	kick := make(chan struct{}, 1)
+	poke := func() {
+		select {
+		case kick <- struct{}{}:
+		default:
+		}
+	}
+	monitor, err := kernel.NewMonitor(ctx, h.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	applies, changes = &atomic.Int64{}, &atomic.Int64{}
+	var wg sync.WaitGroup
+	ended := func(what string, err error) {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("%s ended: %v", what, err)
+		}
+	}
+	wg.Go(func() {
+		ended("the monitor", monitor.Run(ctx, func(e kernel.Event) {
+			if h.driver.Observe(e) {
+				poke()
+			}
+		}))
+	})
+	wg.Go(func() { ended("the guard's watch", h.driver.Watch(ctx, poke)) })
+	wg.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-kick:
+			}
+			applies.Add(1)
+			// As the node service does: an error is retried a little later.
+			res, err := h.driver.Apply(ctx, *p.Load())
+			if !res.Zero() {
+				changes.Add(1)
+			}
+			if err != nil && ctx.Err() == nil {
+				t.Logf("apply: %v", err)
+				time.AfterFunc(50*time.Millisecond, poke)
+			}
+		}
+	})
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	return applies, changes
+}
+
+// state prints all that the driver keeps, without what differs from run to run.
+func state(t *testing.T, h *host) string {
+	t.Helper()
+	link, err := testkit.Try(t, h.NS, "ip", "-d", "link", "show", kernel.VXLANDevice)
+	if err != nil {
+		return "no device"
+	}
+	var lines []string
+	for _, l := range strings.Split(link, "\n") {
+		_, l, _ = strings.Cut(" "+strings.Join(strings.Fields(l), " "), " ")
+		if i := strings.Index(l, ": "); i > 0 && i < 6 {
+			l = l[i+2:] // the index
+		}
+		lines = append(lines, l)
+	}
+	for _, c := range [][]string{{"ip", "-o", "addr", "show", "dev", kernel.VXLANDevice}, {"nft", "list", "ruleset"}} {
+		out, err := testkit.Try(t, h.NS, c...)
+		if err != nil {
+			return err.Error()
+		}
+		for _, l := range strings.Split(out, "\n") {
+			switch {
+			case strings.Contains(l, "packets"):
+				continue
+			case strings.Contains(l, "inet "):
+				_, l, _ = strings.Cut(l, kernel.VXLANDevice)
+			}
+			lines = append(lines, l)
+		}
+	}
+	neigh, err1 := testkit.Try(t, h.NS, "ip", "neigh", "show", "dev", kernel.VXLANDevice)
+	fdb, err2 := testkit.Try(t, h.NS, "bridge", "fdb", "show", "dev", kernel.VXLANDevice)
+	if err := errors.Join(err1, err2); err != nil {
+		return err.Error()
+	}
+	return sortLines(strings.Join(lines, "\n")) + sortLines(neigh) + sortLines(fdb)
+}
+
+func TestSabotageIsRepaired(t *testing.T) {
+	testkit.LeakCheck(t)
+	hosts := cluster(t, 3)
+	join(t, hosts)
+	n1 := hosts[0]
+	var p atomic.Pointer[tunnel.Plan]
+	pl := plan(t, n1, hosts)
+	p.Store(&pl)
+	applies, changes := keep(t, n1, &p)
+	testkit.Eventually(t, time.Second, "the first look at the guard", func() bool { return changes.Load() > 0 })
+	want := state(t, n1)
+	mac := tunnel.VTEPMAC("n2").String()
+	for _, c := range []struct{ name, command string }{
+		{"device deleted", "ip link del weft-vxlan"},
+		{"device renamed", "ip link set weft-vxlan name stolen0"},
+		{"device set down", "ip link set weft-vxlan down"},
+		{"MTU changed", "ip link set weft-vxlan mtu 1300"},
+		{"MAC changed", "ip link set weft-vxlan address 66:00:00:00:00:01"},
+		{"learning turned on", "ip link set weft-vxlan type vxlan learning"},
+		{"local address changed", "ip link set weft-vxlan type vxlan local 172.31.1.77"},
+		{"put into a bridge", "ip link add br9 type bridge && ip link set weft-vxlan master br9"},
+		{"address removed", "ip addr flush dev weft-vxlan"},
+		{"address added", "ip addr add 10.99.0.1/32 dev weft-vxlan"},
+		{"neighbours flushed", "ip neigh flush dev weft-vxlan nud permanent"},
+		{"one neighbour deleted", "ip neigh del 172.31.1.2 dev weft-vxlan"},
+		{"neighbour changed", "ip neigh replace 172.31.1.2 lladdr 66:00:00:00:00:09 dev weft-vxlan nud permanent"},
+		{"neighbour made dynamic", "ip neigh replace 172.31.1.2 lladdr " + mac + " dev weft-vxlan nud stale"},
+		{"neighbour added", "ip neigh add 172.31.1.99 lladdr 66:00:00:00:00:09 dev weft-vxlan nud permanent"},
+		{"FDB entry deleted", "bridge fdb del " + mac + " dev weft-vxlan"},
+		{"FDB entry changed", "bridge fdb replace " + mac + " dev weft-vxlan dst 172.31.1.9"},
+		{"FDB destination appended", "bridge fdb append 66:00:00:00:00:09 dev weft-vxlan dst 172.31.1.9; bridge fdb append 66:00:00:00:00:09 dev weft-vxlan dst 172.31.1.8"},
+		{"FDB default route added", "bridge fdb append 00:00:00:00:00:00 dev weft-vxlan dst 172.31.1.9"},
+		{"ruleset flushed", "nft flush ruleset"},
+		{"guard's rule removed", "nft flush chain inet weft tunnel-input"},
+		{"guard's element added", "nft add element inet weft tunnel-ip4-in-ip4-26 '{ 172.31.1.66 . 10.244.6.0 }'"},
+		{"guard's element removed", "nft delete element inet weft tunnel-ip4-in-ip4-26 '{ 172.31.1.2 . 10.244.2.0 }'"},
+		{"guard's table put to sleep", "nft 'add table inet weft { flags dormant ; }'"},
+		{"guard replaced by accept", "nft 'flush chain inet weft tunnel-peers; add rule inet weft tunnel-peers accept'"},
+		{"guard's chain moved", "nft 'flush chain inet weft tunnel-input; delete chain inet weft tunnel-input; add chain inet weft tunnel-input { type filter hook output priority 0 ; }'"},
+	} {
+		start, before := time.Now(), changes.Load()
+		testkit.Run(t, n1.NS, "sh", "-c", c.command)
+		done := time.Now()
+		for {
+			if got := state(t, n1); got == want && changes.Load() > before {
+				break
+			} else if time.Since(start) > 5*time.Second {
+				t.Fatalf("%s: not repaired\n got: %s\nwant: %s", c.name, got, want)
+			}
+		}
+		took := time.Since(done)
+		if took > time.Second {
+			t.Errorf("%s: repaired after %v, want less than 1 s", c.name, took)
+		}
+		t.Logf("%-28s healed within %v (the looking included)", c.name, took.Round(time.Millisecond))
+		n1.routes(t, hosts, kernel.VXLANDevice)
+	}
+	if !ping(t, hosts[1], n1) || !ping(t, n1, hosts[2]) {
+		t.Errorf("pods do not reach each other after all that")
+	}
+	// It comes to rest: what it writes itself does not keep it busy.
+	time.Sleep(300 * time.Millisecond)
+	before := applies.Load()
+	time.Sleep(time.Second)
+	if n := applies.Load() - before; n != 0 {
+		t.Errorf("%d runs in a second in which nothing changed", n)
+	}
+	t.Logf("%d runs in all, %d of them changed something; %d in the last second, in which nothing happened", applies.Load(), changes.Load(), applies.Load()-before)
+}
+
+// TestSettingsChangeLive changes what the plan says of the device, one thing after the other.
+func TestSettingsChangeLive(t *testing.T) {
+	testkit.LeakCheck(t)
+	hosts := cluster(t, 2)
+	join(t, hosts)
+	index := func(h *host) int {
+		l, ok, err := h.h.LinkByName(context.Background(), kernel.VXLANDevice)
+		if err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+		return l.Index
+	}
+	plans := func(change func(*tunnel.Link)) {
+		for _, h := range hosts {
+			p := plan(t, h, hosts)
+			change(&p.Links[0])
+			apply(t, h, p)
+			h.routes(t, hosts, kernel.VXLANDevice)
+			h.driver.mu.Lock()
+			h.driver.fresh = false // read the links again
+			h.driver.mu.Unlock()
+			if res, err := h.driver.Apply(context.Background(), p); err != nil || !res.Zero() {
+				t.Errorf("the second Apply of the same plan: %v, %v", res, err)
+			}
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		remade bool
+		change func(*tunnel.Link)
+	}{
+		{"MTU 1400", false, func(l *tunnel.Link) { l.MTU = 1400 }},
+		{"without parent", false, func(l *tunnel.Link) { l.Parent = "" }},
+		{"VNI 77", true, func(l *tunnel.Link) { l.VNI = 77 }},
+		{"port 8472", true, func(l *tunnel.Link) { l.Port = 8472 }},
+		{"VNI and port", true, func(l *tunnel.Link) { l.VNI, l.Port = 5, 4790 }},
+		{"as before", true, func(*tunnel.Link) {}},
+		{"without addresses", false, func(l *tunnel.Link) { l.Addresses = nil }},
+	} {
+		before := index(hosts[0])
+		start := time.Now()
+		if c.name == "without addresses" {
+			for _, h := range hosts {
+				p := plan(t, h, hosts)
+				c.change(&p.Links[0])
+				apply(t, h, p)
+			}
+			if a := testkit.Run(t, hosts[0].NS, "ip", "addr", "show", "dev", kernel.VXLANDevice); strings.Contains(a, "inet") {
+				t.Errorf("%s: still\n%s", c.name, a)
+			}
+			continue
+		}
+		plans(c.change)
+		took := time.Since(start)
+		if remade := index(hosts[0]) != before; remade != c.remade {
+			t.Errorf("%s: device made anew: %v, want %v", c.name, remade, c.remade)
+		}
+		if !ping(t, hosts[0], hosts[1]) {
+			t.Errorf("%s: pods do not reach each other", c.name)
+		}
+		t.Logf("%-16s both nodes in %v", c.name, took.Round(time.Millisecond))
+		if l := testkit.Links(t, hosts[0].NS); strings.Count(l, "vxlan mtu") != 1 {
+			t.Errorf("%s: more than one device:\n%s", c.name, l)
+		}
+	}
+}
+
+// TestForeignDevices has somebody else's interface in the way.
+func TestForeignDevices(t *testing.T) {
+	hosts := cluster(t, 2)
+	n1 := hosts[0]
+	testkit.Run(t, n1.NS, "ip", "link", "add", kernel.VXLANDevice, "type", "bridge")
+	_, err := n1.driver.Apply(context.Background(), plan(t, n1, hosts))
+	if err == nil || !strings.Contains(err.Error(), "ip link delete "+kernel.VXLANDevice) || !strings.Contains(err.Error(), "bridge") {
+		t.Errorf("got %v, want an error that says what to do", err)
+	}
+	if l := testkit.Links(t, n1.NS); !strings.Contains(l, kernel.VXLANDevice+" bridge") {
+		t.Errorf("somebody else's bridge is gone:\n%s", l)
+	}
+	testkit.Run(t, n1.NS, "ip", "link", "del", kernel.VXLANDevice)
+	testkit.Run(t, n1.NS, "ip", "link", "add", "flannel.1", "type", "vxlan", "id", "4096", "dstport", "4789", "dev", "eth0")
+	_, err = n1.driver.Apply(context.Background(), plan(t, n1, hosts))
+	if err == nil || !strings.Contains(err.Error(), "flannel.1") || !strings.Contains(err.Error(), "vxlanVNI") {
+		t.Errorf("got %v, want an error that names flannel.1", err)
+	}
+	testkit.Run(t, n1.NS, "ip", "link", "del", "flannel.1")
+	// A VXLAN device under our name, as another process of ours or a person left it: it is taken over.
+	testkit.Run(t, n1.NS, "ip", "link", "add", kernel.VXLANDevice, "type", "vxlan", "id", "9", "dstport", "4789")
+	apply(t, n1, plan(t, n1, hosts))
+	if d := testkit.Run(t, n1.NS, "ip", "-d", "link", "show", kernel.VXLANDevice); !strings.Contains(d, "vxlan id 4096") {
+		t.Errorf("not taken over:\n%s", d)
+	}
+	// A new process finds what the old one left, changes nothing, and takes it away when asked.
+	again := New(n1.h, n1.driver.log)
+	defer again.Close()
+	res, err := again.Apply(context.Background(), plan(t, n1, hosts))
+	if err != nil || res.Removed != 0 {
+		t.Errorf("a new process: %v, %v", res, err)
+	}
+	last := New(n1.h, n1.driver.log)
+	defer last.Close()
+	if _, err := last.Apply(context.Background(), tunnel.Plan{}); err != nil {
+		t.Error(err)
+	}
+	if l := testkit.Links(t, n1.NS); strings.Contains(l, "vxlan") {
+		t.Errorf("the zero plan of a new process leaves\n%s", l)
+	}
+	if n := testkit.Run(t, n1.NS, "nft", "list", "ruleset"); strings.TrimSpace(n) != "" {
+		t.Errorf("the zero plan of a new process leaves\n%s", n)
+	}
+}
+
+func sortLines(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	for i, l := range lines {
+		lines[i] = strings.Join(strings.Fields(l), " ")
+	}
+	slices.Sort(lines)
+	return "\n" + strings.Join(lines, "\n")
+}
