@@ -1,0 +1,166 @@
+package vxlan
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"weft/internal/kernel"
+	"weft/internal/testkit"
+	"weft/model"
+	"weft/model/topology"
+	"weft/tunnel"
+)
+
+// bigPlan has n peers with a block each.
+func bigPlan(t *testing.T, self *host, n int) tunnel.Plan {
+	t.Helper()
+	v := &topology.View{Self: self.name, Tunnels: []topology.Tunnel{{
+		Driver: tunnel.VXLAN, Device: kernel.VXLANDevice, Family: model.IPv4, Local: self.addr, Parent: "eth0",
+		Addresses: []netip.Addr{self.vtep()}, MTU: 1450, VNI: 4096, Port: 4789,
+	}}}
+	for i := range n {
+		v.Peers = append(v.Peers, topology.Peer{Node: model.NodeName(fmt.Sprintf("node-%05d", i)),
+			Address:  netip.AddrFrom4([4]byte{172, 20, byte(i / 250), byte(i%250 + 1)}),
+			Prefixes: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i / 1024), byte(i / 4), byte(i % 4 * 64)}), 26)}})
+	}
+	p, err := tunnel.Compile(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestFiveThousandPeers(t *testing.T) {
+	testkit.LeakCheck(t)
+	n1 := cluster(t, 1)[0]
+	const n = 5000
+	timed := func(what string, limit time.Duration, f func() (any, error)) {
+		t.Helper()
+		start := time.Now()
+		got, err := f()
+		took := time.Since(start)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if took > limit {
+			t.Errorf("%s took %v, want at most %v", what, took, limit)
+		}
+		t.Logf("%-44s %8v (%v)", what, took.Round(10*time.Microsecond), got)
+	}
+	do := func(d *Driver, p tunnel.Plan) func() (any, error) {
+		return func() (any, error) { return d.Apply(context.Background(), p) }
+	}
+	full, more := bigPlan(t, n1, n), bigPlan(t, n1, n+1)
+	timed("5000 peers from empty", time.Second, do(n1.driver, full))
+	counts := []struct {
+		what string
+		have int
+	}{
+		{"neighbours", strings.Count(testkit.Neighbours(t, n1.NS, kernel.VXLANDevice), "\n")},
+		{"FDB entries", strings.Count(testkit.FDB(t, n1.NS, kernel.VXLANDevice), "\n")},
+		{"guard elements", strings.Count(testkit.Run(t, n1.NS, "nft", "list", "set", "inet", "weft", "tunnel-ip4-in-ip4-26"), "172.20.")},
+	}
+	for _, c := range counts {
+		if c.have != n {
+			t.Errorf("%d %s, want %d", c.have, c.what, n)
+		}
+	}
+	timed("the same again", 100*time.Millisecond, do(n1.driver, full))
+	timed("one more", 100*time.Millisecond, do(n1.driver, more))
+	timed("one less", 100*time.Millisecond, do(n1.driver, full))
+	again := New(n1.h, n1.driver.log)
+	defer again.Close()
+	timed("a new process takes over", time.Second, do(again, full))
+	testkit.Run(t, n1.NS, "ip", "link", "del", kernel.VXLANDevice)
+	again.Observe(kernel.Event{Kind: kernel.EventLost})
+	timed("device deleted, all anew", time.Second, do(again, full))
+	testkit.Run(t, n1.NS, "nft", "flush", "ruleset")
+	again.guard.touch.Store(true)
+	timed("ruleset flushed, guard anew", time.Second, do(again, full))
+	timed("none", time.Second, do(again, tunnel.Plan{}))
+}
+
+// stream runs iperf3 for a second and returns bits per second.
+func stream(t *testing.T, from, to *host) float64 {
+	t.Helper()
+	out := testkit.Run(t, from.pod, "iperf3", "-J", "-t", "1", "-C", "cubic", "-c", to.podIP.String())
+	var res struct {
+		End struct {
+			Received struct {
+				Rate float64 `json:"bits_per_second"`
+			} `json:"sum_received"`
+		} `json:"end"`
+	}
+	if err := json.Unmarshal([]byte(out), &res); err != nil {
+		t.Fatal(err)
+	}
+	return res.End.Received.Rate
+}
+
+// TestThroughput compares our device with one that a person makes with ip(8) between the same
+// namespaces, and with ours without the guard. The runs alternate, so that what else the machine
+// does falls on all alike; the best of each counts.
+func TestThroughput(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 25 seconds")
+	}
+	testkit.Require(t, testkit.Iperf3)
+	testkit.LeakCheck(t)
+	hosts := cluster(t, 2)
+	join(t, hosts)
+	a, b := hosts[0], hosts[1]
+	serve(t, b.pod)
+	for i, h := range hosts {
+		other := hosts[1-i]
+		mac := func(h *host) string { return "02:00:00:00:00:0" + fmt.Sprint(h.addr.As4()[3]) }
+		testkit.Run(t, h.NS, "ip", "link", "add", "hand0", "address", mac(h), "mtu", "1450", "type", "vxlan",
+			"id", "77", "dstport", "8472", "local", h.addr.String(), "dev", "eth0", "nolearning")
+		testkit.Run(t, h.NS, "ip", "addr", "add", h.vtep().String()+"/32", "dev", "hand0")
+		testkit.Run(t, h.NS, "ip", "link", "set", "hand0", "up")
+		testkit.Run(t, h.NS, "ip", "neigh", "add", other.addr.String(), "lladdr", mac(other), "dev", "hand0", "nud", "permanent")
+		testkit.Run(t, h.NS, "bridge", "fdb", "add", mac(other), "dev", "hand0", "dst", other.addr.String(), "self", "permanent")
+	}
+	kinds := []struct {
+		name  string
+		ready func()
+	}{
+		{"ours", func() {
+			for _, h := range hosts {
+				h.driver.guard.touch.Store(true)
+				apply(t, h, plan(t, h, hosts))
+				h.routes(t, hosts, kernel.VXLANDevice)
+			}
+		}},
+		{"ours, no guard", func() {
+			openGuard(t, hosts...)
+			a.routes(t, hosts, kernel.VXLANDevice)
+			b.routes(t, hosts, kernel.VXLANDevice)
+		}},
+		{"by hand", func() { a.routes(t, hosts, "hand0"); b.routes(t, hosts, "hand0") }},
+	}
+	rates := map[string][]float64{}
+	const rounds = 7
+	for range rounds {
+		for _, k := range kinds {
+			k.ready()
+			rates[k.name] = append(rates[k.name], stream(t, a, b))
+		}
+	}
+	best, median := map[string]float64{}, map[string]float64{}
+	for _, k := range kinds {
+		r := slices.Sorted(slices.Values(rates[k.name]))
+		best[k.name], median[k.name] = r[len(r)-1], r[len(r)/2]
+		t.Logf("%-15s best %.2f, median %.2f, worst %.2f Gbit/s of %d runs", k.name, r[len(r)-1]/1e9, r[len(r)/2]/1e9, r[0]/1e9, len(r))
+	}
+	t.Logf("ratio ours / by hand: %.3f (medians), %.3f (best runs)", median["ours"]/median["by hand"], best["ours"]/best["by hand"])
+	t.Logf("ratio with / without guard: %.3f (medians), %.3f (best runs)", median["ours"]/median["ours, no guard"], best["ours"]/best["ours, no guard"])
+	if r := max(median["ours"]/median["by hand"], best["ours"]/best["by hand"]); r < 0.95 {
+		t.Errorf("ours carries %.3f of a device made by hand, want 0.95", r)
+	}
+}
