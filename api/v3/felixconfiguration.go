@@ -30,7 +30,7 @@ type FelixConfigurationSpec struct {
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,path=felixconfigurations,singular=felixconfiguration,shortName=felixconfig;felixconfigs
 // +kubebuilder:printcolumn:name="SELECTOR",type=string,JSONPath=`.spec.nodeSelector`
-// +kubebuilder:validation:XValidation:rule="(self.metadata.name == 'default' || self.metadata.name.startsWith('node.')) == (!has(self.spec) || !has(self.spec.nodeSelector) || self.spec.nodeSelector == ”)",message="nodeSelector is needed, unless the name is default or node.<name>, where it is not allowed"
+// +kubebuilder:validation:XValidation:rule="(self.metadata.name == 'default' || self.metadata.name.startsWith('node.')) == (!has(self.spec) || !has(self.spec.nodeSelector) || size(self.spec.nodeSelector) == 0)",message="nodeSelector is needed, unless the name is default or node.<name>, where it is not allowed"
 type FelixConfiguration struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

@@ -58,13 +58,16 @@ const (
 // +kubebuilder:validation:XValidation:rule="!has(self.allowedUses) || !self.allowedUses.exists(u, u == 'LoadBalancer') || self.allowedUses.all(u, u == 'LoadBalancer')",message="LoadBalancer excludes the other allowedUses"
 // +kubebuilder:validation:XValidation:rule="!has(self.allowedUses) || !self.allowedUses.exists(u, u == 'LoadBalancer') || ((!has(self.ipipMode) || self.ipipMode == 'Never') && (!has(self.vxlanMode) || self.vxlanMode == 'Never'))",message="a LoadBalancer pool takes no encapsulation"
 // +kubebuilder:validation:XValidation:rule="!has(self.allowedUses) || !self.allowedUses.exists(u, u == 'LoadBalancer') || !has(self.disableBGPExport) || !self.disableBGPExport",message="a LoadBalancer pool cannot set disableBGPExport"
-// +kubebuilder:validation:XValidation:rule="!has(self.allowedUses) || !self.allowedUses.exists(u, u == 'LoadBalancer') || !has(self.nodeSelector) || self.nodeSelector == ” || self.nodeSelector == 'all()'",message="a LoadBalancer pool needs nodeSelector all()"
-// +kubebuilder:validation:XValidation:rule="!has(self.namespaceSelector) || self.namespaceSelector == ” || (has(self.allowedUses) && size(self.allowedUses) > 0 && !self.allowedUses.exists(u, u == 'Tunnel'))",message="a pool for Tunnel addresses cannot have a namespaceSelector: name allowedUses without Tunnel"
+// +kubebuilder:validation:XValidation:rule="!has(self.allowedUses) || !self.allowedUses.exists(u, u == 'LoadBalancer') || !has(self.nodeSelector) || size(self.nodeSelector) == 0 || self.nodeSelector == 'all()'",message="a LoadBalancer pool needs nodeSelector all()"
+// +kubebuilder:validation:XValidation:rule="!has(self.namespaceSelector) || size(self.namespaceSelector) == 0 || !has(self.allowedUses) || !self.allowedUses.exists(u, u == 'Tunnel')",message="tunnel addresses belong to no namespace: leave Tunnel out, or namespaceSelector"
+// +kubebuilder:validation:XValidation:rule="(has(self.disabled) && self.disabled) || !isCIDR(self.cidr) || cidr(self.cidr).prefixLength() <= (has(self.blockSize) && self.blockSize != 0 ? self.blockSize : cidr(self.cidr).ip().family() == 4 ? 26 : 122)",message="the pool is smaller than one block: want a shorter prefix length, or a larger blockSize"
 type IPPoolSpec struct {
 	// CIDR is the range of the pool, with no host bit set. It cannot change.
 	//
 	// +kubebuilder:validation:MaxLength=48
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cidr cannot change: create another pool instead"
+	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self) == cidr(self).masked()",message="want a CIDR with no bit set after its prefix length, such as 10.244.0.0/16"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || !(cidr('169.254.0.0/16').containsCIDR(self) || cidr('fe80::/10').containsCIDR(self) || cidr(self).containsCIDR('169.254.0.0/16') || cidr(self).containsCIDR('fe80::/10'))",message="the link-local ranges 169.254.0.0/16 and fe80::/10 are not routed"
 	CIDR string `json:"cidr"`
 
 	// VXLANMode says when traffic of this pool travels in VXLAN. Excludes ipipMode.
