@@ -299,6 +299,9 @@ func (s *Syncer[K, V]) load(ctx context.Context) (map[K]V, error) {
 	if err != nil {
 		return nil, err
 	}
+	if listed == nil {
+		listed = make(map[K]V) // nil is "unknown" in s.have
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.stale {
