@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -149,7 +150,7 @@ func (l *Lab) killAll(ctx context.Context, namespaces []string) (int, error) {
 		if err != nil {
 			return killed, err
 		}
-		targets = append(targets, adopt(found)...)
+		targets = append(targets, adopt(found, targets)...)
 		n, err := killEach(ctx, targets)
 		killed += n
 		if err != nil || len(found) == 0 {
@@ -197,10 +198,13 @@ func (l *Lab) recorded() ([]procRecord, error) {
 	return out, nil
 }
 
-// adopt makes records of running processes.
-func adopt(pids []int) []procRecord {
+// adopt makes records of running processes that have none yet.
+func adopt(pids []int, known []procRecord) []procRecord {
 	var out []procRecord
 	for _, pid := range pids {
+		if slices.ContainsFunc(known, func(r procRecord) bool { return r.PID == pid && r.alive() }) {
+			continue
+		}
 		if start, dead, err := procStat(pid); err == nil && !dead {
 			out = append(out, procRecord{Name: "stray", PID: pid, Start: start, Boot: bootID()})
 		}
