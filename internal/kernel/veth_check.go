@@ -23,6 +23,18 @@ func (p *PodLinks) Check(ctx context.Context, ns *os.File, l PodLink) error {
 	return errors.Join(errs...)
 }
 
+// Routed returns an error unless the host's routes to all of the link's addresses lead into the
+// link. It says what the kernel would do with a packet, not what is in a table.
+func (p *PodLinks) Routed(ctx context.Context, l PodLink) error {
+	return p.withHost(func(h *Handle) error {
+		link, there, err := h.LinkByName(ctx, l.Device)
+		if err != nil || !there {
+			return fmt.Errorf("look up pod link %s: %w", l.Device, errors.Join(err, whenAbsent(there)))
+		}
+		return h.checkRoutes(ctx, link, l.Addresses)
+	})
+}
+
 func (h *Handle) checkHost(ctx context.Context, l PodLink) error {
 	link, there, err := h.LinkByName(ctx, l.Device)
 	if err != nil {
@@ -31,14 +43,18 @@ func (h *Handle) checkHost(ctx context.Context, l PodLink) error {
 	if !there {
 		return fmt.Errorf("host side %s is gone", l.Device)
 	}
-	errs := []error{checkLink("host side", link, l.MTU, podHostMAC)}
-	for _, a := range l.Addresses {
+	return errors.Join(checkLink("host side", link, l.MTU, podHostMAC), h.checkRoutes(ctx, link, l.Addresses))
+}
+
+func (h *Handle) checkRoutes(ctx context.Context, link Link, addrs []netip.Addr) error {
+	var errs []error
+	for _, a := range addrs {
 		oif, err := h.routeDevice(ctx, a)
 		switch {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("host route to %s: %w", a, err))
 		case oif != link.Index:
-			errs = append(errs, fmt.Errorf("host route to %s leads to interface %d instead of %s (%d)", a, oif, l.Device, link.Index))
+			errs = append(errs, fmt.Errorf("host route to %s leads to interface %d instead of %s (%d)", a, oif, link.Name, link.Index))
 		}
 	}
 	return errors.Join(errs...)

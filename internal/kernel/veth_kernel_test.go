@@ -102,11 +102,11 @@ func (h *podHost) ip(ns string, args ...string) string {
 	return string(out)
 }
 
-func unspecified(a netip.Addr) netip.Addr {
+func udpOf(a netip.Addr) string {
 	if a.Is4() {
-		return netip.IPv4Unspecified()
+		return "udp4"
 	}
-	return netip.IPv6Unspecified()
+	return "udp6"
 }
 
 // talk sends one datagram from one namespace to an address in another and waits for the echo.
@@ -121,7 +121,7 @@ func talk(from, to string, dst netip.Addr) (took time.Duration, err error) {
 	}
 	defer server.Close()
 	if err = kernel.Do(from, func() (err error) {
-		client, err = net.ListenPacket("udp", netip.AddrPortFrom(unspecified(dst), 0).String())
+		client, err = net.ListenPacket(udpOf(dst), ":0")
 		return err
 	}); err != nil {
 		return 0, err

@@ -214,12 +214,7 @@ func (op *adding) finish(ctx context.Context) error {
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return op.step(stepApply, func() error {
-			if err := op.cfg.Apply(gctx); err != nil {
-				return fmt.Errorf("program the routes of pod %s: %w", op.a.id(), err)
-			}
-			return nil
-		})
+		return op.step(stepApply, func() error { return op.program(gctx) })
 	})
 	g.Go(func() error {
 		return op.step(stepRecord, func() error {
@@ -239,6 +234,46 @@ func (op *adding) finish(ctx context.Context) error {
 	}
 	op.a = ready
 	return op.step(stepAnswer, func() error { return nil })
+}
+
+// program waits until the kernel's routes lead to the pod. Apply alone does not tell: where an
+// earlier pod had the same device name and address, the node may not have heard yet that the kernel
+// dropped that one's route with its link.
+func (op *adding) program(ctx context.Context) error {
+	for start := time.Now(); ; {
+		err := op.cfg.Apply(ctx)
+		if err == nil {
+			if err = op.cfg.Links.Routed(ctx, op.a.link()); err == nil {
+				return nil
+			}
+		} else {
+			op.hideGone(ctx)
+		}
+		if time.Since(start) > programTimeout || ctx.Err() != nil {
+			return fmt.Errorf("program the routes of pod %s: %w", op.a.id(), err)
+		}
+		select {
+		case <-time.After(programPause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// hideGone takes pods whose link somebody removed from Registry.Endpoints: the node cannot program
+// them, and that must not keep it from programming others.
+func (s *Server) hideGone(ctx context.Context) {
+	before := s.cfg.Registry.visible()
+	devices, err := s.cfg.Links.Devices(ctx)
+	if err != nil {
+		return // the next attempt meets the same trouble and reports it
+	}
+	for _, a := range before {
+		if _, there := devices[a.Device]; !there {
+			s.cfg.Registry.hide(a.key())
+			s.log.Warn("cni: the link of a pod was removed by somebody else; the pod is cut off until it is deleted",
+				"pod", a.id().String(), "device", a.Device)
+		}
+	}
 }
 
 // createLink makes the veth pair. A device of that name which nobody in the journal holds is a

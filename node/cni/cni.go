@@ -64,6 +64,8 @@ type LinkMaker interface {
 	// Configure sets the host side up, so that routes can point to it. The pod side stays down:
 	// nothing can be sent yet.
 	Configure(ctx context.Context, l kernel.PodLink) error
+	// Routed tells whether the host's routes to the addresses lead into the link.
+	Routed(ctx context.Context, l kernel.PodLink) error
 	// Activate sets the pod side up with its addresses and routes.
 	Activate(ctx context.Context, ns *os.File, l kernel.PodLink) error
 	// Check tells what is not as Create, Configure and Activate left it.

@@ -19,6 +19,9 @@ const (
 	addTimeout = 60 * time.Second
 	// undoTimeout bounds the clean-up after a failed ADD.
 	undoTimeout = 10 * time.Second
+	// programTimeout is how long ADD repeats itself until the routes are there, programPause the
+	// time between two attempts.
+	programTimeout, programPause = 5 * time.Second, 10 * time.Millisecond
 	// storeTimeout is how long DEL waits for the store before it leaves the rest to the background.
 	storeTimeout = 3 * time.Second
 	// retryMin and retryMax bound the pause between two attempts of the background.

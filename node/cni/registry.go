@@ -176,6 +176,17 @@ func (r *Registry) list() []*attachment {
 	return out
 }
 
+// visible returns the attachments behind Endpoints.
+func (r *Registry) visible() []*attachment {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]*attachment, 0, len(r.shown))
+	for k := range r.shown {
+		out = append(out, r.all[k])
+	}
+	return out
+}
+
 // holder returns the attachment that has the host device, if any.
 func (r *Registry) holder(device string) (*attachment, bool) {
 	r.mu.Lock()
