@@ -103,7 +103,7 @@ func (s *Scale) Run(ctx context.Context) (res ScaleResult, err error) {
 	if res.Routes, err = m.routes(ctx); err != nil {
 		return res, err
 	}
-	neigh, err := kernel.NeighTable(h, kernel.VXLANDevice).List(ctx)
+	neigh, err := kernel.NewNeighTable(h, kernel.VXLANDevice).List(ctx)
 	res.Neigh = len(neigh)
 	s.print(res)
 	return res, err

@@ -7,45 +7,8 @@ import (
 	"net/netip"
 
 	"weft/model"
-	"weft/node/cni"
 	"weft/node/ipam"
 )
-
-// podAddresses gives CNI its addresses from the allocator.
-type podAddresses struct {
-	alloc   *ipam.Allocator
-	cluster *cluster
-}
-
-// Assign implements cni.IPAM.
-func (p *podAddresses) Assign(ctx context.Context, r cni.AddressRequest) ([]netip.Addr, error) {
-	namespace := r.Attributes[ipam.AttrNamespace]
-	req := ipam.Request{
-		HandleID: r.Handle, Namespace: namespace, Pod: r.Attributes[ipam.AttrPod], PodUID: r.Attributes[ipam.AttrPodUID],
-		NamespaceLabels: p.cluster.namespaceLabels(namespace), Attributes: r.Attributes,
-		Pools: map[model.Family][]string{model.IPv4: r.IPv4Pools, model.IPv6: r.IPv6Pools},
-	}
-	for family, want := range map[model.Family]*bool{model.IPv4: r.IPv4, model.IPv6: r.IPv6} {
-		if want != nil && *want {
-			req.Families = append(req.Families, family)
-		}
-	}
-	got, err := p.alloc.Assign(ctx, req)
-	if err != nil {
-		return nil, err
-	}
-	addrs := make([]netip.Addr, 0, len(got.Addresses))
-	for _, a := range got.Addresses {
-		addrs = append(addrs, a.Addr)
-	}
-	return addrs, nil
-}
-
-// Release implements cni.IPAM.
-func (p *podAddresses) Release(ctx context.Context, handle string) error {
-	_, err := p.alloc.Release(ctx, handle)
-	return err
-}
 
 // nodeTunnel gives the node's tunnel devices their addresses from the allocator.
 type nodeTunnel struct {
@@ -98,14 +61,15 @@ func (c *cluster) ipamView(context.Context) (*ipam.Cluster, error) {
 	return v, nil
 }
 
-// namespaceLabels returns a namespace's labels with the two that Kubernetes and Calico users expect
-// on every namespace; a bare-host cluster need not have a record of it.
-func (c *cluster) namespaceLabels(name string) map[string]string {
+// namespace returns what the store says of a namespace, with the two labels that users expect on
+// every one; a cluster of bare hosts need not have a record of it.
+func (c *cluster) namespace(name string) (labels, annotations map[string]string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	labels := map[string]string{"kubernetes.io/metadata.name": name, "projectcalico.org/name": name}
-	maps.Copy(labels, c.namespaces[name])
-	return labels
+	n := c.namespaces[name]
+	labels = map[string]string{"kubernetes.io/metadata.name": name, "projectcalico.org/name": name}
+	maps.Copy(labels, n.labels)
+	return labels, n.annotations
 }
 
 // inUse tells IPAM that a pod of this host has the address, whatever the store says.

@@ -42,9 +42,12 @@ type cluster struct {
 	felix        map[string]*v3.FelixConfiguration
 	reservations map[string]*v3.IPReservation
 	ipamConfig   *v3.IPAMConfiguration
-	namespaces   map[string]map[string]string // labels
-	own          *v3.Node                     // this node's record
+	namespaces   map[string]namespace
+	own          *v3.Node // this node's record
 }
+
+// namespace is what decides which pools its pods may use.
+type namespace struct{ labels, annotations map[string]string }
 
 func newCluster(self model.NodeName, log *slog.Logger, notify func()) *cluster {
 	return &cluster{
@@ -55,7 +58,7 @@ func newCluster(self model.NodeName, log *slog.Logger, notify func()) *cluster {
 		pools:        map[string]*v3.IPPool{},
 		felix:        map[string]*v3.FelixConfiguration{},
 		reservations: map[string]*v3.IPReservation{},
-		namespaces:   map[string]map[string]string{},
+		namespaces:   map[string]namespace{},
 	}
 }
 
@@ -121,7 +124,7 @@ func (c *cluster) apply(ch datastore.Change, relevant *bool) error {
 		if ch.Object == nil {
 			delete(c.namespaces, ch.Key.Name)
 		} else {
-			c.namespaces[ch.Key.Name] = ch.Object.GetLabels()
+			c.namespaces[ch.Key.Name] = namespace{ch.Object.GetLabels(), ch.Object.GetAnnotations()}
 		}
 	}
 	return nil

@@ -20,7 +20,7 @@ import (
 type tunnelDriver interface {
 	Apply(context.Context, tunnel.Plan) (reconcile.Result, error)
 	Observe(kernel.Event) bool
-	Resync()
+	Invalidate()
 	Watch(ctx context.Context, kick func()) error
 }
 
@@ -65,7 +65,7 @@ func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 				}
 				return d.Apply(ctx, mine)
 			},
-			observe: d.Observe, resync: d.Resync, watch: d.Watch,
+			observe: d.Observe, resync: d.Invalidate, watch: d.Watch,
 		})
 	}
 	parts = append(parts, part{
@@ -97,7 +97,7 @@ func (s *service) cniServer() (*cni.Server, error) {
 	}
 	return cni.New(cni.Config{
 		Node: s.cfg.NodeName, Socket: filepath.Join(s.cfg.RunDir, rpc.SocketName), Registry: s.registry,
-		Links: links, IPAM: &podAddresses{s.ipam, s.cluster}, Store: s.store, MTU: s.podMTU, Ready: s.ready,
+		Links: links, IPAM: cni.FromAllocator(s.ipam), Namespace: s.cluster.namespace, Store: s.store, MTU: s.podMTU, Ready: s.ready,
 		Apply: s.engine.runner.Await, Observe: s.metrics.cni, Log: s.log,
 	})
 }

@@ -3,6 +3,7 @@ package kernel
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -29,10 +30,34 @@ func Underlay(ctx context.Context, h *Handle) (model.Underlay, error) {
 	if err != nil {
 		return model.Underlay{}, err
 	}
-	return underlay(links, routes), nil
+	addrs, err := h.globalAddresses(ctx)
+	if err != nil {
+		return model.Underlay{}, err
+	}
+	return underlay(links, addrs, routes), nil
 }
 
-func underlay(links []Link, routes []readRoute) model.Underlay {
+// globalAddresses reads the global unicast addresses of every link, by its index, in the kernel's
+// order. IPv6 addresses that may go or are not usable yet (temporary, deprecated, tentative; flags
+// in linux/if_addr.h) do not count: a node is not known by them.
+func (h *Handle) globalAddresses(ctx context.Context) (map[int][]netip.Prefix, error) {
+	msgs, err := h.dump(ctx, unix.RTM_GETADDR, make([]byte, ifAddrMsgSize))
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	const unsteady = unix.IFA_F_TEMPORARY | unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
+	out := map[int][]netip.Prefix{}
+	for _, m := range msgs {
+		index, p, ok := parseAddrMsg(m.body)
+		if !ok || !p.Addr().IsGlobalUnicast() || p.Addr().Is6() && m.body[2]&unsteady != 0 {
+			continue
+		}
+		out[index] = append(out[index], p)
+	}
+	return out, nil
+}
+
+func underlay(links []Link, addrs map[int][]netip.Prefix, routes []readRoute) model.Underlay {
 	var u model.Underlay
 	up := make(map[string]bool)
 	for _, l := range links {
@@ -40,7 +65,7 @@ func underlay(links []Link, routes []readRoute) model.Underlay {
 			continue
 		}
 		up[l.Name] = l.Up
-		u.Links = append(u.Links, model.Link{Name: l.Name, MTU: l.MTU, Up: l.Up})
+		u.Links = append(u.Links, model.Link{Name: l.Name, MTU: l.MTU, Up: l.Up, Addresses: addrs[l.Index]})
 	}
 	best := make(map[netip.Prefix]model.UnderlayRoute)
 	for _, r := range routes {

@@ -1,0 +1,208 @@
+package e2e
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"weft/internal/kernel"
+	"weft/internal/testkit"
+	"weft/node/datastore"
+)
+
+// TestCarry drives the pool through its modes on a live cluster: every pair that should talk does,
+// by the path that the mode asks for, with the MTU of that path, and TCP flows.
+func TestCarry(t *testing.T) {
+	c := newCluster(t, "e2ecarry")
+	c.pool("Always")
+	c.pods()
+	for _, tc := range []struct {
+		mode, sameRack, crossRack string
+		pairs                     [][2]string
+	}{
+		{"Always", "VXLAN", "VXLAN", everyPair()},
+		{"CrossSubnet", "Direct", "VXLAN", everyPair()},
+		{"Never", "Direct", "Direct", [][2]string{{"n1", "n2"}, {"n2", "n1"}}},
+		{"Always", "VXLAN", "VXLAN", everyPair()},
+	} {
+		c.pool(tc.mode)
+		for _, p := range everyPair() {
+			want, mtu := tc.sameRack, 1500
+			if p[0] == "n3" || p[1] == "n3" {
+				want = tc.crossRack
+			}
+			if want == "VXLAN" {
+				mtu = 1450
+			}
+			if path := c.reach(p[0], p[1], want); path.MTU != mtu || path.Why == "" {
+				t.Errorf("%s: %s to %s: MTU %d (%s), want %d", tc.mode, p[0], p[1], path.MTU, path.Why, mtu)
+			}
+		}
+		if ok := c.mesh(tc.pairs); ok != len(tc.pairs) {
+			t.Errorf("%s: %d of %d pairs talk", tc.mode, ok, len(tc.pairs))
+		}
+		for _, p := range tc.pairs[:2] {
+			c.stream(p[0], p[1])
+		}
+		t.Logf("vxlanMode %s: %d of %d pairs talk, TCP flows", tc.mode, len(tc.pairs), len(tc.pairs))
+	}
+	if out := testkit.Run(t, c.nodeNetns("n1"), "ip", "-o", "link", "show", "type", "vxlan"); !strings.Contains(out, kernel.VXLANDevice) {
+		t.Errorf("the device is not there after the way back to Always: %q", out)
+	}
+}
+
+// stream sends 20 MB by TCP and wants all of it to arrive.
+func (c *cluster) stream(from, to string) {
+	c.t.Helper()
+	srv := exec.Command("iperf3", "-s", "-1", "-B", c.addrs[to].String())
+	if err := kernel.Do(c.netns(to).Path, srv.Start); err != nil {
+		c.t.Fatal(err)
+	}
+	defer func() { _ = srv.Process.Kill(); _ = srv.Wait() }()
+	var out string
+	var err error
+	for range 50 {
+		out, err = testkit.Try(c.t, c.netns(from), "iperf3", "-C", "cubic", "-n", "20M", "-c", c.addrs[to].String())
+		if err == nil || !strings.Contains(out, "refused") {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if err != nil {
+		c.t.Errorf("TCP from %s to %s: %v\n%s", from, to, err, out)
+	}
+}
+
+// TestNodeServiceKilled kills and restarts a node service under traffic. The control cuts the link
+// for a moment, which the same stream does notice.
+func TestNodeServiceKilled(t *testing.T) {
+	c := newCluster(t, "e2ekill")
+	c.pool("CrossSubnet")
+	c.pods()
+	for _, p := range everyPair() {
+		want := "Direct"
+		if p[0] == "n3" || p[1] == "n3" {
+			want = "VXLAN"
+		}
+		c.reach(p[0], p[1], want)
+	}
+	const count = 3000
+	streams := []*stream{c.ping("n1", "n2", count, 2*time.Millisecond), c.ping("n2", "n3", count, 2*time.Millisecond), c.ping("n3", "n1", count, 2*time.Millisecond)}
+	events := watchRoutes(t, c.nodeNetns("n2").Path)
+	time.Sleep(time.Second)
+	if _, err := c.lab.Stop(t.Context(), "n2", unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second)
+	if _, err := c.lab.Start(t.Context(), "n2"); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, 20*time.Second, "n2 is ready again", func() bool { return c.ready("n2") })
+	sent, lost := 0, 0
+	for _, s := range streams {
+		n, l := s.wait()
+		sent, lost = sent+n, lost+l
+	}
+	if lost != 0 {
+		t.Errorf("%d of %d packets lost over kill and start of a node service", lost, sent)
+	}
+	if got := events.stop(); len(got) != 0 {
+		t.Errorf("%d route events on the node over kill and start, want 0: %v", len(got), got)
+	}
+	t.Logf("%d of %d packets lost, 0 route events over kill -9 and start", lost, sent)
+
+	control := c.ping("n1", "n2", 500, 2*time.Millisecond)
+	time.Sleep(200 * time.Millisecond)
+	testkit.Run(t, c.nodeNetns("n2"), "ip", "link", "set", "eth0", "down")
+	time.Sleep(200 * time.Millisecond)
+	testkit.Run(t, c.nodeNetns("n2"), "ip", "link", "set", "eth0", "up")
+	if sent, lost := control.wait(); lost == 0 {
+		t.Errorf("control: 0 of %d packets lost although the link was cut: the stream measures nothing", sent)
+	} else {
+		t.Logf("control: %d of %d packets lost while the link was cut", lost, sent)
+	}
+}
+
+func (c *cluster) ready(node string) bool {
+	st, err := c.lab.Status(c.t.Context())
+	if err != nil {
+		return false
+	}
+	for _, n := range st.Nodes {
+		if n.Name == node {
+			return n.Ready
+		}
+	}
+	return false
+}
+
+// TestFlushHeals flushes what is ours in a node, and takes away what carries it; each comes back.
+func TestFlushHeals(t *testing.T) {
+	c := newCluster(t, "e2eheal")
+	c.pool("Always")
+	c.pods()
+	c.reach("n1", "n3", "VXLAN")
+	c.reach("n3", "n1", "VXLAN")
+	n1 := c.nodeNetns("n1")
+	routes := testkit.Run(t, n1, "ip", "route", "show", "proto", "87")
+	for _, sabotage := range [][]string{
+		{"ip", "route", "flush", "proto", "87"},
+		{"ip", "link", "del", kernel.VXLANDevice},
+		{"ip", "link", "set", kernel.VXLANDevice, "down"},
+		{"ip", "neigh", "flush", "dev", kernel.VXLANDevice, "nud", "permanent"},
+		{"sysctl", "-qw", "net.ipv4.ip_forward=0"},
+		{"nft", "flush", "ruleset"},
+	} {
+		what := strings.Join(sabotage, " ")
+		testkit.Run(t, n1, sabotage...)
+		took := testkit.Eventually(t, 5*time.Second, "n1 heals after "+what, func() bool {
+			return testkit.Run(t, n1, "ip", "route", "show", "proto", "87") == routes &&
+				strings.TrimSpace(testkit.Run(t, n1, "sysctl", "-n", "net.ipv4.ip_forward")) == "1" &&
+				strings.Contains(testkit.Run(t, n1, "nft", "list", "tables"), "inet weft")
+		})
+		if took > time.Second {
+			t.Errorf("%s: healed after %v, want at most 1 s", what, took)
+		}
+		if _, lost := c.ping("n1", "n3", 5, 20*time.Millisecond).wait(); lost != 0 {
+			t.Errorf("%s: %d of 5 pings lost after it healed", what, lost)
+		}
+		t.Logf("%-55s healed within %v", what, took.Round(time.Millisecond))
+	}
+}
+
+// TestStoreAway takes the store away under traffic, changes nothing meanwhile in the kernel, and
+// catches up with what was written after it returned.
+func TestStoreAway(t *testing.T) {
+	c := newCluster(t, "e2estore")
+	c.pool("Always")
+	c.pods()
+	c.reach("n1", "n3", "VXLAN")
+	c.reach("n3", "n1", "VXLAN")
+	events := watchRoutes(t, c.nodeNetns("n1").Path)
+	traffic := c.ping("n1", "n3", 1500, 2*time.Millisecond)
+	if _, err := c.lab.Stop(t.Context(), "store", unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, 15*time.Second, "n1 says that the store is away", func() bool { return !c.ready("n1") })
+	sent, lost := traffic.wait()
+	if got := events.stop(); lost != 0 || len(got) != 0 {
+		t.Errorf("store away: %d of %d packets lost, route events %v", lost, sent, got)
+	}
+	if _, err := c.lab.Start(t.Context(), "store"); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, 15*time.Second, "n1 is in sync again", func() bool { return c.ready("n1") })
+	if _, err := c.store.Get(t.Context(), datastore.Key{Kind: "IPPool", Name: "default-ipv4-ippool"}); err != nil {
+		t.Errorf("the pool after kill -9 of the store: %v", err)
+	}
+	c.pool("CrossSubnet")
+	c.reach("n1", "n2", "Direct")
+	c.pod("n3", "late")
+	if _, lost := c.ping("n1", "late", 5, 20*time.Millisecond).wait(); lost != 0 {
+		t.Errorf("%d of 5 pings to a pod attached after the store returned were lost", lost)
+	}
+	t.Logf("%d of %d packets lost, 0 route events while the store was away", lost, sent)
+}
