@@ -1,0 +1,119 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"weft/node/status"
+)
+
+const (
+	defaultRunDir  = "/run/weft"
+	runDirEnv      = "WEFT_RUN_DIR"
+	etcdSocketName = "etcd.sock"
+	// nodeTimeout bounds one question to the local node, which answers from memory.
+	nodeTimeout = 5 * time.Second
+	// maxNodeAnswer bounds what is read of an answer: 5,000 peers of some hundred bytes fit well.
+	maxNodeAnswer = 64 << 20
+)
+
+// envOr returns the environment variable name, or otherwise.
+func envOr(name, otherwise string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+// nodeGet asks the node that keeps runDir for path, over its Unix socket.
+func nodeGet(ctx context.Context, runDir, path string) ([]byte, error) {
+	socket := filepath.Join(runDir, status.SocketName)
+	ctx, cancel := context.WithTimeout(ctx, nodeTimeout)
+	defer cancel()
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	}}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://unix/"+path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("ask the local node for %s: %w", path, err)
+	}
+	res, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return nil, nodeAway(path, socket, err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxNodeAnswer+1))
+	switch {
+	case err != nil:
+		return nil, nodeAway(path, socket, err)
+	case len(body) > maxNodeAnswer:
+		return nil, fmt.Errorf("ask the local node for %s at %s: the answer is longer than %d bytes; this is a bug of that node, please report it", path, socket, maxNodeAnswer)
+	case res.StatusCode == http.StatusNotFound:
+		return nil, &notServedError{path, socket, firstLine(body)}
+	case res.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("ask the local node for %s at %s: it answers %s: %s; see the node's log", path, socket, res.Status, firstLine(body))
+	}
+	return body, nil
+}
+
+// notServedError tells that the node does not know a path.
+type notServedError struct{ path, socket, answer string }
+
+// Error says what the node answered.
+func (e *notServedError) Error() string {
+	return fmt.Sprintf("ask the local node for %s at %s: it does not have it: %s; compare `weft version` with the version in `weft status`", e.path, e.socket, e.answer)
+}
+
+func firstLine(b []byte) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
+	const most = 300
+	if r := []rune(line); len(r) > most {
+		line = string(r[:most]) + "…"
+	}
+	return line
+}
+
+// nodeAway explains why a node could not be asked.
+func nodeAway(path, socket string, err error) error {
+	// The URL means nothing to a person: the socket is the place.
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err
+	}
+	advice := "see the node's log"
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		advice = "is weft node running? if its run directory is another one, give --run-dir"
+	case errors.Is(err, fs.ErrPermission):
+		advice = "only root may ask the node: try with sudo"
+	case errors.Is(err, context.DeadlineExceeded):
+		err = fmt.Errorf("no answer within %v", nodeTimeout)
+	}
+	return fmt.Errorf("ask the local node for %s at %s: %w; %s", path, socket, rootCause(err), advice)
+}
+
+// rootCause strips "dial unix …: connect:" and the like, which repeat what is said already.
+func rootCause(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	var sys *os.SyscallError
+	if errors.As(err, &sys) {
+		err = sys.Err
+	}
+	return err
+}
