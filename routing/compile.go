@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -33,7 +32,7 @@ const (
 type claim struct {
 	route Route
 	rank  rank
-	by    string // for people, and the last tie-break: "node n2", "endpoint default/web/eth0"
+	by    string // the node or endpoint; breaks ties
 }
 
 // Compile says which routes this host keeps: a blackhole for each block of its own, so that an
@@ -45,7 +44,10 @@ type claim struct {
 // names it. The errors are joined; the plan is good for everything else and is to be applied also
 // when there is an error.
 func Compile(v *topology.View, endpoints []model.Endpoint) (Plan, error) {
-	c := compiler{claims: make(map[netip.Prefix]claim, len(v.Paths)+len(endpoints))}
+	c := compiler{
+		claims: make([]claim, 0, len(v.Paths)+len(endpoints)),
+		pods:   make(map[netip.Addr]claim, len(endpoints)),
+	}
 	for _, p := range v.Paths {
 		c.path(p)
 	}
@@ -54,18 +56,29 @@ func Compile(v *topology.View, endpoints []model.Endpoint) (Plan, error) {
 	}) {
 		c.endpoint(e)
 	}
+	slices.SortFunc(c.claims, compareClaims)
 	plan := Plan{Routes: make([]Route, 0, len(c.claims))}
-	for cl := range maps.Values(c.claims) {
-		plan.Routes = append(plan.Routes, cl.route)
+	for i, cl := range c.claims {
+		if i == 0 || cl.route.Dst != c.claims[i-1].route.Dst {
+			plan.Routes = append(plan.Routes, cl.route)
+		}
 	}
-	slices.SortFunc(plan.Routes, func(a, b Route) int { return comparePrefix(a.Dst, b.Dst) })
 	slices.SortFunc(c.errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
 	return plan, errors.Join(c.errs...)
 }
 
 type compiler struct {
-	claims map[netip.Prefix]claim
+	claims []claim
+	pods   map[netip.Addr]claim // of local endpoints
 	errs   []error
+}
+
+// compareClaims orders by prefix, and those on one prefix the best first.
+func compareClaims(a, b claim) int {
+	if c := comparePrefix(a.route.Dst, b.route.Dst); c != 0 {
+		return c
+	}
+	return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.by, b.by), a.route.Via.Compare(b.route.Via))
 }
 
 func (c *compiler) path(p topology.Path) {
@@ -74,7 +87,7 @@ func (c *compiler) path(p topology.Path) {
 		return
 	}
 	r := Route{Dst: p.Dst, Why: p.Why}
-	n := claim{by: "node " + string(p.Node)}
+	n := claim{by: string(p.Node)}
 	switch p.Reach {
 	case topology.Unreachable:
 		// No route yet: the packet then follows the host's other routes. Once there is encryption
@@ -93,7 +106,7 @@ func (c *compiler) path(p topology.Path) {
 		n.rank = rankOf(p.Reach)
 	}
 	n.route = r
-	c.claim(n)
+	c.claims = append(c.claims, n)
 }
 
 func rankOf(r topology.Reach) rank {
@@ -122,22 +135,14 @@ func (c *compiler) endpoint(e model.Endpoint) {
 			fail("address %v: want an IPv4 or IPv6 address of a pod", a)
 			continue
 		}
-		by := "endpoint " + e.ID.String()
-		if other, ok := c.claims[model.HostPrefix(a)]; ok && other.rank == rankEndpoint {
-			if other.by != by || other.route.Device != e.Device {
-				fail("address %v belongs to %s on %s already, which keeps it", a, other.by, other.route.Device)
-			}
-			continue
+		n := claim{rank: rankEndpoint, by: e.ID.String(), route: Route{
+			Dst: model.HostPrefix(a), Device: e.Device, Why: "endpoint " + e.ID.String()}}
+		if other, ok := c.pods[a]; !ok {
+			c.pods[a] = n
+			c.claims = append(c.claims, n)
+		} else if other != n {
+			fail("address %v belongs to endpoint %s on %s already, which keeps it", a, other.by, other.route.Device)
 		}
-		c.claim(claim{rank: rankEndpoint, by: by, route: Route{Dst: model.HostPrefix(a), Device: e.Device, Why: by}})
-	}
-}
-
-// claim keeps the better of two claims on one prefix.
-func (c *compiler) claim(n claim) {
-	have, ok := c.claims[n.route.Dst]
-	if !ok || cmp.Or(cmp.Compare(n.rank, have.rank), cmp.Compare(n.by, have.by), n.route.Via.Compare(have.route.Via)) < 0 {
-		c.claims[n.route.Dst] = n
 	}
 }
 
