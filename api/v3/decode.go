@@ -177,6 +177,9 @@ func explain(data []byte, o Object, err error) error {
 	if parseErr != nil {
 		return parseErr
 	}
+	if _, ok := tree.(map[string]any); !ok {
+		return fmt.Errorf("got %s, want an object", excerpt(tree))
+	}
 	if errs := (checker{}).check(nil, tree, reflect.TypeOf(o).Elem()); len(errs) > 0 {
 		return errs.ToAggregate()
 	}
@@ -203,13 +206,12 @@ func Encode(o Object) ([]byte, error) {
 
 // GroupVersionKindOf tells the kind of o by its Go type, whatever its TypeMeta says.
 func GroupVersionKindOf(o Object) (schema.GroupVersionKind, bool) {
-	v := reflect.ValueOf(o)
-	if !v.IsValid() || v.Kind() != reflect.Pointer || v.IsNil() {
+	if isNil(o) {
 		return schema.GroupVersionKind{}, false
 	}
-	kind := v.Type().Elem().Name()
-	empty, ok := newOfKind(kind)
-	if !ok || reflect.TypeOf(empty) != v.Type() {
+	t := reflect.TypeOf(o)
+	empty, ok := newOfKind(t.Elem().Name())
+	if !ok || reflect.TypeOf(empty) != t {
 		return schema.GroupVersionKind{}, false
 	}
 	return empty.GetObjectKind().GroupVersionKind(), true
@@ -247,10 +249,16 @@ func newOfKind(kind string) (Object, bool) {
 }
 
 func nameOf(o Object) string {
-	if v := reflect.ValueOf(o); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
+	if isNil(o) {
 		return "<nil>"
 	}
 	return o.GetName()
+}
+
+// isNil tells whether there is no object behind o. A resource is always a pointer.
+func isNil(o Object) bool {
+	v := reflect.ValueOf(o)
+	return !v.IsValid() || v.Kind() != reflect.Pointer || v.IsNil()
 }
 
 // describe adds an object's kind and name to where it was found, as far as it tells them.

@@ -10,6 +10,9 @@ import (
 // unset field means "as the wider configuration says", and the reader of the last of them applies the
 // default that the field's comment names.
 func Default(o Object) {
+	if isNil(o) {
+		return
+	}
 	switch o := o.(type) {
 	case *IPPool:
 		defaultPool(&o.Spec)

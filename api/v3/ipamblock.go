@@ -64,9 +64,11 @@ type IPAMBlockSpec struct {
 	// +optional
 	AffinityClaimTime *metav1.Time `json:"affinityClaimTime,omitempty"`
 
-	// Allocations has one entry an ordinal: the index of its attribute, or null when it is free.
+	// Allocations has one entry an ordinal: the index of its attribute, or null when it is free. The
+	// markers know no list of nullable numbers, so the schema leaves the field open.
 	//
-	// +nullable
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:pruning:PreserveUnknownFields
 	Allocations []*int `json:"allocations"`
 
 	// Unallocated holds the free ordinals in the order in which they are given out.
@@ -141,7 +143,7 @@ type BlockAffinitySpec struct {
 	// Deleted marks an affinity that is being deleted; no user may set it.
 	//
 	// +optional
-	Deleted Flag `json:"deleted,omitempty"`
+	Deleted Flag `json:"deleted"`
 }
 
 // BlockAffinity ties a block to the node that gives out its addresses. Its name is
