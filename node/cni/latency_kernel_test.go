@@ -1,0 +1,116 @@
+package cni
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+
+	"weft/internal/testkit"
+)
+
+// TestLatency measures ADD until the pod answers, with a store that writes to disk: first one at a
+// time, then 32 at a time. It fails far above what is aimed at only, since the machine is shared.
+func TestLatency(t *testing.T) {
+	if testing.Short() {
+		t.Skip("measures for several seconds")
+	}
+	r := newRig(t, false)
+	node := r.start(testNode{})
+	const pods = 200
+	var rts []*libcni.RuntimeConf
+	for i := range pods {
+		rts = append(rts, r.runtime(fmt.Sprintf("c%03d", i), fmt.Sprintf("p%03d", i), testkit.NewNetns(t).Path))
+	}
+	for _, parallel := range []int{1, 32} {
+		whole, reachable := r.addAll(rts, parallel)
+		if n := r.left(); n["links"] != pods || n["records"] != pods || n["addresses"] != 2*pods || n["handles"] != pods {
+			t.Errorf("after %d ADDs got %v", pods, n)
+		}
+		t.Logf("ADD, %d pods, %d at a time: %s; until the pod answers: %s; in the node: %s", pods, parallel,
+			quantiles(whole), quantiles(reachable), quantiles(node.took("ADD")[len(node.took("ADD"))-pods:]))
+		if p50, p99 := quantile(reachable, 50), quantile(reachable, 99); parallel == 1 && p50 > 100*time.Millisecond || p99 > 3*time.Second {
+			t.Errorf("ADD until the pod answers took %v and %v (p50, p99), %d at a time", p50, p99, parallel)
+		}
+		start := time.Now()
+		r.delAll(rts, 32)
+		t.Logf("DEL of %d pods, 32 at a time: %v altogether", pods, time.Since(start))
+		r.nothingLeft(pods)
+	}
+	var status []time.Duration
+	for range pods {
+		start := time.Now()
+		if err := r.cni.GetStatusNetworkList(context.Background(), r.list); err != nil {
+			t.Fatal(err)
+		}
+		status = append(status, time.Since(start))
+	}
+	t.Logf("weft-cni alone (STATUS, %d calls: start of the process, call, answer, exit; the node's part is %s): %s",
+		pods, quantiles(node.took("STATUS")), quantiles(status))
+}
+
+func (r *rig) addAll(rts []*libcni.RuntimeConf, parallel int) (whole, reachable []time.Duration) {
+	var mu sync.Mutex
+	work := make(chan *libcni.RuntimeConf)
+	var wg sync.WaitGroup
+	for range parallel {
+		wg.Go(func() {
+			for rt := range work {
+				start := time.Now()
+				res, err := r.add(rt)
+				took := time.Since(start)
+				if err == nil {
+					err = r.reach(addrOf(r.t, res, true), 5*time.Second)
+				}
+				if err != nil {
+					r.t.Errorf("ADD %s: %v", rt.ContainerID, err)
+					continue
+				}
+				mu.Lock()
+				whole, reachable = append(whole, took), append(reachable, time.Since(start))
+				mu.Unlock()
+			}
+		})
+	}
+	for _, rt := range rts {
+		work <- rt
+	}
+	close(work)
+	wg.Wait()
+	return whole, reachable
+}
+
+func (r *rig) delAll(rts []*libcni.RuntimeConf, parallel int) {
+	work := make(chan *libcni.RuntimeConf)
+	var wg sync.WaitGroup
+	for range parallel {
+		wg.Go(func() {
+			for rt := range work {
+				if err := r.del(rt); err != nil {
+					r.t.Errorf("DEL %s: %v", rt.ContainerID, err)
+				}
+			}
+		})
+	}
+	for _, rt := range rts {
+		work <- rt
+	}
+	close(work)
+	wg.Wait()
+}
+
+func quantile(d []time.Duration, percent int) time.Duration {
+	if len(d) == 0 {
+		return 0
+	}
+	s := slices.Sorted(slices.Values(d))
+	return s[min(len(s)*percent/100, len(s)-1)]
+}
+
+func quantiles(d []time.Duration) string {
+	return fmt.Sprintf("p50 %.1f ms, p99 %.1f ms (n=%d)", quantile(d, 50).Seconds()*1e3, quantile(d, 99).Seconds()*1e3, len(d))
+}
