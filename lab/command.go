@@ -1,11 +1,13 @@
 package lab
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -37,8 +39,31 @@ own network is touched, and nothing leads out of the lab.`,
 		podCommand(open), execCommand(open), stopCommand(open), startCommand(open))
 	for _, sub := range c.Commands() {
 		checkNameFirst(sub, &name)
+		endOnSignal(sub)
 	}
 	return c
+}
+
+// endOnSignal makes ctrl-c end a verb's context, so that it cleans up what it is half way through.
+// An exec'ed command gets the signal itself.
+func endOnSignal(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		endOnSignal(sub)
+	}
+	run := c.RunE
+	if run == nil || c.Name() == "exec" {
+		return
+	}
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		ctx := cmd.Context()
+		if ctx == nil { // a program that did not use ExecuteContext
+			ctx = context.Background()
+		}
+		ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+		defer stop()
+		cmd.SetContext(ctx)
+		return run(cmd, args)
+	}
 }
 
 // opener returns the lab that --name names.

@@ -448,6 +448,8 @@ func TestWholeLab(t *testing.T) {
 		t.Errorf("second up: got %v", err)
 	}
 	t.Run("nodes share nothing", func(t *testing.T) { checkNodesApart(t, l) })
+	t.Run("pods", func(t *testing.T) { checkPods(t, l) })
+	t.Run("a crash in pod add", func(t *testing.T) { checkPodCrash(t, l) })
 	t.Run("strays die with the lab", func(t *testing.T) { checkStrays(t, l) })
 }
 
@@ -504,6 +506,89 @@ func checkNodesApart(t *testing.T, l *Lab) {
 	}
 }
 
+const testPool = `{"apiVersion":"projectcalico.org/v3","kind":"IPPool","metadata":{"name":"default-ipv4-ippool"},
+"spec":{"cidr":"10.244.0.0/16","blockSize":26,"vxlanMode":"Always"}}`
+
+// checkPods attaches many pods at once and takes half of them away again.
+func checkPods(t *testing.T, l *Lab) {
+	cmd := exec.Command(l.binary, "apply", "-f", "-")
+	cmd.Env = append(os.Environ(), "WEFT_ETCD_ENDPOINTS="+l.StoreEndpoint())
+	cmd.Stdin = strings.NewReader(testPool)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("apply a pool: %v\n%s", err, out)
+	}
+	const count = 32
+	start := time.Now()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	owner := map[string]string{}
+	for i := range count {
+		wg.Go(func() {
+			name := fmt.Sprintf("p%d", i)
+			res, err := l.AddPod(t.Context(), PodSpec{Node: fmt.Sprintf("n%d", i%3+1), Namespace: "many", Name: name})
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, a := range resultAddresses(res) {
+				if owner[a] != "" {
+					t.Errorf("%s and %s both have %s", name, owner[a], a)
+				}
+				owner[a] = name
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d pods attached at once in %v, %d addresses", count, time.Since(start).Round(time.Millisecond), len(owner))
+	if len(owner) != count {
+		t.Errorf("%d addresses for %d pods", len(owner), count)
+	}
+	for i := range count / 2 {
+		wg.Go(func() {
+			r, err := l.RemovePod(t.Context(), "many", fmt.Sprintf("p%d", i))
+			if err != nil || !r.Found || r.Owed != nil {
+				t.Errorf("remove p%d: %+v, %v", i, r, err)
+			}
+		})
+	}
+	wg.Wait()
+	named, err := filepath.Glob(kernel.NetnsPath(l.PodNetns("many", "*")))
+	if err != nil || len(named) != count/2 {
+		t.Errorf("%d namespaces of pods are left, want %d (%v)", len(named), count/2, err)
+	}
+}
+
+// checkPodCrash stops pod add at each of its steps; pod rm then removes what is there.
+func checkPodCrash(t *testing.T, l *Lab) {
+	defer func() { l.hook = nil }()
+	for k := 1; ; k++ {
+		steps := 0
+		l.hook = func(string) error {
+			if steps++; steps == k {
+				return errInterrupted
+			}
+			return nil
+		}
+		_, err := l.AddPod(t.Context(), PodSpec{Node: "n1", Namespace: "half", Name: "p"})
+		l.hook = nil
+		if err != nil && !errors.Is(err, errInterrupted) {
+			t.Fatalf("step %d: %v", k, err)
+		}
+		if r, rmErr := l.RemovePod(t.Context(), "half", "p"); rmErr != nil || !r.Found || r.Owed != nil {
+			t.Errorf("step %d: remove: %+v, %v", k, r, rmErr)
+		}
+		if there, nsErr := kernel.NetnsExists(l.PodNetns("half", "p")); there || nsErr != nil {
+			t.Errorf("step %d: the namespace is left (%v)", k, nsErr)
+		}
+		if err == nil {
+			t.Logf("%d interruptions", k-1)
+			return
+		}
+	}
+}
+
 // checkStrays starts a process in the lab as a user would and takes the lab down.
 func checkStrays(t *testing.T, l *Lab) {
 	cmd := exec.Command("ip", "netns", "exec", l.Netns("n1"), "sleep", "600")
@@ -522,8 +607,8 @@ func checkStrays(t *testing.T, l *Lab) {
 		t.Fatal(err)
 	}
 	// Three nodes, the store and the sleep.
-	if r.Processes < 5 || r.Namespaces != 5 {
-		t.Errorf("removed %+v, want 5 processes and 5 namespaces", r)
+	if r.Processes < 5 || r.Namespaces != 5+16 {
+		t.Errorf("removed %+v, want 5 processes, and 5 namespaces of the underlay and 16 of pods", r)
 	}
 	select {
 	case <-done:

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -152,32 +153,33 @@ func detachBelow(dir string) error {
 // mount namespaces too, as `ip netns add` does: the mount that holds the directory must be shared.
 // What it changed is noted in a file beside the labs, so that the last lab can undo it.
 func (l *Lab) shareNetnsDir() error {
-	if err := os.MkdirAll(kernel.NetnsDir, 0o755); err != nil {
+	var did []string
+	err := os.Mkdir(kernel.NetnsDir, 0o755)
+	if err == nil {
+		did = append(did, didMake)
+	} else if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	ms, err := mounts()
 	if err != nil {
 		return fmt.Errorf("list mounts: %w", err)
 	}
-	holder := mount{}
-	for _, m := range ms { // later mounts cover earlier ones
-		if m.point == "/" || kernel.NetnsDir == m.point || strings.HasPrefix(kernel.NetnsDir, m.point+"/") {
-			if len(m.point) >= len(holder.point) {
-				holder = m
-			}
-		}
+	holder := holderOf(ms, kernel.NetnsDir)
+	if !holder.shared && holder.point == kernel.NetnsDir {
+		did = append(did, didShare)
+	} else if !holder.shared {
+		did = append(did, didMount)
+	}
+	if len(did) == 0 {
+		return nil
+	}
+	if err := os.WriteFile(l.netnsNote(), []byte(strings.Join(did, " ")), 0o600); err != nil {
+		return err
 	}
 	if holder.shared {
 		return nil
 	}
-	did := "shared"
-	if holder.point != kernel.NetnsDir {
-		did = "mounted"
-	}
-	if err := os.WriteFile(l.netnsNote(), []byte(did+"\n"), 0o600); err != nil {
-		return err
-	}
-	if did == "mounted" {
+	if slices.Contains(did, didMount) {
 		if err := unix.Mount(kernel.NetnsDir, kernel.NetnsDir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 			return fmt.Errorf("mount %s on itself: %w", kernel.NetnsDir, err)
 		}
@@ -186,6 +188,26 @@ func (l *Lab) shareNetnsDir() error {
 		return fmt.Errorf("share the mounts of %s: %w", kernel.NetnsDir, err)
 	}
 	return nil
+}
+
+// What shareNetnsDir may have done, as its note names it.
+const (
+	didMake  = "made"
+	didMount = "mounted"
+	didShare = "shared"
+)
+
+// holderOf returns the mount that dir lies in.
+func holderOf(ms []mount, dir string) mount {
+	var holder mount
+	for _, m := range ms { // of two at one point, the later one covers the earlier
+		if m.point == "/" || m.point == dir || strings.HasPrefix(dir, m.point+"/") {
+			if len(m.point) >= len(holder.point) {
+				holder = m
+			}
+		}
+	}
+	return holder
 }
 
 // unshareNetnsDir undoes shareNetnsDir once no namespace is left that would need it. Like
@@ -201,17 +223,23 @@ func (l *Lab) unshareNetnsDir() error {
 	if left, err := os.ReadDir(kernel.NetnsDir); err != nil || len(left) > 0 {
 		return err
 	}
-	switch strings.TrimSpace(string(note)) {
-	case "mounted":
+	did := strings.Fields(string(note))
+	err = nil
+	if slices.Contains(did, didMount) {
 		err = unix.Unmount(kernel.NetnsDir, unix.UMOUNT_NOFOLLOW)
-		if errors.Is(err, unix.EBUSY) {
-			return nil // somebody else uses it now
-		}
-	case "shared":
+	} else if slices.Contains(did, didShare) {
 		err = unix.Mount("", kernel.NetnsDir, "", unix.MS_PRIVATE, "")
+	}
+	if errors.Is(err, unix.EBUSY) {
+		return nil // somebody else uses it now
 	}
 	if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: no mount point any more
 		return fmt.Errorf("undo the mount of %s: %w", kernel.NetnsDir, err)
+	}
+	if slices.Contains(did, didMake) {
+		if err := os.Remove(kernel.NetnsDir); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	return os.Remove(l.netnsNote())
 }
