@@ -131,12 +131,40 @@ func (m *Monitor) Run(ctx context.Context, f func(Event)) error {
 			return ctx.Err()
 		}
 		if errors.Is(err, unix.ENOBUFS) {
-			if err = m.readLinks(ctx); err == nil {
+			if err = m.startAfresh(ctx); err == nil {
 				f(Event{Kind: EventLost})
 			}
 		}
 		if err != nil {
 			return fmt.Errorf("watch the kernel: %w", err)
+		}
+	}
+}
+
+// startAfresh follows an overflow. The kernel reports an overflow once and then goes on
+// dropping until the queue has been read to its end: what is still in it is thrown away first, so
+// that whatever was dropped had happened before the caller reads everything again.
+func (m *Monitor) startAfresh(ctx context.Context) error {
+	raw, err := m.conn.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var inner error
+		err := raw.Read(func(fd uintptr) bool {
+			_, _, inner = unix.Recvfrom(int(fd), m.conn.buf, unix.MSG_DONTWAIT)
+			return true
+		})
+		switch {
+		case err != nil:
+			return err
+		case errors.Is(inner, unix.EAGAIN):
+			return m.readLinks(ctx)
+		case inner != nil && !errors.Is(inner, unix.ENOBUFS) && !errors.Is(inner, unix.EINTR):
+			return inner
 		}
 	}
 }
