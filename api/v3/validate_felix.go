@@ -164,7 +164,9 @@ func (r *felixRules) route(s *FelixRouteSpec) {
 	r.duration("localSubnetL2ReachabilityRefreshInterval", s.LocalSubnetL2ReachabilityRefreshInterval)
 	if s.InterfacePrefix != "" {
 		for p := range strings.SplitSeq(s.InterfacePrefix, ",") {
-			r.add(checkPattern(r.path.Child("interfacePrefix"), p, `^[a-zA-Z0-9_.-]{1,15}$`, "the beginning of interface names, several with commas between"))
+			if !isName(p, maxInterfaceName) {
+				r.add(invalid(r.path.Child("interfacePrefix"), excerpt(s.InterfacePrefix), "want the beginning of interface names, several with commas between"))
+			}
 		}
 	}
 	r.tables(s)

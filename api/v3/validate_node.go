@@ -160,7 +160,7 @@ func validatePorts(path *field.Path, ports []EndpointPort) field.ErrorList {
 	for i, p := range ports {
 		at := path.Index(i)
 		if p.Name != "" {
-			errs = append(errs, checkPattern(at.Child("name"), p.Name, portName, portNameWant)...)
+			errs = append(errs, checkPortName(at.Child("name"), p.Name)...)
 		}
 		errs = append(errs, checkProtocol(at.Child("protocol"), p.Protocol)...)
 		errs = append(errs, checkRange(at.Child("port"), p.Port, 1, 65535)...)
