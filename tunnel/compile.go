@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"weft/model"
 	"weft/model/topology"
@@ -49,7 +50,6 @@ func Compile(v *topology.View) (Plan, error) {
 		seen[t.Device] = true
 		errs = append(errs, p.addTunnel(v, t, row)...)
 	}
-	p.sort()
 	return p, errors.Join(errs...)
 }
 
@@ -66,26 +66,54 @@ func (p *Plan) addTunnel(v *topology.View, t topology.Tunnel, row topology.Drive
 		MAC: mac, MTU: t.MTU, VNI: t.VNI, Port: t.Port,
 	})
 	peers, errs := usable(v, t, mac, ethernet)
-	for _, peer := range peers {
-		if ethernet {
-			p.Neighbours = append(p.Neighbours, Neighbour{t.Device, topology.TunnelNextHop(peer.Address), peer.MAC})
-			p.FDB = append(p.FDB, FDBEntry{t.Device, peer.MAC, peer.Address})
-		}
-		for _, inner := range peer.Prefixes {
+	prefixes := 0
+	for i := range peers {
+		prefixes += len(peers[i].Prefixes)
+	}
+	if ethernet {
+		p.addEntries(t.Device, peers)
+	}
+	sources := make([]Source, 0, prefixes)
+	for i := range peers {
+		for _, inner := range peers[i].Prefixes {
 			if slices.Contains(row.Families, model.FamilyOf(inner.Addr())) {
-				p.Sources = append(p.Sources, Source{t.Device, peer.Address, inner.Masked()})
+				sources = append(sources, Source{t.Device, peers[i].Address, inner.Masked()})
 			}
 		}
 	}
+	slices.SortFunc(sources, func(a, b Source) int {
+		return cmp.Or(a.Outer.Compare(b.Outer), a.Inner.Addr().Compare(b.Inner.Addr()), cmp.Compare(a.Inner.Bits(), b.Inner.Bits()))
+	})
+	p.Sources = slices.Concat(p.Sources, slices.Compact(sources))
 	return errs
+}
+
+// addEntries adds what an Ethernet device must know of its peers. Devices come in order of their
+// names, so that each adds a sorted run.
+func (p *Plan) addEntries(device string, peers []topology.Peer) {
+	neighbours, fdb := make([]Neighbour, len(peers)), make([]FDBEntry, len(peers))
+	for i := range peers {
+		neighbours[i] = Neighbour{device, topology.TunnelNextHop(peers[i].Address), peers[i].MAC}
+		fdb[i] = FDBEntry{device, peers[i].MAC, peers[i].Address}
+	}
+	slices.SortFunc(neighbours, func(a, b Neighbour) int { return a.IP.Compare(b.IP) })
+	slices.SortFunc(fdb, func(a, b FDBEntry) int { return cmp.Compare(number(a.MAC), number(b.MAC)) })
+	p.Neighbours = slices.Concat(p.Neighbours, neighbours)
+	p.FDB = slices.Concat(p.FDB, fdb)
+}
+
+// number orders MAC addresses as their octets do.
+func number(m model.MAC) uint64 {
+	return uint64(m[0])<<40 | uint64(m[1])<<32 | uint64(m[2])<<24 | uint64(m[3])<<16 | uint64(m[4])<<8 | uint64(m[5])
 }
 
 // usable returns the peers of t's underlay family that can be told apart from each other and from
 // this host, each with the MAC of its VTEP.
 func usable(v *topology.View, t topology.Tunnel, own model.MAC, ethernet bool) ([]topology.Peer, []error) {
-	var peers []topology.Peer
-	addrs := map[netip.Addr][]model.NodeName{t.Local: {v.Self}}
-	macs := map[model.MAC][]model.NodeName{own: {v.Self}}
+	peers := make([]topology.Peer, 0, len(v.Peers))
+	addrs := make(map[netip.Addr]int, len(v.Peers)+1)
+	macs := make(map[model.MAC]int, len(v.Peers)+1)
+	addrs[t.Local], macs[own] = 1, 1
 	for _, peer := range v.Peers {
 		if model.FamilyOf(peer.Address) != t.Family {
 			continue
@@ -94,64 +122,52 @@ func usable(v *topology.View, t topology.Tunnel, own model.MAC, ethernet bool) (
 			peer.MAC = VTEPMAC(peer.Node)
 		}
 		peers = append(peers, peer)
-		addrs[peer.Address] = append(addrs[peer.Address], peer.Node)
-		macs[peer.MAC] = append(macs[peer.MAC], peer.Node)
+		addrs[peer.Address]++
+		macs[peer.MAC]++
 	}
-	slices.SortFunc(peers, func(a, b topology.Peer) int { return cmp.Compare(a.Node, b.Node) })
-
-	var errs []error
-	clash := func(what fmt.Stringer, nodes []model.NodeName) {
-		slices.Sort(nodes)
-		errs = append(errs, fmt.Errorf("tunnel device %s: nodes %s share %s, none of them is reached through it: give each its own",
-			t.Device, joinNames(nodes), what))
-	}
-	ok := peers[:0:0]
-	told := map[string]bool{}
+	c := clashes{self: v.Self, t: t, peers: peers, told: map[string]bool{}}
+	ok := make([]topology.Peer, 0, len(peers))
 	for _, peer := range peers {
 		switch {
-		case len(addrs[peer.Address]) > 1:
-			if k := peer.Address.String(); !told[k] {
-				told[k] = true
-				clash(peer.Address, addrs[peer.Address])
-			}
-		case ethernet && len(macs[peer.MAC]) > 1:
-			if k := peer.MAC.String(); !told[k] {
-				told[k] = true
-				clash(peer.MAC, macs[peer.MAC])
-			}
+		case addrs[peer.Address] > 1:
+			c.add(peer.Address, func(p topology.Peer) bool { return p.Address == peer.Address }, t.Local == peer.Address)
+		case ethernet && macs[peer.MAC] > 1:
+			c.add(peer.MAC, func(p topology.Peer) bool { return p.MAC == peer.MAC }, own == peer.MAC)
 		case ethernet && peer.MAC[0]&1 != 0:
-			errs = append(errs, fmt.Errorf("tunnel device %s: node %s has the multicast address %s as its VXLAN MAC: set vxlanTunnelMACAddr of its Node to a unicast one",
+			c.errs = append(c.errs, fmt.Errorf("tunnel device %s: node %s has the multicast address %s as its VXLAN MAC: set vxlanTunnelMACAddr of its Node to a unicast one",
 				t.Device, peer.Node, peer.MAC))
 		default:
 			ok = append(ok, peer)
 		}
 	}
-	return ok, errs
+	slices.SortFunc(c.errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
+	return ok, c.errs
 }
 
-func joinNames(nodes []model.NodeName) string {
-	s := ""
-	for i, n := range nodes {
-		if i > 0 {
-			s += " and "
-		}
-		s += string(n)
+// clashes collects one error for each address that several nodes have.
+type clashes struct {
+	self  model.NodeName
+	t     topology.Tunnel
+	peers []topology.Peer
+	told  map[string]bool
+	errs  []error
+}
+
+func (c *clashes) add(what fmt.Stringer, same func(topology.Peer) bool, withSelf bool) {
+	if c.told[what.String()] {
+		return
 	}
-	return s
-}
-
-// sort puts the plan in canonical order and drops repetitions.
-func (p *Plan) sort() {
-	slices.SortFunc(p.Links, func(a, b Link) int { return cmp.Compare(a.Name, b.Name) })
-	slices.SortFunc(p.Neighbours, func(a, b Neighbour) int {
-		return cmp.Or(cmp.Compare(a.Device, b.Device), a.IP.Compare(b.IP))
-	})
-	slices.SortFunc(p.FDB, func(a, b FDBEntry) int {
-		return cmp.Or(cmp.Compare(a.Device, b.Device), slices.Compare(a.MAC[:], b.MAC[:]))
-	})
-	slices.SortFunc(p.Sources, func(a, b Source) int {
-		return cmp.Or(cmp.Compare(a.Device, b.Device), a.Outer.Compare(b.Outer),
-			a.Inner.Addr().Compare(b.Inner.Addr()), cmp.Compare(a.Inner.Bits(), b.Inner.Bits()))
-	})
-	p.Sources = slices.Compact(p.Sources)
+	c.told[what.String()] = true
+	var nodes []string
+	if withSelf {
+		nodes = append(nodes, string(c.self))
+	}
+	for _, p := range c.peers {
+		if same(p) {
+			nodes = append(nodes, string(p.Node))
+		}
+	}
+	slices.Sort(nodes)
+	c.errs = append(c.errs, fmt.Errorf("tunnel device %s: nodes %s share %s, none of them is reached through it: give each its own",
+		c.t.Device, strings.Join(nodes, " and "), what))
 }

@@ -2,11 +2,15 @@ package tunnel
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
-// For returns the part of p that belongs to the devices of one driver.
+// For returns the part of p that belongs to the devices of one driver. It may share memory with p.
 func (p Plan) For(driver string) Plan {
+	if !slices.ContainsFunc(p.Links, func(l Link) bool { return l.Driver != driver }) {
+		return p
+	}
 	var out Plan
 	ours := map[string]bool{}
 	for _, l := range p.Links {

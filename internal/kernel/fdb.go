@@ -20,9 +20,8 @@ type nlAttrs struct {
 }
 
 // FDBTable is the static forwarding entries of one VXLAN device that is wholly ours: inner MAC to
-// outer destination (the "self" entries of bridge(8)). The all-zero default entry, where the
-// kernel floods to, is in it only if it has a destination, so that one of somebody else's is
-// removed. Entries that the device learnt are not in it.
+// outer destination (the "self" entries of bridge(8)). The kernel's own all-zero default entry, which
+// floods to nowhere, is not in it; one with a destination is, so that it is removed. Entries that the device learnt are not in it.
 type FDBTable struct {
 	h      *Handle
 	device string
@@ -34,8 +33,9 @@ func NewFDBTable(h *Handle, device string) *FDBTable {
 	return &FDBTable{h: h, device: device, index: deviceIndex{h: h, device: device}}
 }
 
-// List returns the static entries; an absent device has none. A MAC to which somebody appended
-// more destinations has the invalid address, which equals no wanted one.
+// List returns the static entries; an absent device has none. The all-zero or a multicast MAC, to
+// which somebody may have appended several destinations, then has the invalid address: Delete
+// removes all of them.
 func (t *FDBTable) List(ctx context.Context) (map[FDBKey]netip.Addr, error) {
 	out := map[FDBKey]netip.Addr{}
 	index, err := t.index.refresh(ctx)
@@ -83,16 +83,6 @@ func (t *FDBTable) Equal(have, want netip.Addr) bool { return have == want }
 
 // PutMany creates or replaces entries, many in one exchange.
 func (t *FDBTable) PutMany(ctx context.Context, puts []reconcile.Change[FDBKey, netip.Addr]) []error {
-	// Replacing changes one destination of an entry; one with several goes first.
-	var many []reconcile.Change[FDBKey, netip.Addr]
-	for _, c := range puts {
-		if c.Exists && !c.Have.IsValid() {
-			many = append(many, c)
-		}
-	}
-	if len(many) > 0 {
-		t.DeleteMany(ctx, many) // what it could not remove, the put below tells
-	}
 	return runBatch(ctx, &t.index, puts, func(index int, c reconcile.Change[FDBKey, netip.Addr]) request {
 		e := ndMsg(unix.AF_BRIDGE, index, unix.NUD_PERMANENT, unix.NTF_SELF)
 		e.mac(unix.NDA_LLADDR, c.Key.MAC).addr(unix.NDA_DST, c.Want)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -24,9 +25,10 @@ type device struct {
 	index  int
 	parent int // index of the underlay interface
 
-	addrs  *reconcile.Syncer[kernel.AddrKey, struct{}]
-	neighs *reconcile.Syncer[kernel.NeighKey, model.MAC]
-	fdb    *reconcile.Syncer[kernel.FDBKey, netip.Addr]
+	entries entries
+	addrs   *reconcile.Syncer[kernel.AddrKey, struct{}]
+	neighs  *reconcile.Syncer[kernel.NeighKey, model.MAC]
+	fdb     *reconcile.Syncer[kernel.FDBKey, netip.Addr]
 }
 
 func (d *Driver) newDevice(name string) *device {
@@ -77,8 +79,8 @@ func (d *Driver) applyDevice(ctx context.Context, there *inventory, l tunnel.Lin
 	d.devices[l.Name] = dev
 	d.mu.Unlock()
 
-	entries, err := dev.applyEntries(ctx, l, p)
-	res = res.Add(entries)
+	r, err := dev.applyEntries(ctx, l, p)
+	res = res.Add(r)
 	if err != nil || there == nil || up {
 		return res, err
 	}
@@ -90,22 +92,39 @@ func (dev *device) applyEntries(ctx context.Context, l tunnel.Link, p tunnel.Pla
 	for _, a := range l.Addresses {
 		addrs[kernel.AddrKey{Device: l.Name, Prefix: model.HostPrefix(a)}] = struct{}{}
 	}
-	neighs := make(map[kernel.NeighKey]model.MAC, len(p.Neighbours))
-	for _, n := range p.Neighbours {
-		if n.Device == l.Name {
-			neighs[kernel.NeighKey{Device: n.Device, IP: n.IP}] = n.MAC
-		}
-	}
-	fdb := make(map[kernel.FDBKey]netip.Addr, len(p.FDB))
-	for _, f := range p.FDB {
-		if f.Device == l.Name {
-			fdb[kernel.FDBKey{Device: f.Device, MAC: f.MAC}] = f.Dst
-		}
-	}
+	dev.entries.update(l.Name, p)
 	r1, err1 := dev.addrs.Sync(ctx, addrs)
-	r2, err2 := dev.neighs.Sync(ctx, neighs)
-	r3, err3 := dev.fdb.Sync(ctx, fdb)
+	r2, err2 := dev.neighs.Sync(ctx, dev.entries.neighs)
+	r3, err3 := dev.fdb.Sync(ctx, dev.entries.fdb)
 	return r1.Add(r2).Add(r3), errors.Join(err1, err2, err3)
+}
+
+// entries are the plan's neighbours and forwarding entries of one device, as maps, kept for the
+// plans that do not change them.
+type entries struct {
+	fromNeighs []tunnel.Neighbour
+	fromFDB    []tunnel.FDBEntry
+	neighs     map[kernel.NeighKey]model.MAC
+	fdb        map[kernel.FDBKey]netip.Addr
+}
+
+func (e *entries) update(device string, p tunnel.Plan) {
+	if e.neighs == nil || !slices.Equal(e.fromNeighs, p.Neighbours) {
+		e.fromNeighs, e.neighs = p.Neighbours, make(map[kernel.NeighKey]model.MAC, len(p.Neighbours))
+		for _, n := range p.Neighbours {
+			if n.Device == device {
+				e.neighs[kernel.NeighKey{Device: n.Device, IP: n.IP}] = n.MAC
+			}
+		}
+	}
+	if e.fdb == nil || !slices.Equal(e.fromFDB, p.FDB) {
+		e.fromFDB, e.fdb = p.FDB, make(map[kernel.FDBKey]netip.Addr, len(p.FDB))
+		for _, f := range p.FDB {
+			if f.Device == device {
+				e.fdb[kernel.FDBKey{Device: f.Device, MAC: f.MAC}] = f.Dst
+			}
+		}
+	}
 }
 
 // applyLink makes the device itself as wanted, all but the last step of setting it up; up tells

@@ -99,7 +99,7 @@ func (d *Driver) Apply(ctx context.Context, p tunnel.Plan) (reconcile.Result, er
 // last Apply left them.
 func (d *Driver) applyAll(ctx context.Context, there *inventory, p tunnel.Plan) (reconcile.Result, error) {
 	// Whatever can receive now, and whatever will: so that no device is ever without a guard.
-	res, err := d.guard.apply(ctx, compileGuard(endpoints(p.Links, there.ours()), p.Sources))
+	res, err := d.guard.apply(ctx, endpoints(p.Links, there.ours()), p.Sources)
 	if err != nil {
 		return res, err
 	}
@@ -115,7 +115,7 @@ func (d *Driver) applyAll(ctx context.Context, there *inventory, p tunnel.Plan) 
 	if err := errors.Join(errs...); err != nil {
 		return res, err
 	}
-	r, err := d.guard.apply(ctx, compileGuard(endpoints(p.Links, nil), p.Sources))
+	r, err := d.guard.apply(ctx, endpoints(p.Links, nil), p.Sources)
 	return res.Add(r), err
 }
 

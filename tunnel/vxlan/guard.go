@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 
 	"weft/internal/kernel"
 	"weft/internal/reconcile"
+	"weft/tunnel"
 )
 
 const (
@@ -42,8 +44,8 @@ type guard struct {
 	was  bool           // a program has been in the kernel since the start
 }
 
-// apply puts the program in place.
-func (g *guard) apply(ctx context.Context, want program) (reconcile.Result, error) {
+// apply lets in, through the endpoints, what the sources allow, and nothing else.
+func (g *guard) apply(ctx context.Context, endpoints []endpoint, sources []tunnel.Source) (reconcile.Result, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if err := ctx.Err(); err != nil {
@@ -52,6 +54,10 @@ func (g *guard) apply(ctx context.Context, want program) (reconcile.Result, erro
 	if g.touch.Swap(false) {
 		g.have = nil
 	}
+	if g.have != nil && slices.Equal(g.have.endpoints, canonical(endpoints)) && slices.Equal(g.have.sources, sources) {
+		return reconcile.Result{}, nil
+	}
+	want := compileGuard(endpoints, sources)
 	repair := g.have == nil && g.was
 	res, err := g.transact(want)
 	if err != nil && g.have != nil {
@@ -63,7 +69,7 @@ func (g *guard) apply(ctx context.Context, want program) (reconcile.Result, erro
 	if err != nil {
 		g.have = nil
 		g.close()
-		return reconcile.Result{}, fmt.Errorf("program tunnel guard in nftables table inet %s: %w", kernel.NFTable, err)
+		return reconcile.Result{}, fmt.Errorf("program tunnel guard in nftables table inet %s%s: %w", kernel.NFTable, hint(err), err)
 	}
 	if repair && !want.empty() {
 		res = res.Add(reconcile.Result{Changed: 1, Repaired: 1})
@@ -72,8 +78,21 @@ func (g *guard) apply(ctx context.Context, want program) (reconcile.Result, erro
 	return res, nil
 }
 
+// hint says what to do about errors that have one usual cause.
+func hint(err error) string {
+	switch {
+	case errors.Is(err, unix.EBUSY): // first: other messages of the batch then fail for it
+		return " (a rule of somebody else jumps to a chain named " + guardPrefix + "...: remove it)"
+	case errors.Is(err, unix.EPERM):
+		return " (needs CAP_NET_ADMIN)"
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EOPNOTSUPP):
+		return " (the kernel needs NF_TABLES and NF_TABLES_INET)"
+	}
+	return ""
+}
+
 func (g *guard) transact(want program) (reconcile.Result, error) {
-	if g.have != nil && g.have.sameRules(want) && sameElements(*g.have, want) {
+	if g.have != nil && g.have.empty() && want.empty() {
 		return reconcile.Result{}, nil
 	}
 	if err := g.open(); err != nil {
@@ -81,12 +100,9 @@ func (g *guard) transact(want program) (reconcile.Result, error) {
 	}
 	tx := &transaction{nft: g.nft, table: &nftables.Table{Name: kernel.NFTable, Family: nftables.TableFamilyINet}}
 	var err error
-	switch {
-	case g.have == nil:
+	if g.have == nil || g.have.empty() || want.empty() {
 		err = tx.replace(want)
-	case want.empty():
-		err = tx.replace(want)
-	default:
+	} else {
 		err = tx.update(*g.have, want)
 	}
 	if err == nil {
@@ -99,20 +115,6 @@ func (g *guard) transact(want program) (reconcile.Result, error) {
 		return reconcile.Result{}, err
 	}
 	return tx.res, nil
-}
-
-func sameElements(a, b program) bool {
-	for s, els := range b.elements {
-		if len(a.elements[s]) != len(els) {
-			return false
-		}
-		for k := range els {
-			if _, ok := a.elements[s][k]; !ok {
-				return false
-			}
-		}
-	}
-	return true
 }
 
 // open dials nftables in the handle's namespace.

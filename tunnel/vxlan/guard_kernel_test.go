@@ -246,3 +246,23 @@ func TestGuardSharesItsTable(t *testing.T) {
 		}
 	}
 }
+
+// TestNoDeviceWithoutGuard has the guard refused by the kernel, since somebody else's rule holds
+// one of its chains: then nothing may receive.
+func TestNoDeviceWithoutGuard(t *testing.T) {
+	hosts := cluster(t, 2)
+	n1 := hosts[0]
+	testkit.Run(t, n1.NS, "nft", "add table inet weft; add chain inet weft tunnel-input; add chain inet weft theirs; add rule inet weft theirs jump tunnel-input")
+	_, err := n1.driver.Apply(context.Background(), plan(t, n1, hosts))
+	if err == nil || !strings.Contains(err.Error(), "guard") || !strings.Contains(err.Error(), "remove it") {
+		t.Errorf("got %v, want an error about the guard that says what to do", err)
+	}
+	if l := testkit.Links(t, n1.NS); strings.Contains(l, "vxlan") {
+		t.Errorf("there is a device without a guard:\n%s", l)
+	}
+	testkit.Run(t, n1.NS, "nft", "delete table inet weft")
+	apply(t, n1, plan(t, n1, hosts))
+	if l := testkit.Links(t, n1.NS); !strings.Contains(l, "weft-vxlan vxlan mtu 1450 up") {
+		t.Errorf("the device is missing once the guard is there:\n%s", l)
+	}
+}

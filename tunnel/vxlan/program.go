@@ -52,21 +52,26 @@ func (s shape) set() string {
 
 // program is what the guard lets in. The zero program is "no guard".
 type program struct {
-	endpoints []endpoint // sorted
-	shapes    []shape    // sorted, short prefixes first: blocks before single addresses
+	sources   []tunnel.Source // what it was compiled from
+	endpoints []endpoint      // sorted
+	shapes    []shape         // sorted, short prefixes first: blocks before single addresses
 	elements  map[shape]map[string]struct{}
+}
+
+// canonical sorts the endpoints, each once.
+func canonical(endpoints []endpoint) []endpoint {
+	e := slices.SortedFunc(slices.Values(endpoints), func(a, b endpoint) int {
+		return cmp.Or(cmp.Compare(a.port, b.port), cmp.Compare(a.vni, b.vni))
+	})
+	return slices.Compact(e)
 }
 
 // compileGuard says what may come in through the endpoints.
 func compileGuard(endpoints []endpoint, sources []tunnel.Source) program {
-	p := program{endpoints: slices.Clone(endpoints), elements: map[shape]map[string]struct{}{}}
-	slices.SortFunc(p.endpoints, func(a, b endpoint) int {
-		return cmp.Or(cmp.Compare(a.port, b.port), cmp.Compare(a.vni, b.vni))
-	})
-	p.endpoints = slices.Compact(p.endpoints)
-	if len(p.endpoints) == 0 {
+	if len(endpoints) == 0 {
 		return program{}
 	}
+	p := program{endpoints: canonical(endpoints), sources: sources, elements: map[shape]map[string]struct{}{}}
 	for _, s := range sources {
 		sh := shape{model.FamilyOf(s.Outer), model.FamilyOf(s.Inner.Addr()), s.Inner.Bits()}
 		if p.elements[sh] == nil {

@@ -119,6 +119,7 @@ func TestSabotageIsRepaired(t *testing.T) {
 	testkit.Eventually(t, time.Second, "the first look at the guard", func() bool { return changes.Load() > 0 })
 	want := state(t, n1)
 	mac := tunnel.VTEPMAC("n2").String()
+	// A flush by ip(8) goes on until nothing is left, and gives up against a repair: no failure here.
 	for _, c := range []struct{ name, command string }{
 		{"device deleted", "ip link del weft-vxlan"},
 		{"device renamed", "ip link set weft-vxlan name stolen0"},
@@ -128,17 +129,17 @@ func TestSabotageIsRepaired(t *testing.T) {
 		{"learning turned on", "ip link set weft-vxlan type vxlan learning"},
 		{"local address changed", "ip link set weft-vxlan type vxlan local 172.31.1.77"},
 		{"put into a bridge", "ip link add br9 type bridge && ip link set weft-vxlan master br9"},
-		{"address removed", "ip addr flush dev weft-vxlan"},
+		{"address removed", "ip addr flush dev weft-vxlan || true"},
 		{"address added", "ip addr add 10.99.0.1/32 dev weft-vxlan"},
-		{"neighbours flushed", "ip neigh flush dev weft-vxlan nud permanent"},
+		{"neighbours flushed", "ip neigh flush dev weft-vxlan nud permanent || true"},
 		{"one neighbour deleted", "ip neigh del 172.31.1.2 dev weft-vxlan"},
 		{"neighbour changed", "ip neigh replace 172.31.1.2 lladdr 66:00:00:00:00:09 dev weft-vxlan nud permanent"},
 		{"neighbour made dynamic", "ip neigh replace 172.31.1.2 lladdr " + mac + " dev weft-vxlan nud stale"},
 		{"neighbour added", "ip neigh add 172.31.1.99 lladdr 66:00:00:00:00:09 dev weft-vxlan nud permanent"},
 		{"FDB entry deleted", "bridge fdb del " + mac + " dev weft-vxlan"},
 		{"FDB entry changed", "bridge fdb replace " + mac + " dev weft-vxlan dst 172.31.1.9"},
-		{"FDB destination appended", "bridge fdb append 66:00:00:00:00:09 dev weft-vxlan dst 172.31.1.9; bridge fdb append 66:00:00:00:00:09 dev weft-vxlan dst 172.31.1.8"},
-		{"FDB default route added", "bridge fdb append 00:00:00:00:00:00 dev weft-vxlan dst 172.31.1.9"},
+		{"FDB foreign entry", "bridge fdb add 66:00:00:00:00:09 dev weft-vxlan dst 172.31.1.9"},
+		{"FDB default route added", "bridge fdb append 00:00:00:00:00:00 dev weft-vxlan dst 172.31.1.9; bridge fdb append 00:00:00:00:00:00 dev weft-vxlan dst 172.31.1.8"},
 		{"ruleset flushed", "nft flush ruleset"},
 		{"guard's rule removed", "nft flush chain inet weft tunnel-input"},
 		{"guard's element added", "nft add element inet weft tunnel-ip4-in-ip4-26 '{ 172.31.1.66 . 10.244.6.0 }'"},

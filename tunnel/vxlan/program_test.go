@@ -1,0 +1,123 @@
+package vxlan
+
+import (
+	"bytes"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+
+	"weft/tunnel"
+)
+
+func source(outer, inner string) tunnel.Source {
+	return tunnel.Source{Device: "weft-vxlan", Outer: netip.MustParseAddr(outer), Inner: netip.MustParsePrefix(inner)}
+}
+
+func TestCompileGuard(t *testing.T) {
+	sources := []tunnel.Source{
+		source("172.31.1.2", "10.244.9.7/32"), source("172.31.1.2", "10.244.1.0/26"), source("172.31.1.3", "10.244.2.0/26"),
+		source("fd00::2", "fd00:10::/122"), source("172.31.1.3", "10.244.2.9/26"), // the last is 10.244.2.0/26 again
+	}
+	p := compileGuard([]endpoint{{8472, 77}, {4789, 4096}, {4789, 4096}}, sources)
+	want := "port 4789 vni 4096\nport 8472 vni 77\n" +
+		"set tunnel-ip4-in-ip4-26: 2 elements\nset tunnel-ip4-in-ip4-32: 1 elements\nset tunnel-ip6-in-ip6-122: 1 elements\n"
+	if d := cmp.Diff(want, p.format()); d != "" {
+		t.Errorf("program (-want +got):\n%s", d)
+	}
+	// Two ports: of each, pods refused at both hooks and the jump; two VNIs with three shapes each;
+	// the drop at the end.
+	rules := p.rules()
+	if got, want := len(rules), 2*3+2*3+1; got != want {
+		t.Errorf("%d rules, want %d", got, want)
+	}
+	last := rules[len(rules)-1]
+	if v, ok := last.exprs[len(last.exprs)-1].(*expr.Verdict); !ok || v.Kind != expr.VerdictDrop || last.chain != chainPeers {
+		t.Errorf("the last rule of %s is not drop", last.chain)
+	}
+	if p := compileGuard(nil, sources); !p.empty() || len(p.elements) > 0 {
+		t.Errorf("without endpoints there is a guard: %s", p.format())
+	}
+}
+
+// TestGuardKeys has the kernel's arithmetic done here: a packet's key, its inner source cut by the
+// rule's mask, is an element exactly when a source allows it.
+func TestGuardKeys(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v4 := func(label string) netip.Addr {
+			return netip.AddrFrom4([4]byte{10, 0, byte(rapid.IntRange(0, 1).Draw(t, label)), byte(rapid.IntRange(0, 255).Draw(t, label))})
+		}
+		var sources []tunnel.Source
+		for range rapid.IntRange(1, 8).Draw(t, "n") {
+			sources = append(sources, tunnel.Source{Outer: v4("outer"), Inner: netip.PrefixFrom(v4("inner"), rapid.SampledFrom([]int{24, 26, 29, 32}).Draw(t, "bits"))})
+		}
+		p := compileGuard([]endpoint{{4789, 1}}, sources)
+		outer := rapid.OneOf(rapid.Just(sources[0].Outer), rapid.Just(v4("foreign"))).Draw(t, "from")
+		inner := v4("packet")
+		want := false
+		for _, s := range sources {
+			want = want || s.Outer == outer && s.Inner.Contains(inner)
+		}
+		got := false
+		for _, s := range p.shapes {
+			b := inner.AsSlice()
+			for i, m := range maskOf(s) {
+				b[i] &= m
+			}
+			_, ok := p.elements[s][string(outer.AsSlice())+string(b)]
+			got = got || ok
+		}
+		if got != want {
+			t.Fatalf("%s through %s: guard says %v, sources say %v\n%v", inner, outer, got, want, sources)
+		}
+	})
+}
+
+func event(kind int, family byte, attrs ...netlink.Attribute) netlink.Message {
+	data, _ := netlink.MarshalAttributes(attrs)
+	return netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind)},
+		Data: append([]byte{family, 0, 0, 0}, data...)}
+}
+
+func str(typ uint16, s string) netlink.Attribute {
+	return netlink.Attribute{Type: typ, Data: append([]byte(s), 0)}
+}
+
+func TestEventsThatAreOurs(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		m    netlink.Message
+		want bool
+	}{
+		{"our table deleted", event(unix.NFT_MSG_DELTABLE, unix.NFPROTO_INET, str(unix.NFTA_TABLE_NAME, "weft")), true},
+		{"another table deleted", event(unix.NFT_MSG_DELTABLE, unix.NFPROTO_INET, str(unix.NFTA_TABLE_NAME, "filter")), false},
+		{"a table of our name of another family", event(unix.NFT_MSG_DELTABLE, unix.NFPROTO_IPV4, str(unix.NFTA_TABLE_NAME, "weft")), false},
+		{"our chain", event(unix.NFT_MSG_DELCHAIN, unix.NFPROTO_INET, str(unix.NFTA_CHAIN_TABLE, "weft"), str(unix.NFTA_CHAIN_NAME, chainInput)), true},
+		{"another chain of the table", event(unix.NFT_MSG_NEWCHAIN, unix.NFPROTO_INET, str(unix.NFTA_CHAIN_TABLE, "weft"), str(unix.NFTA_CHAIN_NAME, "policy")), false},
+		{"our rule", event(unix.NFT_MSG_NEWRULE, unix.NFPROTO_INET, str(unix.NFTA_RULE_TABLE, "weft"), str(unix.NFTA_RULE_CHAIN, chainPeers)), true},
+		{"our element", event(unix.NFT_MSG_NEWSETELEM, unix.NFPROTO_INET, str(unix.NFTA_SET_ELEM_LIST_TABLE, "weft"), str(unix.NFTA_SET_ELEM_LIST_SET, "tunnel-ip4-in-ip4-26")), true},
+		{"our counter", event(unix.NFT_MSG_DELOBJ, unix.NFPROTO_INET, str(unix.NFTA_OBJ_TABLE, "weft"), str(unix.NFTA_OBJ_NAME, counterPods)), true},
+		{"end of a transaction", event(unix.NFT_MSG_NEWGEN, unix.NFPROTO_UNSPEC), false},
+		{"cut short", netlink.Message{Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES << 8}, Data: []byte{1}}, false},
+	} {
+		if got := ours(c.m); got != c.want {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+func FuzzEvent(f *testing.F) {
+	f.Add(uint16(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_DELTABLE), event(unix.NFT_MSG_DELTABLE, unix.NFPROTO_INET, str(unix.NFTA_TABLE_NAME, "weft")).Data)
+	f.Add(uint16(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWRULE), []byte{1, 0, 0, 0, 3, 0, 1, 0})
+	f.Fuzz(func(t *testing.T, typ uint16, data []byte) {
+		before := bytes.Clone(data)
+		ours(netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(typ)}, Data: data})
+		if !bytes.Equal(before, data) {
+			t.Error("the message was changed")
+		}
+	})
+}
