@@ -22,6 +22,7 @@ const Metric = 1024
 
 // FIB is the driver of the main routing table of one network namespace.
 type FIB struct {
+	h      *kernel.Handle
 	log    *slog.Logger
 	syncer *reconcile.Syncer[kernel.RouteKey, kernel.Route]
 
@@ -29,7 +30,8 @@ type FIB struct {
 	want    map[kernel.RouteKey]kernel.Route // of the last Apply
 	devices map[string]bool                  // that want uses
 	sources map[netip.Addr]bool              // that want uses
-	links   map[int]linkState                // as events told
+	links   map[int]linkState                // as read at the first Apply and told by events
+	seeded  bool                             // the links were read
 	failed  bool                             // the last Apply left something undone
 }
 
@@ -42,6 +44,7 @@ type linkState struct {
 // New returns a driver that has not touched the kernel yet.
 func New(h *kernel.Handle, log *slog.Logger) *FIB {
 	return &FIB{
+		h:      h,
 		log:    log,
 		syncer: reconcile.NewSyncer(kernel.RouteTable(h), reconcile.DeleteAfterCleanPuts),
 		links:  make(map[int]linkState),
@@ -71,6 +74,9 @@ func (f *FIB) Apply(ctx context.Context, p routing.Plan) (reconcile.Result, erro
 	// Until this Apply is over, an event about anything that it uses may be what it needs.
 	f.want, f.devices, f.sources, f.failed = want, devices, sources, true
 	f.mu.Unlock()
+	if err := f.readLinks(ctx); err != nil {
+		return reconcile.Result{}, fmt.Errorf("apply routes: %w", err)
+	}
 	res, err := f.syncer.Sync(ctx, want)
 	f.mu.Lock()
 	f.failed = err != nil
@@ -80,6 +86,30 @@ func (f *FIB) Apply(ctx context.Context, p routing.Plan) (reconcile.Result, erro
 		return res, fmt.Errorf("apply routes: %w", err)
 	}
 	return res, nil
+}
+
+// readLinks learns, once, which links there are, so that the first event about one of them is a
+// change only when it says so. What an event told already is newer.
+func (f *FIB) readLinks(ctx context.Context) error {
+	f.mu.Lock()
+	seeded := f.seeded
+	f.mu.Unlock()
+	if seeded {
+		return nil
+	}
+	links, err := f.h.Links(ctx)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, l := range links {
+		if _, known := f.links[l.Index]; !known {
+			f.links[l.Index] = linkState{l.Name, l.Up}
+		}
+	}
+	f.seeded = true
+	return nil
 }
 
 func key(dst netip.Prefix) kernel.RouteKey {

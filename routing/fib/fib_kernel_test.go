@@ -207,6 +207,7 @@ func TestHeal(t *testing.T) {
 		{"one changed", [][]string{{"ip", "route", "replace", "10.244.1.0/26", "via", "172.31.1.77", "dev", "eth0", "onlink", "proto", "87", "metric", "1024"}}},
 		{"one made multipath", [][]string{{"ip", "-6", "route", "append", "fd10:244:1::/122", "via", "fd00:31:1::9", "dev", "eth0", "proto", "87", "metric", "1024"}}},
 		{"stranger under our number", [][]string{{"ip", "route", "add", "10.99.0.0/24", "dev", "eth0", "proto", "87"}}},
+		{"link renamed and back", [][]string{{"ip", "link", "set", "eth0", "down"}, {"ip", "link", "set", "eth0", "name", "eth9"}, {"ip", "link", "set", "eth9", "name", "eth0"}, {"ip", "link", "set", "eth0", "up"}}},
 		{"link down and up", [][]string{{"ip", "link", "set", "eth0", "down"}, {"ip", "link", "set", "eth0", "up"}, {"ip", "-6", "addr", "replace", "fd00:31:1::1/64", "dev", "eth0", "nodad"}}},
 		{"source address lost and back", [][]string{{"ip", "addr", "del", "10.244.0.1/32", "dev", "weft-vxlan"}, {"ip", "addr", "add", "10.244.0.1/32", "dev", "weft-vxlan"}}},
 		{"foreign route took the place and left", [][]string{
