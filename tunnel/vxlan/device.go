@@ -160,7 +160,7 @@ func (d *Driver) applyLink(ctx context.Context, there *inventory, l tunnel.Link,
 			res.Changed++
 		}
 		if !changed && up && have.Index == dev.index {
-			dev.parent = want.Parent
+			d.setIndexes(dev, have.Index, want.Parent)
 			return res, up, err
 		}
 	}
@@ -174,10 +174,15 @@ func (d *Driver) applyLink(ctx context.Context, there *inventory, l tunnel.Link,
 	if err != nil || !ok {
 		return res, false, errors.Join(err, missing(ok, l.Name))
 	}
-	d.mu.Lock()
-	dev.index, dev.parent = made.Index, want.Parent
-	d.mu.Unlock()
+	d.setIndexes(dev, made.Index, want.Parent)
 	return res, up, nil
+}
+
+// setIndexes tells Observe which links to look for.
+func (d *Driver) setIndexes(dev *device, index, parent int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	dev.index, dev.parent = index, parent
 }
 
 func missing(ok bool, name string) error {

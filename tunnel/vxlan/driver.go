@@ -44,12 +44,17 @@ func (d *Driver) Close() {
 // Dropped returns how many packets the guard refused.
 func (d *Driver) Dropped(ctx context.Context) (Dropped, error) { return d.guard.dropped(ctx) }
 
-// Invalidate makes the next Apply read everything again.
+// Invalidate makes the next Apply read everything again; of the guard, while Watch runs, only the
+// outline.
 func (d *Driver) Invalidate() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.fresh = false
-	d.guard.touch.Store(true)
+	if d.guard.watched.Load() {
+		d.guard.look.Store(true)
+	} else {
+		d.guard.touch.Store(true)
+	}
 	for _, dev := range d.devices {
 		dev.invalidate()
 	}

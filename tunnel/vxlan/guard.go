@@ -33,9 +33,12 @@ const (
 // a packet meets half of it. What the guard wrote itself it remembers; once somebody else touched
 // it, it is written anew as a whole, which needs no reading of rules and elements.
 type guard struct {
-	h     *kernel.Handle
-	touch atomic.Bool   // somebody else changed it
-	port  atomic.Uint32 // netlink port of nft: tells our own changes from those of others
+	h       *kernel.Handle
+	touch   atomic.Bool   // it may not be as we left it: write it anew
+	foreign atomic.Bool   // somebody else changed it: that is a repair
+	look    atomic.Bool   // have a look at it, in outline
+	watched atomic.Bool   // watch is running, so that nothing changes unnoticed
+	port    atomic.Uint32 // netlink port of nft: tells our own changes from those of others
 
 	mu   sync.Mutex
 	nft  *nftables.Conn // nil: not open
@@ -51,6 +54,10 @@ func (g *guard) apply(ctx context.Context, endpoints []endpoint, sources []tunne
 	if err := ctx.Err(); err != nil {
 		return reconcile.Result{}, err
 	}
+	if g.look.Swap(false) && g.have != nil && !g.intact() {
+		g.foreign.Store(true)
+		g.have = nil
+	}
 	if g.touch.Swap(false) {
 		g.have = nil
 	}
@@ -58,7 +65,7 @@ func (g *guard) apply(ctx context.Context, endpoints []endpoint, sources []tunne
 		return reconcile.Result{}, nil
 	}
 	want := compileGuard(endpoints, sources)
-	repair := g.have == nil && g.was
+	repair := g.foreign.Swap(false) && g.was
 	res, err := g.transact(want)
 	if err != nil && g.have != nil {
 		// What we remember is not what is there. Once more, from what is there.
@@ -76,6 +83,38 @@ func (g *guard) apply(ctx context.Context, endpoints []endpoint, sources []tunne
 	}
 	g.have, g.was = &want, !want.empty()
 	return res, nil
+}
+
+// intact tells whether chains, sets and the number of rules are as we wrote them. The elements are
+// not read: whoever changes them is noticed by watch.
+func (g *guard) intact() bool {
+	if g.have.empty() {
+		return true
+	}
+	if g.open() != nil {
+		return false
+	}
+	tx := &transaction{nft: g.nft, table: &nftables.Table{Name: kernel.NFTable, Family: nftables.TableFamilyINet}}
+	there, err := tx.read()
+	if err != nil || len(there.chains) != 3 || len(there.sets) != len(g.have.shapes) {
+		return false
+	}
+	wanted := map[string]int{}
+	for _, r := range g.have.rules() {
+		wanted[r.chain]++
+	}
+	for _, c := range there.chains {
+		rules, err := g.nft.GetRules(tx.table, c)
+		if err != nil || !sound(c) || len(rules) != wanted[c.Name] {
+			return false
+		}
+	}
+	for _, s := range there.sets {
+		if !slices.ContainsFunc(g.have.shapes, func(sh shape) bool { return sh.set() == s.Name }) {
+			return false
+		}
+	}
+	return true
 }
 
 // hint says what to do about errors that have one usual cause.

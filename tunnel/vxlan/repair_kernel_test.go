@@ -175,7 +175,36 @@ func TestSabotageIsRepaired(t *testing.T) {
 	if n := applies.Load() - before; n != 0 {
 		t.Errorf("%d runs in a second in which nothing changed", n)
 	}
+	// The slow full run finds all in order.
+	h := n1.driver
+	h.Invalidate()
+	if res, err := h.Apply(context.Background(), pl); err != nil || !res.Zero() {
+		t.Errorf("full run over what is in order: %v, %v", res, err)
+	}
 	t.Logf("%d runs in all, %d of them changed something; %d in the last second, in which nothing happened", applies.Load(), changes.Load(), applies.Load()-before)
+}
+
+// TestFullRunLooksAtTheGuard has the guard changed with no event delivered: the full run finds it.
+func TestFullRunLooksAtTheGuard(t *testing.T) {
+	hosts := cluster(t, 2)
+	n1 := hosts[0]
+	pl := plan(t, n1, hosts)
+	apply(t, n1, pl)
+	n1.driver.guard.watched.Store(true) // as far as the driver knows
+	want := state(t, n1)
+	for _, c := range []string{"flush ruleset", "flush chain inet weft tunnel-peers", "insert rule inet weft tunnel-input accept"} {
+		testkit.Run(t, n1.NS, "nft", c)
+		if state(t, n1) == want {
+			t.Fatalf("%s changed nothing", c)
+		}
+		n1.driver.Invalidate()
+		if res, err := n1.driver.Apply(context.Background(), pl); err != nil || res.Repaired == 0 {
+			t.Errorf("%s: %v, %v, want a repair", c, res, err)
+		}
+		if got := state(t, n1); got != want {
+			t.Errorf("%s: not repaired\n got: %s\nwant: %s", c, got, want)
+		}
+	}
 }
 
 // TestSettingsChangeLive changes what the plan says of the device, one thing after the other.

@@ -36,7 +36,10 @@ func (g *guard) watch(ctx context.Context, kick func()) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	// What happened before we listened is unknown.
-	g.touched(kick)
+	g.touch.Store(true)
+	g.watched.Store(true)
+	defer g.watched.Store(false)
+	kick()
 	for {
 		msgs, err := c.Receive()
 		if ctx.Err() != nil {
@@ -44,23 +47,21 @@ func (g *guard) watch(ctx context.Context, kick func()) error {
 		}
 		switch {
 		case errors.Is(err, unix.ENOBUFS): // events were lost
-			g.touched(kick)
+			g.touch.Store(true)
+			kick()
 			continue
 		case err != nil:
 			return fmt.Errorf("watch nftables: %w", err)
 		}
 		for _, m := range msgs {
 			if m.Header.PID != g.port.Load() && ours(m) {
-				g.touched(kick)
+				g.foreign.Store(true)
+				g.touch.Store(true)
+				kick()
 				break
 			}
 		}
 	}
-}
-
-func (g *guard) touched(kick func()) {
-	g.touch.Store(true)
-	kick()
 }
 
 // ours tells whether an nftables event is about something of the guard's. In every kind of message
