@@ -1,7 +1,14 @@
 package e2e
 
 import (
-	"os/exec"
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -54,27 +61,55 @@ func TestCarry(t *testing.T) {
 	}
 }
 
-// stream sends 20 MB by TCP and wants all of it to arrive.
+// stream sends 20 MB by TCP and wants every byte to arrive in order.
 func (c *cluster) stream(from, to string) {
 	c.t.Helper()
-	srv := exec.Command("iperf3", "-s", "-1", "-B", c.addrs[to].String())
-	if err := kernel.Do(c.netns(to).Path, srv.Start); err != nil {
+	const size = 20 << 20
+	var l net.Listener
+	var conn net.Conn
+	err := kernel.Do(c.netns(to).Path, func() (err error) {
+		l, err = net.Listen("tcp", netip.AddrPortFrom(c.addrs[to], 0).String())
+		return err
+	})
+	if err != nil {
 		c.t.Fatal(err)
 	}
-	defer func() { _ = srv.Process.Kill(); _ = srv.Wait() }()
-	var out string
-	var err error
-	for range 50 {
-		out, err = testkit.Try(c.t, c.netns(from), "iperf3", "-C", "cubic", "-n", "20M", "-c", c.addrs[to].String())
-		if err == nil || !strings.Contains(out, "refused") {
-			break
+	defer l.Close()
+	received := make(chan error, 1)
+	go func() {
+		in, err := l.Accept()
+		if err != nil {
+			received <- err
+			return
 		}
-		time.Sleep(20 * time.Millisecond)
-	}
+		defer in.Close()
+		_ = in.SetDeadline(time.Now().Add(30 * time.Second))
+		got, want := sha256.New(), sha256.New()
+		n, err := io.Copy(got, in)
+		_, _ = io.CopyN(want, pattern(), size)
+		if err == nil && !bytes.Equal(got.Sum(nil), want.Sum(nil)) {
+			err = fmt.Errorf("%d bytes arrived, not the %d that were sent", n, size)
+		}
+		received <- err
+	}()
+	err = kernel.Do(c.netns(from).Path, func() (err error) {
+		conn, err = net.DialTimeout("tcp", l.Addr().String(), 5*time.Second)
+		return err
+	})
 	if err != nil {
-		c.t.Errorf("TCP from %s to %s: %v\n%s", from, to, err, out)
+		c.t.Errorf("TCP from %s to %s: %v", from, to, err)
+		return
+	}
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	_, err = io.CopyN(conn, pattern(), size)
+	err = errors.Join(err, conn.Close(), <-received)
+	if err != nil {
+		c.t.Errorf("TCP from %s to %s: %v", from, to, err)
 	}
 }
+
+// pattern is an endless stream of bytes, the same each time.
+func pattern() io.Reader { return rand.NewChaCha8([32]byte{1}) }
 
 // TestNodeServiceKilled kills and restarts a node service under traffic. The control cuts the link
 // for a moment, which the same stream does notice.

@@ -59,6 +59,7 @@ var layers = [][]string{
 	{"node"},
 	{"cli", "cli/", "lab", "lab/"},
 	{"bench", "bench/"},
+	{"e2e"},
 	{"cmd/"},
 }
 
