@@ -29,8 +29,8 @@ type Config struct {
 	PasswordFile string
 	// Prefix is the part of the key space used. Empty: "/weft".
 	Prefix string
-	// DialTimeout is how long one attempt to connect may take, RequestTimeout how long one call
-	// may take (a list: one page). Zero: 5 s and 10 s.
+	// DialTimeout is how long a call waits for a connection (a store that restarts is not an
+	// error), RequestTimeout how long it may take altogether (a list: one page). Zero: 2 s, 10 s.
 	DialTimeout, RequestTimeout time.Duration
 	// Logger gets the client's own warnings. nil: nothing.
 	Logger *slog.Logger
@@ -52,7 +52,7 @@ func (c *Config) defaults() {
 		c.Prefix = "/weft"
 	}
 	if c.DialTimeout <= 0 {
-		c.DialTimeout = 5 * time.Second
+		c.DialTimeout = 2 * time.Second
 	}
 	if c.RequestTimeout <= 0 {
 		c.RequestTimeout = 10 * time.Second

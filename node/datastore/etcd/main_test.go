@@ -22,7 +22,8 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("WEFT_TEST_SERVER"); dir != "" {
 		os.Exit(serveChild(dir))
 	}
-	goleak.VerifyTestMain(m)
+	// What etcd leaves when it cannot open a damaged database; see startEtcd.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("go.etcd.io/etcd/server/v3/storage.OpenBackend"))
 }
 
 // testServer starts an embedded server that is quick and careless, closed with the test.
@@ -49,7 +50,7 @@ func testLogger(t testing.TB) *slog.Logger {
 	if !testing.Verbose() {
 		return nil
 	}
-	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
 }
 
 // shortDir is t.TempDir with a path that leaves room for a socket's name.

@@ -36,18 +36,19 @@ func (s *Store) guard(ctx context.Context, o v3.Object, w *write) error {
 	if kvs := resp.Responses[0].GetResponseRange().GetKvs(); len(kvs) > 0 {
 		w.guardHas = kvs[0].ModRevision
 	}
+	var others []*v3.IPPool
 	for _, kv := range resp.Responses[1].GetResponseRange().GetKvs() {
 		key, ok, err := s.keys.parse(string(kv.Key))
-		if !ok || err != nil || key.Name == pool.Name {
+		if !ok || err != nil {
 			continue
 		}
-		other, err := decode(key, kv)
-		if err != nil {
-			continue // it is in nobody's way: nobody can use it either
+		// What cannot be understood is in nobody's way: nobody can use it either.
+		if other, err := decode(key, kv); err == nil {
+			others = append(others, other.(*v3.IPPool))
 		}
-		if err := v3.PoolOverlap(pool, other.(*v3.IPPool)); err != nil {
-			return fmt.Errorf("%w: %w", datastore.ErrInvalid, err)
-		}
+	}
+	if err := v3.PoolOverlap(pool, others...); err != nil {
+		return fmt.Errorf("%w: %w", datastore.ErrInvalid, err)
 	}
 	return nil
 }

@@ -155,44 +155,60 @@ func (s *Server) embedConfig() *embed.Config {
 
 // startEtcd starts etcd and waits until it is ready.
 func (s *Server) startEtcd(ctx context.Context) error {
-	type result struct {
-		e   *embed.Etcd
-		err error
-	}
-	started := make(chan result, 1)
-	go func() {
-		r := result{err: errors.New("etcd ended its start without saying why")}
-		defer func() {
-			if p := recover(); p != nil {
-				r.err = fmt.Errorf("%v", p)
-			}
-			select {
-			case err := <-s.fatal:
-				r.err = err
-			default:
-			}
-			started <- r
-		}()
-		r.e, r.err = embed.StartEtcd(s.embedConfig())
-	}()
-	r := <-started // etcd has no way to end this earlier; it only reads local files
-	if r.err != nil {
-		return s.explainStart(r.err)
-	}
-	s.etcd = r.e
+	started := make(chan error, 1)
+	abandoned := make(chan struct{})
+	go s.runStart(started, abandoned)
 	select {
-	case <-r.e.Server.ReadyNotify():
+	case err := <-started:
+		if err != nil {
+			return s.explainStart(err)
+		}
+	case err := <-s.fatal:
+		// A goroutine of etcd's own gave up, and its starter may wait for it for ever: leave it
+		// behind. It holds the database open, if anything.
+		close(abandoned)
+		return s.explainStart(err)
+	}
+	select {
+	case <-s.etcd.Server.ReadyNotify():
 		return nil
 	case err := <-s.fatal:
-		s.closeEtcd()
+		go s.etcd.Close() // may wait for what has just ended
 		return s.explainStart(err)
-	case <-r.e.Server.StopNotify():
-		s.closeEtcd()
+	case <-s.etcd.Server.StopNotify():
+		s.etcd.Close()
 		return fmt.Errorf("start embedded etcd on data dir %s: it stopped at once", s.cfg.DataDir)
 	case <-ctx.Done():
-		s.closeEtcd()
+		s.etcd.Close()
 		return fmt.Errorf("start embedded etcd on data dir %s: not ready in time: %w", s.cfg.DataDir, ctx.Err())
 	}
+}
+
+// runStart is embed.StartEtcd in a goroutine that may end within it, by panic or by fatalHook.
+// s.etcd is set when started brings nil.
+func (s *Server) runStart(started chan<- error, abandoned <-chan struct{}) {
+	err := errors.New("etcd ended its start without saying why")
+	var e *embed.Etcd
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("etcd broke down reading it: %v", p)
+		}
+		select {
+		case err = <-s.fatal:
+		default:
+		}
+		select {
+		case <-abandoned:
+			if e != nil {
+				e.Close()
+			}
+			return
+		default:
+		}
+		s.etcd = e
+		started <- err
+	}()
+	e, err = embed.StartEtcd(s.embedConfig())
 }
 
 func (s *Server) explainStart(err error) error {
@@ -259,7 +275,7 @@ func (s *Server) Close() error {
 		go func() {
 			defer close(done)
 			s.grpc.Stop()
-			s.closeEtcd()
+			s.etcd.Close()
 			s.wg.Wait()
 		}()
 		select {
@@ -274,8 +290,6 @@ func (s *Server) Close() error {
 	})
 	return s.err
 }
-
-func (s *Server) closeEtcd() { s.etcd.Close() }
 
 // watchQuota sees the answer to every call: the first that is refused for lack of room asks for it.
 func (s *Server) watchQuota(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
@@ -323,7 +337,8 @@ func (s *Server) makeRoom(ctx context.Context) {
 			"bytes", after, "quota bytes", s.cfg.QuotaBytes)
 		return
 	}
-	if _, err := e.Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, Alarm: pb.AlarmType_NOSPACE}); err != nil {
+	lift := &pb.AlarmRequest{MemberID: uint64(e.MemberID()), Action: pb.AlarmRequest_DEACTIVATE, Alarm: pb.AlarmType_NOSPACE}
+	if _, err := e.Alarm(ctx, lift); err != nil {
 		log.Error("make room: lift the alarm", "err", err)
 		return
 	}

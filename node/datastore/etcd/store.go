@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 
 	"weft/node/datastore"
@@ -36,6 +37,7 @@ const (
 	keepaliveTimeout = 3 * time.Second
 	maxReconnect     = 2 * time.Second // gRPC's own default is two minutes
 	maxReceive       = 1<<31 - 1       // bytes; a page of a list is never refused
+	maxRetries       = 10              // of reads, and of what the server says it did not begin
 )
 
 // Store is the etcd client. It implements datastore.Store and datastore.Streamer.
@@ -160,11 +162,35 @@ func (s *Store) dial(ctx context.Context) (*clientv3.Client, error) {
 		Username:             s.cfg.Username,
 		Password:             password,
 		Logger:               newZap(s.cfg.Logger),
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+		MaxUnaryRetries:      maxRetries,
+		DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(failFast), grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxReconnect},
-			MinConnectTimeout: s.cfg.DialTimeout,
+			MinConnectTimeout: max(s.cfg.DialTimeout, time.Second),
 		})},
 	})
+}
+
+// await waits until there is a connection, DialTimeout at most. Without one the call that follows
+// fails with the reason.
+func (s *Store) await(ctx context.Context, c *clientv3.Client) {
+	conn := c.ActiveConnection()
+	if conn.GetState() == connectivity.Ready {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.DialTimeout)
+	defer cancel()
+	for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
+		conn.Connect()
+		if !conn.WaitForStateChange(ctx, state) {
+			return
+		}
+	}
+}
+
+// failFast undoes the etcd client's choice to wait for a connection until the call's deadline,
+// which is then all that the error tells.
+func failFast(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return next(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
 }
 
 // do makes one call within RequestTimeout and says in our terms why it failed.
@@ -173,6 +199,7 @@ func (s *Store) do(ctx context.Context, f func(context.Context, *clientv3.Client
 	defer cancel()
 	c, err := s.conn(call)
 	if err == nil {
+		s.await(call, c)
 		err = f(call, c)
 	}
 	return s.explain(ctx, err)
@@ -189,6 +216,10 @@ func (s *Store) explain(ctx context.Context, err error) error {
 	if errors.As(rpctypes.Error(err), &etcdErr) {
 		msg = strings.TrimPrefix(etcdErr.Error(), "etcdserver: ")
 	}
+	// gRPC wraps the reason of a failed connection in words for programmers.
+	if _, reason, ok := strings.Cut(msg, "Error while dialing: "); ok {
+		msg = strings.TrimSuffix(reason, `"`)
+	}
 	is := func(targets ...error) bool {
 		for _, t := range targets {
 			if errors.Is(rpctypes.Error(err), t) {
@@ -200,6 +231,8 @@ func (s *Store) explain(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, errClosed), errors.Is(err, datastore.ErrUnavailable):
 		return err
+	case errors.Is(err, datastore.ErrCompacted), errors.Is(err, datastore.ErrInvalid):
+		return fmt.Errorf("%s: %w", at, err)
 	case errors.Is(ctx.Err(), context.Canceled):
 		return fmt.Errorf("%s: %w", at, ctx.Err())
 	case is(rpctypes.ErrCompacted, rpctypes.ErrFutureRev):

@@ -56,7 +56,7 @@ func TestCreateGetUpdateDelete(t *testing.T) {
 	}
 	// Without a version it replaces, and keeps what the store owns.
 	forced := must[v3.Object](t)(s.Update(ctx, node("n1", nil)))
-	if forced.GetUID() != made.GetUID() || forced.GetCreationTimestamp() != made.GetCreationTimestamp() || forced.GetGeneration() != 3 {
+	if forced.GetUID() != made.GetUID() || !cmp.Equal(forced.GetCreationTimestamp(), made.GetCreationTimestamp()) || forced.GetGeneration() != 3 {
 		t.Errorf("replaced: UID %s (want %s), generation %d (want 3)", forced.GetUID(), made.GetUID(), forced.GetGeneration())
 	}
 	if err := s.Delete(ctx, key, datastore.Precondition{ResourceVersion: forced.GetResourceVersion(), UID: string(forced.GetUID())}); err != nil {

@@ -63,6 +63,7 @@ func (s *Store) stream(ctx context.Context, from string, kinds []string, f func(
 		if err != nil {
 			return err
 		}
+		s.await(ctx, c)
 		if w.stream, err = pb.NewWatchClient(c.ActiveConnection()).Watch(clientv3.WithRequireLeader(ctx)); err != nil {
 			return err
 		}

@@ -127,7 +127,7 @@ func succeed(o, in, old v3.Object, kv *mvccpb.KeyValue) ([]byte, error) {
 	if uid := o.GetUID(); uid != "" && uid != old.GetUID() {
 		return nil, fmt.Errorf("it was deleted and created anew: UID is %s, not %s: %w", old.GetUID(), uid, datastore.ErrConflict)
 	}
-	if err := v3.ValidateUpdate(old, in); err != nil {
+	if err := v3.ValidateUpdate(in, old); err != nil {
 		return nil, fmt.Errorf("%w: %w", datastore.ErrInvalid, err)
 	}
 	in.SetUID(old.GetUID())
@@ -184,6 +184,9 @@ func (s *Store) prepare(o v3.Object) (v3.Object, string, error) {
 	}
 	in.GetObjectKind().SetGroupVersionKind(gvk)
 	v3.Default(in)
+	if _, err := encode(in); err != nil { // too large, before anything looks at every part of it
+		return nil, "", err
+	}
 	if err := v3.Validate(in); err != nil {
 		return nil, "", fmt.Errorf("%w: %w", datastore.ErrInvalid, err)
 	}

@@ -8,8 +8,9 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// slogCore hands what etcd logs through zap to slog. etcd's "info" is chatter to us: it becomes
-// Debug, and what it calls fatal or panic is an error of the embedded server, not of the process.
+// slogCore hands what etcd logs through zap to slog. Most of etcd's information and warnings tell
+// of its own settings, or of a retry whose outcome the caller gets as an error: they become Debug,
+// errors become Warn. What etcd calls fatal or panic ends the server and is reported by Server.Err.
 type slogCore struct {
 	log   *slog.Logger
 	attrs []any
@@ -21,14 +22,17 @@ func newZap(log *slog.Logger, opts ...zap.Option) *zap.Logger {
 
 func slogLevel(l zapcore.Level) slog.Level {
 	switch {
-	case l >= zapcore.ErrorLevel:
+	case l > zapcore.ErrorLevel:
 		return slog.LevelError
-	case l == zapcore.WarnLevel:
+	case l == zapcore.ErrorLevel:
 		return slog.LevelWarn
 	default:
 		return slog.LevelDebug
 	}
 }
+
+// chatter is an error that etcd 3.7 logs at the start of every new store, and then never again.
+const chatter = "failed to update storage version"
 
 func (c slogCore) Enabled(l zapcore.Level) bool {
 	return l > zapcore.DebugLevel && c.log.Enabled(context.Background(), slogLevel(l))
@@ -47,8 +51,12 @@ func (c slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Chec
 }
 
 func (c slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	level := slogLevel(e.Level)
+	if e.Message == chatter {
+		level = slog.LevelDebug
+	}
 	a := append(c.attrs[:len(c.attrs):len(c.attrs)], attrs(fields)...)
-	c.log.Log(context.Background(), slogLevel(e.Level), "etcd: "+e.Message, a...)
+	c.log.Log(context.Background(), level, "etcd: "+e.Message, a...)
 	return nil
 }
 
