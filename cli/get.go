@@ -44,7 +44,8 @@ Kinds go by their plural, singular and short names: ippools, ippool, pool. Names
 looked up in the namespace "default", unless -n or -A says otherwise. The selector of -l is the one
 of the resources themselves (rack == 'r1' && !has(old)); rack=r1,old!=yes is understood as well.
 
-With -w the changes are shown as they come, until interrupted, also over a restart of the store.`,
+With -w the changes are shown as they come, until interrupted, also over a restart of the store; as
+JSON, each is {"type": "ADDED"|"MODIFIED"|"DELETED", "object": ...}.`,
 		Example: `  weft get nodes
   weft get ippools -o wide
   weft get ippool rack1 -o yaml

@@ -223,15 +223,15 @@ func TestExecute(t *testing.T) {
 	}{
 		{"group none", 0, ""},
 		{"group fail", 1, "weft: do a thing: first\\x1b[31m; second\n"},
-		{"group wrong", 2, "weft: weft group wrong: bad value; see weft group wrong --help\n"},
+		{"group wrong", 2, "weft group wrong: bad value; see weft group wrong --help\n"},
 		{"group seven", 7, ""},
-		{"group none extra", 2, "weft: weft group none: unknown command \"extra\" for \"weft group none\"; see weft group none --help\n"},
-		{"group nosuch", 2, "weft: weft group: unknown command \"nosuch\": want fail, none, seven or wrong; see weft group --help\n"},
-		{"nosuch", 2, "weft: weft: unknown command \"nosuch\" for \"weft\"; see weft --help\n"},
-		{"group none --nosuch", 2, "weft: weft group none: unknown flag: --nosuch; see weft group none --help\n"},
-		{"aply", 2, "weft: weft: unknown command \"aply\" for \"weft\" Did you mean this? apply; see weft --help\n"},
-		{"get", 2, "weft: weft get: KIND is missing; see weft get --help\n"},
-		{"get nosuchkind", 2, "weft: weft get: unknown kind \"nosuchkind\": want " + oneOf(kindNames(true)) + "; see weft get --help\n"},
+		{"group none extra", 2, "weft group none: unknown command \"extra\" for \"weft group none\"; see weft group none --help\n"},
+		{"group nosuch", 2, "weft group: unknown command \"nosuch\": want fail, none, seven or wrong; see weft group --help\n"},
+		{"nosuch", 2, "weft: unknown command \"nosuch\" for \"weft\"; see weft --help\n"},
+		{"group none --nosuch", 2, "weft group none: unknown flag: --nosuch; see weft group none --help\n"},
+		{"aply", 2, "weft: unknown command \"aply\" for \"weft\" Did you mean this? apply; see weft --help\n"},
+		{"get", 2, "weft get: KIND is missing; see weft get --help\n"},
+		{"get nosuchkind", 2, "weft get: unknown kind \"nosuchkind\": want " + oneOf(kindNames(true)) + "; see weft get --help\n"},
 	} {
 		code, _, stderr := run(t, root(), strings.Fields(c.args)...)
 		if code != c.code || stderr != c.stderr {

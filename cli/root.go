@@ -94,7 +94,7 @@ func Execute(ctx context.Context, root *cobra.Command) int {
 	}
 	var usage *UsageError
 	if !started || errors.As(err, &usage) {
-		printError(root.ErrOrStderr(), usageText(cmd, err))
+		fmt.Fprintln(root.ErrOrStderr(), oneLine(usageText(cmd, err)))
 		return exitUsage
 	}
 	printError(root.ErrOrStderr(), err)
@@ -102,10 +102,10 @@ func Execute(ctx context.Context, root *cobra.Command) int {
 }
 
 // usageText adds to a complaint about the command line where to read more.
-func usageText(cmd *cobra.Command, err error) error {
+func usageText(cmd *cobra.Command, err error) string {
 	// cobra's suggestions come on lines of their own.
 	text := strings.Join(strings.Fields(err.Error()), " ")
-	return fmt.Errorf("%s: %s; see %s --help", cmd.CommandPath(), text, cmd.CommandPath())
+	return fmt.Sprintf("%s: %s; see %s --help", cmd.CommandPath(), text, cmd.CommandPath())
 }
 
 func walk(c *cobra.Command, f func(*cobra.Command)) {

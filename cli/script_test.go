@@ -6,11 +6,9 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -26,11 +24,7 @@ var update = flag.Bool("update", false, "rewrite golden files, scripts and docs/
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"weft": func() {
-			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-			defer stop()
-			os.Exit(Execute(ctx, Root("v0.0.0-test")))
-		},
+		"weft": func() { os.Exit(Execute(context.Background(), Root("v0.0.0-test"))) },
 	})
 }
 

@@ -2,10 +2,12 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"slices"
+	"syscall"
 	"time"
 
 	v3 "weft/api/v3"
@@ -15,6 +17,8 @@ import (
 // watch shows what there is and then every change, until ctx ends. A store that goes away is told;
 // what changed meanwhile is shown when it is back.
 func (g getter) watch(ctx context.Context, t target) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	s := &watchSink{g: g, target: t, shown: map[datastore.Key]v3.Object{}, fail: cancel}
@@ -22,7 +26,7 @@ func (g getter) watch(ctx context.Context, t target) error {
 	if s.err != nil {
 		return fmt.Errorf("watch %s: %w", t.kind.Plural, s.err)
 	}
-	if errors.Is(err, context.Canceled) {
+	if ctx.Err() != nil {
 		return nil
 	}
 	return failed("watch", t.kind.Plural, err)
@@ -127,7 +131,7 @@ func (s *watchSink) print(event string, o v3.Object) {
 		s.check(err)
 		s.check(printObject(out, "yaml", o))
 	case "json":
-		s.check(printObject(out, "json", o))
+		s.check(printValue(out, "json", map[string]any{"type": event, "object": o}))
 	case "name":
 		_, err := fmt.Fprintln(out, clean(refOf(s.target.kind, o.GetName())))
 		s.check(err)

@@ -15,7 +15,7 @@ import (
 
 // maxConflicts is how often a change is tried again because somebody else changed the resource
 // between reading and writing.
-const maxConflicts = 20
+const maxConflicts = 100
 
 // writer does one verb on one resource after the other.
 type writer struct {
