@@ -84,10 +84,19 @@ func scriptStore(ts *testscript.TestScript, neg bool, args []string) {
 	s := sandboxOf(ts)
 	switch {
 	case !neg && len(args) == 1 && args[0] == "start":
-		server, err := etcd.StartServer(context.Background(), etcd.ServerConfig{
+		cfg := etcd.ServerConfig{
 			DataDir: filepath.Join(ts.Getenv("WORK"), "data"), Socket: filepath.Join(ts.Getenv("RUN"), etcdSocketName),
 			NoFsync: true, Tick: 10 * time.Millisecond,
-		})
+		}
+		server, err := etcd.StartServer(context.Background(), cfg)
+		// A command that another script starts holds a copy of the lock's file between fork and exec.
+		for range 40 {
+			if err == nil {
+				break
+			}
+			time.Sleep(50 * time.Millisecond)
+			server, err = etcd.StartServer(context.Background(), cfg)
+		}
 		ts.Check(err)
 		s.store = server
 	case !neg && len(args) == 1 && args[0] == "stop":
