@@ -3,8 +3,13 @@
 // nothing, since it is started for every pod.
 package main
 
-import "os"
+import (
+	"os"
+
+	"weft/node/cni/rpc"
+)
 
 func main() {
-	os.Exit(run(call{getenv: os.Getenv, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}))
+	os.Exit(run(call{getenv: os.Getenv, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		socket: rpc.DefaultSocket}))
 }

@@ -18,6 +18,7 @@ type call struct {
 	getenv         func(string) string
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	socket         string // where the node listens unless the configuration says otherwise
 }
 
 // config is the part of the network configuration that the plugin itself needs; the node reads the
@@ -136,7 +137,7 @@ func (c call) readConfig(command string, req *rpc.Request, conf *config) *rpc.Er
 			"network configuration: name is %q: want a letter or digit, then letters, digits, '_', '.' and '-'", conf.Name)
 	}
 	if conf.Socket == "" {
-		conf.Socket = rpc.DefaultSocket
+		conf.Socket = c.socket
 	}
 	if conf.Socket[0] != '/' {
 		return rpc.Errorf(rpc.CodeInvalidConfig, "network configuration: socket is %q: want an absolute path such as %s", conf.Socket, rpc.DefaultSocket)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -78,6 +79,7 @@ func IsPodDevice(l Link) bool {
 // methods may be called from several goroutines.
 type PodLinks struct {
 	host *os.File
+	home bool         // host is the process's own namespace: any thread is in it
 	idle chan *Handle // the kernel is slow to delete links: one socket would make all wait
 }
 
@@ -90,7 +92,12 @@ func OpenPodLinks() (*PodLinks, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open this network namespace: %w", err)
 	}
-	return &PodLinks{host: f, idle: make(chan *Handle, idleHandles)}, nil
+	p := &PodLinks{host: f, idle: make(chan *Handle, idleHandles)}
+	if ours, err := os.Stat("/proc/self/ns/net"); err == nil {
+		here, err := f.Stat()
+		p.home = err == nil && os.SameFile(ours, here)
+	}
+	return p, nil
 }
 
 // Close releases the sockets; no call may be under way.
@@ -132,7 +139,7 @@ func (p *PodLinks) withHost(f func(*Handle) error) error {
 	select {
 	case h = <-p.idle:
 	default:
-		err := enter(p.host, func() (err error) {
+		err := p.inHost(func() (err error) {
 			h, err = Open()
 			return err
 		})
@@ -147,6 +154,14 @@ func (p *PodLinks) withHost(f func(*Handle) error) error {
 		h.Close()
 	}
 	return err
+}
+
+// inHost runs f in the host's namespace.
+func (p *PodLinks) inHost(f func() error) error {
+	if p.home {
+		return f() // saves a thread per call
+	}
+	return enter(p.host, f)
 }
 
 // enter runs f on a thread of its own in the network namespace ns.
@@ -201,19 +216,23 @@ const vethInfoPeer = 1 // linux/veth.h VETH_INFO_PEER
 // Configure prepares the host side for the families of l.Addresses and sets it up, so that routes
 // can point to it. The pod side stays down: nothing can be sent yet.
 func (p *PodLinks) Configure(ctx context.Context, l PodLink) error {
-	if err := enter(p.host, func() error { return setAll(hostSysctls(l)) }); err != nil {
-		return fmt.Errorf("configure pod link %s: %w", l.Device, err)
-	}
 	err := p.withHost(func(h *Handle) error {
 		link, there, err := h.LinkByName(ctx, l.Device)
 		if err != nil || !there {
 			return errors.Join(err, whenAbsent(there))
 		}
-		var reqs []request
-		if hasFamily(l.Addresses, model.IPv6) {
-			reqs = append(reqs, addAddr(link.Index, netip.PrefixFrom(podGateway6, 64), unix.RT_SCOPE_LINK))
+		v6 := hasFamily(l.Addresses, model.IPv6)
+		if err := h.all(ctx, []request{setPodConf(link.Index, v6), noProxyDelay(link.Index)}); err != nil {
+			return err
 		}
-		return h.all(ctx, append(reqs, setUp(link.Index)))
+		if err := p.inHost(func() error { return setAll(hostSysctls(l.Device, v6)) }); err != nil {
+			return err
+		}
+		reqs := []request{setUp(link.Index)}
+		if v6 {
+			reqs = []request{addAddr(link.Index, netip.PrefixFrom(podGateway6, 64), unix.RT_SCOPE_LINK), reqs[0]}
+		}
+		return h.all(ctx, reqs)
 	})
 	if err != nil {
 		return fmt.Errorf("configure pod link %s: %w", l.Device, err)
@@ -224,38 +243,28 @@ func (p *PodLinks) Configure(ctx context.Context, l PodLink) error {
 // sysctl is one setting and its value.
 type sysctl struct{ path, value string }
 
-// hostSysctls returns the settings of the host side, in order, each before the link is up.
-func hostSysctls(l PodLink) []sysctl {
-	v4, v6 := "net/ipv4/conf/"+l.Device+"/", "net/ipv6/conf/"+l.Device+"/"
-	s := []sysctl{
-		{v4 + "rp_filter", "1"},        // strict: a pod sends from its own address only
-		{v4 + "route_localnet", "0"},   // 127.0.0.0/8 of the host is not for pods
-		{v4 + "accept_redirects", "0"}, // a pod does not change the host's routes
-		{v4 + "send_redirects", "0"},
-		{v4 + "forwarding", "1"},
-		{v4 + "proxy_arp", "1"}, // answers for 169.254.1.1, for pods that flush their neighbours
-		{"net/ipv4/neigh/" + l.Device + "/proxy_delay", "0"},
-	}
-	if !hasFamily(l.Addresses, model.IPv6) {
+// hostSysctls returns the settings of the host side that netlink cannot make.
+func hostSysctls(device string, v6 bool) []sysctl {
+	conf := "net/ipv6/conf/" + device + "/"
+	if !v6 {
 		// Without an IPv6 address the pod has nothing to say in IPv6, so the host does not listen.
-		return append(s, sysctl{v6 + "disable_ipv6", "1"})
+		return []sysctl{{conf + "disable_ipv6", "1"}}
 	}
-	return append(s,
-		sysctl{v6 + "addr_gen_mode", "1"}, // none: we add the gateway's address ourselves
-		sysctl{v6 + "accept_ra", "0"},     // a pod is no router
-		sysctl{v6 + "accept_redirects", "0"},
-		sysctl{v6 + "accept_dad", "0"}, // there is no one to be a duplicate of
-		sysctl{v6 + "forwarding", "1"},
-		sysctl{v6 + "disable_ipv6", "0"},
-	)
+	return []sysctl{
+		{conf + "accept_ra", "0"}, // a pod is no router
+		{conf + "accept_redirects", "0"},
+		{conf + "forwarding", "1"},
+		{conf + "disable_ipv6", "0"},
+	}
 }
 
-// setAll writes sysctls of the calling thread's namespace. Where the host has no IPv6 at all,
-// switching it off is done already.
+// setAll gives sysctls of the calling thread's namespace their values, where they have others: some
+// of them make the kernel wait for the lock that every change of a link holds. Where the host has no
+// IPv6 at all, switching it off is done already.
 func setAll(s []sysctl) error {
 	for _, x := range s {
 		err := SetSysctl(x.path, x.value)
-		if errors.Is(err, os.ErrNotExist) && x.value == "1" && x.path[len(x.path)-len("disable_ipv6"):] == "disable_ipv6" {
+		if errors.Is(err, os.ErrNotExist) && x.value == "1" && strings.HasSuffix(x.path, "/disable_ipv6") {
 			continue
 		}
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"weft/internal/kernel"
+	"weft/internal/testkit"
 	"weft/model"
 )
 
@@ -25,9 +26,7 @@ type podHost struct {
 
 func newPodHost(t *testing.T) *podHost {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: makes network namespaces")
-	}
+	testkit.Require(t, testkit.Root, testkit.Veth, testkit.IPv6, testkit.IPRoute2)
 	h := &podHost{t: t, path: newNamespace(t, "h")}
 	err := kernel.Do(h.path, func() (err error) {
 		if err = kernel.SetSysctl("net/ipv4/ip_forward", "1"); err != nil {
@@ -190,6 +189,26 @@ func TestPodLinkCarriesBothFamilies(t *testing.T) {
 	}
 }
 
+func TestPodLinkSettings(t *testing.T) {
+	h := newPodHost(t)
+	a4, a6 := netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("fd09::1")
+	both := h.attach(newNamespace(t, "a"), model.EndpointID{Namespace: "d", Pod: "a", Interface: "eth0"}, a4, a6).Device
+	only4 := h.attach(newNamespace(t, "b"), model.EndpointID{Namespace: "d", Pod: "b", Interface: "eth0"}, netip.MustParseAddr("10.9.0.2")).Device
+	for _, s := range [][2]string{
+		{"ipv4/conf/" + both + "/rp_filter", "1"}, {"ipv4/conf/" + both + "/route_localnet", "0"},
+		{"ipv4/conf/" + both + "/accept_redirects", "0"}, {"ipv4/conf/" + both + "/send_redirects", "0"},
+		{"ipv4/conf/" + both + "/forwarding", "1"}, {"ipv4/conf/" + both + "/proxy_arp", "1"},
+		{"ipv4/neigh/" + both + "/proxy_delay", "0"}, {"ipv6/conf/" + both + "/accept_ra", "0"},
+		{"ipv6/conf/" + both + "/forwarding", "1"}, {"ipv6/conf/" + both + "/accept_redirects", "0"},
+		{"ipv6/conf/" + both + "/addr_gen_mode", "1"}, {"ipv6/conf/" + both + "/disable_ipv6", "0"},
+		{"ipv6/conf/" + only4 + "/disable_ipv6", "1"}, {"ipv4/conf/" + only4 + "/rp_filter", "1"},
+	} {
+		if got, err := kernel.GetSysctlAt(h.path, "net/"+s[0]); err != nil || got != s[1] {
+			t.Errorf("%s: got %q, %v; want %s", s[0], got, err, s[1])
+		}
+	}
+}
+
 func TestPodLinkRefusals(t *testing.T) {
 	h := newPodHost(t)
 	pod := newNamespace(t, "p")
@@ -275,9 +294,7 @@ func TestPodCannotSpoofIPv4(t *testing.T) {
 }
 
 func BenchmarkPodLink(b *testing.B) {
-	if os.Geteuid() != 0 {
-		b.Skip("needs root: makes network namespaces")
-	}
+	testkit.Require(b, testkit.Root, testkit.Veth, testkit.IPv6)
 	host, pod := newNamespace(b, "h"), newNamespace(b, "p")
 	var links *kernel.PodLinks
 	if err := kernel.Do(host, func() (err error) { links, err = kernel.OpenPodLinks(); return err }); err != nil {

@@ -51,8 +51,10 @@ func requestName(typ uint16) string {
 		return "add route"
 	case unix.RTM_NEWNEIGH:
 		return "add neighbour entry"
+	case unix.RTM_SETNEIGHTBL:
+		return "set neighbour parameters"
 	default:
-		return "set link up"
+		return "change link"
 	}
 }
 
@@ -74,6 +76,53 @@ func hasFamily(addrs []netip.Addr, f model.Family) bool {
 
 func setUp(index int) request {
 	return request{unix.RTM_NEWLINK, 0, ifInfo(index, unix.IFF_UP, unix.IFF_UP).b}
+}
+
+// Indices of the IPv4 settings of an interface (linux/ip.h, IPV4_DEVCONF_*) and of the attributes
+// around them (linux/if_link.h, linux/neighbour.h) that package unix lacks.
+const (
+	confForwarding      = 1
+	confProxyARP        = 3
+	confAcceptRedirects = 4
+	confSendRedirects   = 6
+	confRPFilter        = 8
+	confRouteLocalnet   = 26
+	iflaInetConf        = 1
+	iflaInet6AddrGen    = 8
+	addrGenNone         = 1 // IN6_ADDR_GEN_MODE_NONE
+	ndtaName            = 1
+	ndtaParms           = 6
+	ndtpaIfindex        = 1
+	ndtpaProxyDelay     = 13
+)
+
+// setPodConf makes the IPv4 settings of the host side in one message, before the link is up; with
+// v6, no link-local address is made, since we add the gateway's ourselves.
+func setPodConf(index int, v6 bool) request {
+	e := ifInfo(index, 0, 0).nest(unix.IFLA_AF_SPEC, func(e *encoder) {
+		e.nest(unix.AF_INET, func(e *encoder) {
+			e.nest(iflaInetConf, func(e *encoder) {
+				e.u32(confRPFilter, 1)        // strict: a pod sends from its own address only
+				e.u32(confRouteLocalnet, 0)   // 127.0.0.0/8 of the host is not for pods
+				e.u32(confAcceptRedirects, 0) // a pod does not change the host's routes
+				e.u32(confSendRedirects, 0)
+				e.u32(confForwarding, 1)
+				e.u32(confProxyARP, 1) // answers for 169.254.1.1, for pods that flush their neighbours
+			})
+		})
+		if v6 {
+			e.nest(unix.AF_INET6, func(e *encoder) { e.attr(iflaInet6AddrGen, []byte{addrGenNone}) })
+		}
+	})
+	return request{unix.RTM_NEWLINK, 0, e.b}
+}
+
+// noProxyDelay makes the kernel answer proxied ARP at once instead of within 0.8 s (struct ndtmsg).
+func noProxyDelay(index int) request {
+	e := (&encoder{}).raw(unix.AF_INET, 0, 0, 0).str(ndtaName, "arp_cache").nest(ndtaParms, func(e *encoder) {
+		e.u32(ndtpaIfindex, uint32(index)).attr(ndtpaProxyDelay, make([]byte, 8)) // milliseconds
+	})
+	return request{unix.RTM_SETNEIGHTBL, 0, e.b}
 }
 
 // addAddr adds an address (struct ifaddrmsg) without duplicate address detection: the link has two

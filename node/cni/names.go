@@ -65,5 +65,5 @@ func handleOf(network string, k key) string {
 	if k.ifName != "eth0" {
 		h += "." + k.ifName
 	}
-	return strings.ToLower(h)
+	return h
 }

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/google/renameio/v2"
-
 	"weft/internal/kernel"
 	"weft/model"
 )
@@ -65,7 +63,7 @@ func OpenRegistry(dir string, log *slog.Logger) (*Registry, error) {
 	return r, nil
 }
 
-// sweep removes what an interrupted write left: renameio's temporary files begin with a dot.
+// sweep removes what an interrupted write left: a temporary file begins with a dot.
 func (r *Registry) sweep(e fs.DirEntry) {
 	if name := e.Name(); !e.IsDir() && name[0] == '.' {
 		if err := os.Remove(filepath.Join(r.dir, name)); err != nil {
@@ -148,8 +146,8 @@ func (r *Registry) user(ip netip.Addr, k key) (key, bool) {
 	return key{}, false
 }
 
-// OnChange sets the function that is called, outside of any lock, after Endpoints changed. Set it
-// before the Server runs.
+// OnChange sets the function that is called, outside of any lock, after Endpoints changed, other
+// than by an ADD, which calls Config.Apply itself. Set it before the Server is made.
 func (r *Registry) OnChange(f func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -199,11 +197,14 @@ func (r *Registry) holder(device string) (*attachment, bool) {
 	return nil, false
 }
 
-// save writes a to the journal and keeps it. It survives a crash of the machine when it returns.
+// save writes a to the journal and keeps it; calls for one key are serialised by their callers. The
+// entry survives the death of the process, at any point. It is not forced to the disk: when the
+// machine stops, its pods stop with it, an entry of an earlier boot is only cleaned up after, and
+// what an entry that got lost would have named is found by its container at DEL.
 func (r *Registry) save(a attachment) error {
 	b, err := encodeJournal(&a)
 	if err == nil {
-		err = renameio.WriteFile(filepath.Join(r.dir, a.key().file()), b, 0o600)
+		err = replaceFile(filepath.Join(r.dir, a.key().file()), filepath.Join(r.dir, "."+a.key().file()), b)
 	}
 	if err != nil {
 		return fmt.Errorf("write journal entry %s: %w", a.key(), err)
@@ -214,12 +215,21 @@ func (r *Registry) save(a attachment) error {
 	return nil
 }
 
-// show puts a, which the journal has an earlier form of, among Endpoints.
+// replaceFile writes b to path by way of tmp, so that path always has one content or the other.
+func replaceFile(path, tmp string, b []byte) error {
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// show puts a, which the journal has an earlier form of, among Endpoints. Its caller waits for
+// Config.Apply at once, so that OnChange's function would only cause the same work twice.
 func (r *Registry) show(a attachment) {
 	r.mu.Lock()
 	r.all[a.key()] = &a
 	r.shown[a.key()] = true
-	r.unlockAndTell(true)
+	r.mu.Unlock()
 }
 
 // hide takes k from Endpoints.
