@@ -103,8 +103,8 @@ func (c *Config) Validate() error {
 
 func checkEndpoint(e string) (scheme string, err error) {
 	u, err := url.Parse(e)
-	if err != nil {
-		return "", fmt.Errorf("endpoint %q: %w", e, errors.Unwrap(err))
+	if err != nil || u.Scheme == "" {
+		return "", errors.New("endpoint is no URL: want http://host:port, https://host:port or unix:///path") // it may hold a password
 	}
 	if u.User != nil {
 		return "", fmt.Errorf("endpoint %s: no user or password in an endpoint: use the settings for them", u.Redacted())
