@@ -31,12 +31,13 @@ type customResource struct {
 
 // schemaNode is what the tests read of a schema.
 type schemaNode struct {
-	Type       string
-	Enum       []string
-	Minimum    *float64
-	Maximum    *float64
-	Pattern    string
-	Properties map[string]schemaNode
+	Type        string
+	Enum        []string
+	Minimum     *float64
+	Maximum     *float64
+	Pattern     string
+	Description string
+	Properties  map[string]schemaNode
 }
 
 func customResources(t *testing.T) map[string]customResource {
