@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 func docsCommand() *cobra.Command {
@@ -67,6 +69,14 @@ func markdownSection(c *cobra.Command) []byte {
 }
 
 func writeFlags(w io.Writer, c *cobra.Command) {
+	// A default that is this machine's name is no other reader's.
+	host, _ := os.Hostname()
+	c.NonInheritedFlags().VisitAll(func(f *pflag.Flag) {
+		if f.DefValue != "" && strings.EqualFold(f.DefValue, host) {
+			f.DefValue = ""
+			f.Usage += " (default: the host's name)"
+		}
+	})
 	usages := strings.TrimRight(c.NonInheritedFlags().FlagUsages(), "\n")
 	if usages != "" {
 		fmt.Fprintf(w, "\nFlags:\n\n```\n%s\n```\n", usages)
