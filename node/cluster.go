@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -301,7 +302,9 @@ func (c *cluster) snapshot() (s *model.Snapshot, generation uint64, ok bool) {
 			s.Pools = append(s.Pools, pool)
 		}
 	}
-	slices.SortFunc(s.Pools, func(a, b model.Pool) int { return a.CIDR.Addr().Compare(b.CIDR.Addr()) })
+	slices.SortFunc(s.Pools, func(a, b model.Pool) int {
+		return cmp.Or(a.CIDR.Addr().Compare(b.CIDR.Addr()), cmp.Compare(a.CIDR.Bits(), b.CIDR.Bits()), cmp.Compare(a.Name, b.Name))
+	})
 	return s, c.generation, true
 }
 

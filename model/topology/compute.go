@@ -25,7 +25,7 @@ func Compute(s *model.Snapshot, drivers []Driver) (*View, error) {
 	c := &compiler{s: s, self: self, drivers: drivers, under: newUnderlay(s.Underlay),
 		view: &View{Self: s.Self}, decided: map[decisionKey]decision{}}
 	for i := range s.Pools {
-		c.pools.Insert(s.Pools[i].CIDR, &s.Pools[i])
+		c.addPool(&s.Pools[i])
 	}
 	c.tunnels()
 	c.paths()
@@ -45,6 +45,15 @@ type compiler struct {
 	view    *View
 	decided map[decisionKey]decision
 	holds   map[model.NodeName][]netip.Prefix // what each peer may send from
+}
+
+// addPool takes a pool in. A disabled pool may share its range with the one that replaces it: then
+// the enabled one says how its traffic travels, and among equals the first by name.
+func (c *compiler) addPool(p *model.Pool) {
+	if old, ok := c.pools.Get(p.CIDR); ok && (old.Disabled == p.Disabled && old.Name < p.Name || !old.Disabled && p.Disabled) {
+		return
+	}
+	c.pools.Insert(p.CIDR, p)
 }
 
 func (c *compiler) problem(format string, args ...any) {
@@ -105,7 +114,7 @@ func (c *compiler) tunnel(e model.Encap, f model.Family, pool string) (Tunnel, b
 		c.problem("no interface of this host has the node address %s", addr.Addr())
 		return Tunnel{}, false
 	}
-	t := Tunnel{Driver: d.Name, Device: d.Device, Family: f, Local: addr.Addr(), Parent: parent.Name,
+	t := Tunnel{Driver: d.Name, Device: d.DeviceOver(f), Family: f, Local: addr.Addr(), Parent: parent.Name,
 		MTU: parent.MTU - overhead}
 	if d.Reach == VXLAN {
 		t.MAC, t.VNI, t.Port = c.self.VXLANMAC, c.s.VXLAN.VNI, c.s.VXLAN.Port
@@ -297,6 +306,8 @@ func (c *compiler) peers() {
 		}
 		for _, a := range n.Addresses {
 			p := Peer{Node: name, Address: a.Addr(), MAC: n.VXLANMAC}
+			// The peer itself may speak through its tunnel before it has a tunnel address.
+			p.Prefixes = append(p.Prefixes, model.HostPrefix(a.Addr()))
 			for _, h := range c.holds[name] {
 				if model.FamilyOf(h.Addr()) == model.FamilyOf(a.Addr()) {
 					p.Prefixes = append(p.Prefixes, h)

@@ -47,6 +47,15 @@ type Driver struct {
 	SelectedBy string
 }
 
+// DeviceOver names the device over an underlay of family f. A device has one family of outer
+// addresses, so a dual-stack node has two; the one over IPv4 has the plain name.
+func (d Driver) DeviceOver(f model.Family) string {
+	if f == model.IPv6 {
+		return d.Device + "-v6"
+	}
+	return d.Device
+}
+
 // Path is how one prefix is reached from this host.
 type Path struct {
 	Dst   netip.Prefix

@@ -111,6 +111,28 @@ func TestComputeWithoutDriver(t *testing.T) {
 	}
 }
 
+func TestPoolsOfOneRange(t *testing.T) {
+	for name, order := range map[string][2]model.Pool{
+		"enabled first": {{Name: "a", Encap: model.EncapVXLAN}, {Name: "b", Disabled: true}},
+		"enabled last":  {{Name: "a", Disabled: true}, {Name: "b", Encap: model.EncapVXLAN}},
+	} {
+		s := rackSnapshot(model.Pool{})
+		s.Pools = order[:]
+		for i := range s.Pools {
+			s.Pools[i].CIDR = prefix("10.244.0.0/16")
+		}
+		v, err := Compute(s, testDrivers())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range v.Paths {
+			if p.Dst == prefix("10.244.1.0/26") && p.Reach != VXLAN {
+				t.Errorf("%s: %s (%s), want the enabled pool to decide", name, p.Reach, p.Why)
+			}
+		}
+	}
+}
+
 func TestComputeWithoutSelf(t *testing.T) {
 	s := rackSnapshot(model.Pool{})
 	delete(s.Nodes, "n1")
