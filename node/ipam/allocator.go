@@ -248,7 +248,9 @@ func (t *task) take(ctx context.Context, d *demand) error {
 	var skipped []netip.Addr
 	lost := false
 	own := hostAffinity(t.a.node)
-	err := t.a.blocks.update(ctx, d.choice.cidr, func(b *block.Block) (err error) {
+	c := &change{done: make(chan struct{}), promised: d.choice.promised}
+	d.choice.promised = false // from here on it is the change's
+	c.apply = func(b *block.Block) (err error) {
 		skipped = nil
 		lost = b.Affinity() != own
 		for _, held := range b.Held(t.owner.Handle) {
@@ -267,8 +269,9 @@ func (t *task) take(ctx context.Context, d *demand) error {
 			got, err = b.AssignNext(t.owner, p)
 		}
 		return err
-	})
-	if ctx.Err() != nil && err != nil {
+	}
+	err := t.a.blocks.submit(ctx, d.choice.cidr, c)
+	if err != nil && ctx.Err() != nil {
 		return err // the change may still run: what it sets is not ours to read
 	}
 	if len(skipped) > 0 {

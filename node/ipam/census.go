@@ -92,10 +92,7 @@ func (a *Allocator) adopt(ctx context.Context, c *census) error {
 		a.own(cidr, s)
 	}
 	for _, f := range c.affinities {
-		if f.node != a.node || mine[f.cidr] {
-			continue
-		}
-		if c.blocks[f.cidr] != nil || f.object.Spec.State == v3.AffinityPendingDeletion {
+		if c.stale(f, a.node, a.opts.Now()) {
 			if err := a.dropAffinity(ctx, f.object); err != nil {
 				return err
 			}
@@ -113,6 +110,21 @@ func (a *Allocator) adopt(ctx context.Context, c *census) error {
 		a.disown(cidr)
 	}
 	return nil
+}
+
+// stale tells that an affinity is what a crash left of a claim that was lost or given up. An
+// affinity of another node is left alone while that node may be at work on it.
+func (c *census) stale(f affinity, self string, now time.Time) bool {
+	s := c.blocks[f.cidr]
+	if s != nil && s.block.Affinity() == hostAffinity(f.node) {
+		return false
+	}
+	state := f.object.Spec.State
+	if f.node == self {
+		return s != nil || state == v3.AffinityPendingDeletion
+	}
+	old := now.Sub(f.object.CreationTimestamp.Time) >= idleBeforeReclaim
+	return state == v3.AffinityPendingDeletion || state == v3.AffinityPending && old
 }
 
 func (c *census) affinityOf(node string, cidr netip.Prefix) *v3.BlockAffinity {

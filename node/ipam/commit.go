@@ -57,6 +57,18 @@ type change struct {
 	apply func(*block.Block) error
 	err   error
 	done  chan struct{}
+	// promised: the change is counted in its queue's promised until it is made or refused.
+	promised bool
+}
+
+// redeem ends the promises of changes. The caller holds the lock.
+func (q *blockQueue) redeem(batch ...*change) {
+	for _, c := range batch {
+		if c.promised {
+			c.promised = false
+			q.promised--
+		}
+	}
 }
 
 func newBlocks(store datastore.Store, log *slog.Logger, timeout time.Duration) *blocks {
@@ -95,13 +107,18 @@ func (b *blocks) forget(cidr netip.Prefix, q *blockQueue) {
 // means that there is no such block. Another error of the store, or the end of ctx, leaves it
 // open whether the change was made.
 func (b *blocks) update(ctx context.Context, cidr netip.Prefix, apply func(*block.Block) error) error {
-	c := &change{apply: apply, done: make(chan struct{})}
+	return b.submit(ctx, cidr, &change{apply: apply, done: make(chan struct{})})
+}
+
+func (b *blocks) submit(ctx context.Context, cidr netip.Prefix, c *change) error {
 	b.mu.Lock()
+	q := b.at(cidr)
 	if err := b.ctx.Err(); err != nil {
+		q.redeem(c)
+		b.forget(cidr, q)
 		b.mu.Unlock()
 		return fmt.Errorf("update block %v: the allocator is closed: %w", cidr, datastore.ErrUnavailable)
 	}
-	q := b.at(cidr)
 	q.waiting = append(q.waiting, c)
 	if !q.running {
 		q.running = true
@@ -123,6 +140,7 @@ func (b *blocks) abandon(ctx context.Context, cidr netip.Prefix, q *blockQueue, 
 	for i := range q.waiting {
 		if q.waiting[i] == c {
 			q.waiting = append(q.waiting[:i:i], q.waiting[i+1:]...)
+			q.redeem(c)
 			return fmt.Errorf("update block %v: not begun: %w", cidr, ctx.Err())
 		}
 	}
@@ -143,6 +161,9 @@ func (b *blocks) run(cidr netip.Prefix, q *blockQueue) {
 		}
 		b.mu.Unlock()
 		err := b.commit(cidr, q, batch)
+		b.mu.Lock()
+		q.redeem(batch...)
+		b.mu.Unlock()
 		for _, c := range batch {
 			if err != nil {
 				c.err = err
@@ -172,7 +193,7 @@ func (b *blocks) commit(cidr netip.Prefix, q *blockQueue, batch []*change) error
 			b.setCached(q, nil) // what was refused may be possible by now
 			continue
 		}
-		err = b.write(q, cur, next)
+		err = b.write(q, cur, next, batch)
 		if err == nil {
 			return nil
 		}
@@ -234,7 +255,8 @@ func (b *blocks) decode(o v3.Object) (*stored, error) {
 	return &stored{object, blk}, nil
 }
 
-func (b *blocks) write(q *blockQueue, cur *stored, next *block.Block) error {
+// write stores a block. What it takes from the block and what was promised of it change together.
+func (b *blocks) write(q *blockQueue, cur *stored, next *block.Block, batch []*change) error {
 	o := cur.object.DeepCopy()
 	encodeBlock(next, o)
 	ctx, cancel := context.WithTimeout(b.ctx, b.timeout)
@@ -249,6 +271,7 @@ func (b *blocks) write(q *blockQueue, cur *stored, next *block.Block) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	q.redeem(batch...)
 	q.cached = nil
 	if q.keep {
 		q.cached = &stored{object, next}

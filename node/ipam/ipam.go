@@ -50,9 +50,10 @@ type Request struct {
 	NamespaceLabels map[string]string
 	// Families wanted, one address each. None: every family that has a pool for this owner.
 	Families []model.Family
-	// Pools restricts a family to these pools (names or CIDRs), in this order; the caller has
-	// chosen between the annotations of pod and namespace and its own configuration. Only pools
-	// that are asked for in this way are used when their assignmentMode is Manual.
+	// Pools restricts a family to these pools (names or CIDRs); the caller has chosen between the
+	// annotations of pod and namespace and its own configuration. Blocks that the node has already
+	// come first, then new ones in the order of the pools. A pool whose assignmentMode is Manual is
+	// used only when it is asked for in this way.
 	Pools map[model.Family][]string
 	// Addresses are fixed addresses, at most one a family; they stand for their families.
 	Addresses []netip.Addr
