@@ -31,6 +31,7 @@ lint: ## golangci-lint with the project's short list
 
 generate: ## write deepcopy, CRDs and the command reference
 	go generate ./...
+	go run ./cmd/weft docs > docs/commands.md
 
 verify: generate ## fail when generated files are not current
 	@git diff --exit-code -- api manifests docs || { echo "generated files differ: commit what 'make generate' wrote" >&2; exit 1; }

@@ -1,9 +1,11 @@
-// Command weft is the node service, the ctl verbs, the lab and the bench in one binary.
+// Command weft is the node service, the ctl verbs, the lab, the demo and the bench in one binary.
 package main
 
 import (
 	"context"
 	"os"
+
+	"github.com/spf13/cobra"
 
 	"weft/bench"
 	"weft/cli"
@@ -14,9 +16,10 @@ import (
 // version is set by the linker: make build.
 var version = "unknown"
 
-func main() {
+func main() { os.Exit(cli.Execute(context.Background(), root())) }
+
+func root() *cobra.Command {
 	root := cli.Root(version)
-	root.AddCommand(node.Command(version), node.StoreCommand(), lab.Command(),
-		bench.DemoCommand(), bench.Command())
-	os.Exit(cli.Execute(context.Background(), root))
+	root.AddCommand(node.Command(version), node.StoreCommand(), lab.Command(), bench.DemoCommand(), bench.Command())
+	return root
 }

@@ -78,8 +78,7 @@ type raw struct {
 // that were not given, and validates; call it after fs was parsed.
 func Bind(fs *pflag.FlagSet) func() (*Config, error) {
 	r := &raw{}
-	host, _ := os.Hostname()
-	fs.StringVar(&r.NodeName, "node-name", strings.ToLower(host), "name of this node, unique in the cluster")
+	fs.StringVar(&r.NodeName, "node-name", "", "name of this node, unique in the cluster; none: the host's name in lower case")
 	fs.StringVar(&r.DataDir, "data-dir", "/var/lib/weft", "directory for what must outlive a reboot")
 	fs.StringVar(&r.RunDir, "run-dir", "/run/weft", "directory for sockets")
 	fs.StringVar(&r.file, "config", "", "configuration file (YAML; keys are the flags' names in camelCase)")
@@ -199,6 +198,13 @@ func readFile(path string) (map[string]string, error) {
 
 func (r *raw) finish() (*Config, error) {
 	c := r.Config
+	if c.NodeName == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return nil, fmt.Errorf("--node-name is not set and the host's name cannot be read: %w", err)
+		}
+		c.NodeName = strings.ToLower(host)
+	}
 	for e := range strings.SplitSeq(r.endpoints, ",") {
 		if e = strings.TrimSpace(e); e != "" {
 			c.Datastore.Endpoints = append(c.Datastore.Endpoints, e)
