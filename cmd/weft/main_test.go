@@ -15,7 +15,7 @@ func TestManualIsCurrent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(cli.Markdown(root()), string(have)); d != "" {
+	if d := cmp.Diff(string(cli.Markdown(root())), string(have)); d != "" {
 		t.Errorf("docs/commands.md is not what the commands say; run make generate (-want +got):\n%s", d)
 	}
 }
