@@ -22,6 +22,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("WEFT_TEST_SERVER"); dir != "" {
 		os.Exit(serveChild(dir))
 	}
+	if endpoint := os.Getenv("WEFT_TEST_FOLLOWER"); endpoint != "" {
+		os.Exit(followChild(endpoint))
+	}
 	// What etcd leaves when it cannot open a damaged database; see startEtcd.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("go.etcd.io/etcd/server/v3/storage.OpenBackend"))
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -347,4 +348,28 @@ func TestRejected(t *testing.T) {
 		t.Error(err)
 	}
 	sink.wait(t, "repaired", 5*time.Second, func(r *recorder) bool { return len(r.changes) == 4+rejected })
+}
+
+// What was missed is delivered however large it is: 20 MB here, in answers of the server's choosing.
+func TestResumeOfManyBytes(t *testing.T) {
+	const n = 100
+	s := testStore(t)
+	l := must[*datastore.List](t)(s.List(t.Context(), v3.KindNode))
+	for i := range n {
+		o := node(fmt.Sprintf("n%d", i), nil)
+		o.Annotations = map[string]string{"a": strings.Repeat("x", 200<<10)}
+		must[v3.Object](t)(s.Create(t.Context(), o))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	got, stop := 0, errors.New("stop")
+	err := s.Stream(ctx, l.Revision, []string{v3.KindNode}, func(b datastore.Batch) error {
+		if got += len(b.Changes); b.CaughtUp {
+			return stop
+		}
+		return nil
+	})
+	if !errors.Is(err, stop) || got != n {
+		t.Errorf("%d of %d changes before it had caught up, then %v", got, n, err)
+	}
 }

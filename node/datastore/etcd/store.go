@@ -163,10 +163,14 @@ func (s *Store) dial(ctx context.Context) (*clientv3.Client, error) {
 		Password:             password,
 		Logger:               newZap(s.cfg.Logger),
 		MaxUnaryRetries:      maxRetries,
-		DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(failFast), grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxReconnect},
-			MinConnectTimeout: max(s.cfg.DialTimeout, time.Second),
-		})},
+		DialOptions: []grpc.DialOption{
+			grpc.WithChainUnaryInterceptor(failFast),
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceive)), // for the watch, which is not the etcd client's
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxReconnect},
+				MinConnectTimeout: max(s.cfg.DialTimeout, time.Second),
+			}),
+		},
 	})
 }
 

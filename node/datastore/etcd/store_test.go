@@ -140,9 +140,9 @@ func TestNamespaced(t *testing.T) {
 	}
 }
 
-// 20 writers add 1 to a counter 50 times each by compare-and-swap: the sum tells of lost updates.
+// 8 writers add 1 to a counter 50 times each by compare-and-swap: the sum tells of lost updates.
 func TestCompareAndSwapLosesNothing(t *testing.T) {
-	const writers, times = 20, 50
+	const writers, times = 8, 50
 	ctx, s := t.Context(), testStore(t)
 	must[v3.Object](t)(s.Create(ctx, node("n", map[string]string{"count": "0"})))
 	key := datastore.Key{Kind: v3.KindNode, Name: "n"}
