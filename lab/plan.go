@@ -33,20 +33,19 @@ type Namespace struct {
 // Sysctl is a setting inside a namespace; Path is below /proc/sys.
 type Sysctl struct{ Path, Value string }
 
-// Bridge is a subnet's switch, with the router's addresses on it.
+// Bridge is a subnet's switch.
 type Bridge struct {
 	Namespace string
 	Name      string
 	MTU       int
-	Addresses []netip.Prefix
 }
 
-// Wire is a veth pair from a bridge to a node's uplink.
+// Wire is a veth pair from a bridge to the uplink of a node or of the router.
 type Wire struct {
-	Namespace, Name, Bridge string // the router's end
-	Peer, PeerName          string // the node's namespace and interface
+	Namespace, Name, Bridge string // the switch's end
+	Peer, PeerName          string // the namespace and interface of the other
 	MTU                     int
-	Addresses               []netip.Prefix // of the node's end
+	Addresses               []netip.Prefix // of the other end
 }
 
 // Route is a route of a node to another subnet.
@@ -80,7 +79,14 @@ func Compile(c Config, dir string) Plan {
 	for i, s := range c.Subnets {
 		br := linkName("br-"+s.Name, fmt.Sprintf("br-%d", i+1), names)
 		bridges[s.Name] = br
-		p.Bridges = append(p.Bridges, Bridge{router, br, c.MTU, s.routers()})
+		p.Bridges = append(p.Bridges, Bridge{router, br, c.MTU})
+		// The router sits at a port of the switch like everybody else. With its addresses on the
+		// bridge itself every forwarded tunnel packet would be cut up: a bridge device sends no
+		// packets that are larger than its MTU on behalf of its own host once they are encapsulated.
+		p.Wires = append(p.Wires, Wire{
+			Namespace: router, Name: linkName("sw-"+s.Name, fmt.Sprintf("sw-%d", i+1), names), Bridge: br,
+			Peer: router, PeerName: linkName("to-"+s.Name, fmt.Sprintf("to-%d", i+1), names), MTU: c.MTU, Addresses: s.routers(),
+		})
 	}
 	p.Processes = append(p.Processes, storeProcess(c, dir))
 	for i, n := range c.Nodes {
@@ -194,7 +200,7 @@ func (p Plan) Format() string {
 		}
 	}
 	for _, r := range p.Bridges {
-		fmt.Fprintf(&b, "bridge %s %s mtu %d address %s\n", r.Namespace, r.Name, r.MTU, join(r.Addresses))
+		fmt.Fprintf(&b, "bridge %s %s mtu %d\n", r.Namespace, r.Name, r.MTU)
 	}
 	for _, w := range p.Wires {
 		fmt.Fprintf(&b, "wire %s %s (bridge %s) to %s %s mtu %d address %s\n",

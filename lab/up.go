@@ -226,15 +226,7 @@ func makeNamespace(ctx context.Context, n Namespace) error {
 
 func (l *Lab) makeUnderlay(ctx context.Context, p Plan) error {
 	for _, b := range p.Bridges {
-		err := inNamespace(b.Namespace, func(h *kernel.Handle) error {
-			err := h.AddBridge(b.Name, b.MTU)
-			for _, a := range b.Addresses {
-				if err == nil {
-					err = h.AddAddress(b.Name, a)
-				}
-			}
-			return err
-		})
+		err := inNamespace(b.Namespace, func(h *kernel.Handle) error { return h.AddBridge(b.Name, b.MTU) })
 		if err == nil {
 			err = l.fault("bridge " + b.Name)
 		}
