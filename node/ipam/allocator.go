@@ -26,6 +26,7 @@ type Allocator struct {
 	blocks  *blocks
 	handles keyedLock
 	claims  chan struct{} // holds one token while a block is being claimed
+	dry     remembered    // guarded by claims
 
 	// owned are the blocks of this node, sorted; guarded by blocks.mu.
 	owned []netip.Prefix

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"weft/model"
@@ -30,6 +31,9 @@ func (t *task) choose(ctx context.Context, d *demand) error {
 	}
 	if !d.fixed.IsValid() && t.promise(d) {
 		return nil // the other call claimed one
+	}
+	if !d.fixed.IsValid() && t.borrowAgain(d) {
+		return nil
 	}
 	c, err := t.a.census(ctx)
 	if err != nil {
@@ -216,10 +220,45 @@ func (t *task) idle(b *block.Block) bool {
 	return u.Free == u.Size && t.a.opts.Now().Sub(b.Claimed()) >= idleBeforeReclaim
 }
 
+// remembered is a census that found nothing to claim. A node that lives on borrowed addresses would
+// otherwise list all blocks of the cluster for every pod.
+type remembered struct {
+	census *census
+	pools  string
+	at     time.Time
+}
+
+// rememberFor is how long borrowing goes by a census: a stale one costs an attempt at a block that
+// has filled up, and at most this long until a new block is noticed.
+const rememberFor = time.Second
+
+// borrowAgain borrows by the last census. The caller holds claims.
+func (t *task) borrowAgain(d *demand) bool {
+	last := t.a.dry
+	age := t.a.opts.Now().Sub(last.at)
+	if last.census == nil || last.pools != d.poolNames() || age < 0 || age >= rememberFor {
+		return false
+	}
+	return t.borrowFrom(d, last.census)
+}
+
+func (d *demand) poolNames() string {
+	var names strings.Builder
+	for _, p := range d.pools {
+		names.WriteString(p.name + " " + p.cidr.String() + " ")
+	}
+	return names.String()
+}
+
 // borrow picks a block of another node that has an address.
 func (t *task) borrow(_ context.Context, d *demand, c *census) (bool, error) {
+	t.a.dry = remembered{c, d.poolNames(), t.a.opts.Now()}
+	return t.borrowFrom(d, c), nil
+}
+
+func (t *task) borrowFrom(d *demand, c *census) bool {
 	if t.settings.strictAffinity {
-		return false, nil
+		return false
 	}
 	policy := t.policy(nil)
 	for i := range d.pools {
@@ -227,11 +266,11 @@ func (t *task) borrow(_ context.Context, d *demand, c *census) (bool, error) {
 			cidr := s.block.CIDR()
 			if !d.tried[cidr] && !s.block.Deleted() && s.block.Usage(policy).Available() > 0 {
 				d.choice = choice{cidr: cidr, pool: d.pools[i].name}
-				return true, nil
+				return true
 			}
 		}
 	}
-	return false, nil
+	return false
 }
 
 // othersIn returns the pool's blocks that are not this node's and not set apart for another
