@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -275,19 +276,46 @@ func setAll(s []sysctl) error {
 }
 
 // Activate gives the pod side its addresses, sets it up and adds its routes and permanent
-// neighbour entries, all in one exchange. From now on the pod can send.
+// neighbour entries, all in one exchange. From now on the pod can send. It returns when both sides
+// carry packets.
 func (p *PodLinks) Activate(ctx context.Context, ns *os.File, l PodLink) error {
 	err := inPod(ns, podSysctls(l), func(h *Handle) error {
 		link, there, err := h.LinkByName(ctx, l.IfName)
 		if err != nil || !there {
 			return errors.Join(err, whenAbsent(there))
 		}
-		return h.all(ctx, podRequests(link.Index, l.Addresses))
+		if err := h.all(ctx, podRequests(link.Index, l.Addresses)); err != nil {
+			return err
+		}
+		return h.awaitRunning(ctx, l.IfName)
 	})
+	if err == nil {
+		err = p.withHost(func(h *Handle) error { return h.awaitRunning(ctx, l.Device) })
+	}
 	if err != nil {
 		return fmt.Errorf("activate %s in %s: %w", l.IfName, ns.Name(), err)
 	}
 	return nil
+}
+
+// awaitRunning returns when the link is operational. A side that was up before its peer gets its
+// queue from a work item of the kernel's (net/core/link_watch.c) and drops what it is to send
+// until then: a first packet, or the ARP request before it, whose repetition takes a second.
+func (h *Handle) awaitRunning(ctx context.Context, name string) error {
+	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 5*time.Millisecond) {
+		l, there, err := h.LinkByName(ctx, name)
+		if err != nil || !there {
+			return errors.Join(err, whenAbsent(there))
+		}
+		if l.Running {
+			return nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return fmt.Errorf("wait until %s is operational: %w", name, context.Cause(ctx))
+		}
+	}
 }
 
 func podSysctls(l PodLink) []sysctl {

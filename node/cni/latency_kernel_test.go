@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,16 +52,52 @@ func TestLatency(t *testing.T) {
 		t.Logf("DEL of %d pods, 32 at a time: %v altogether", pods, time.Since(start))
 		r.nothingLeft(pods)
 	}
+	r.floor(node)
+}
+
+// floor measures what no ADD can be faster than: the start of the plugin alone, one and 32 at a
+// time, answering without a node (VERSION) and with one (STATUS).
+func (r *rig) floor(node *child) {
+	const calls = 200
 	var status []time.Duration
-	for range pods {
+	for range calls {
 		start := time.Now()
 		if err := r.cni.GetStatusNetworkList(context.Background(), r.list); err != nil {
-			t.Fatal(err)
+			r.t.Fatal(err)
 		}
 		status = append(status, time.Since(start))
 	}
-	t.Logf("weft-cni alone (STATUS, %d calls: start of the process, call, answer, exit; the node's part is %s): %s",
-		pods, quantiles(node.took("STATUS")), quantiles(status))
+	r.t.Logf("weft-cni alone, STATUS (start of the process, call, answer, exit): %s; the node's part of it: %s",
+		quantiles(status), quantiles(node.took("STATUS")))
+	for _, parallel := range []int{1, 32} {
+		var mu sync.Mutex
+		var took []time.Duration
+		work := make(chan struct{})
+		var wg sync.WaitGroup
+		for range parallel {
+			wg.Go(func() {
+				for range work {
+					cmd := exec.Command(filepath.Join(r.bin, "weft-cni"))
+					cmd.Env = []string{"CNI_COMMAND=VERSION"}
+					start := time.Now()
+					err := cmd.Run()
+					d := time.Since(start)
+					if err != nil {
+						r.t.Error(err)
+					}
+					mu.Lock()
+					took = append(took, d)
+					mu.Unlock()
+				}
+			})
+		}
+		for range calls {
+			work <- struct{}{}
+		}
+		close(work)
+		wg.Wait()
+		r.t.Logf("weft-cni alone, VERSION (no node), %d at a time: %s", parallel, quantiles(took))
+	}
 }
 
 func (r *rig) addAll(rts []*libcni.RuntimeConf, parallel int) (whole, reachable []time.Duration) {

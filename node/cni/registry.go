@@ -26,6 +26,7 @@ type Registry struct {
 	mu       sync.Mutex
 	all      map[key]*attachment // values are replaced, never changed
 	shown    map[key]bool        // in Endpoints
+	byAddr   map[netip.Addr]key  // who has an address on a link
 	onChange func()
 }
 
@@ -40,7 +41,8 @@ func OpenRegistry(dir string, log *slog.Logger) (*Registry, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	r := &Registry{dir: dir, log: log, all: map[key]*attachment{}, shown: map[key]bool{}}
+	r := &Registry{dir: dir, log: log, all: map[key]*attachment{}, shown: map[key]bool{},
+		byAddr: map[netip.Addr]key{}}
 	if err := os.MkdirAll(filepath.Join(dir, quarantineDir), 0o700); err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
@@ -58,7 +60,7 @@ func OpenRegistry(dir string, log *slog.Logger) (*Registry, error) {
 			r.quarantine(e.Name(), err)
 			continue
 		}
-		r.all[a.key()] = a
+		r.set(a)
 	}
 	return r, nil
 }
@@ -138,12 +140,36 @@ func (r *Registry) InUse(a netip.Addr) bool {
 func (r *Registry) user(ip netip.Addr, k key) (key, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for other, a := range r.all {
-		if other != k && !a.Superseded && a.State != stateReleasing && slices.Contains(a.Addresses, ip) {
-			return other, true
+	other, used := r.byAddr[ip]
+	return other, used && other != k
+}
+
+// set keeps a; the lock is held, or nobody else knows r yet.
+func (r *Registry) set(a *attachment) {
+	r.unset(a.key())
+	r.all[a.key()] = a
+	if a.Superseded || a.State == stateReleasing {
+		return
+	}
+	for _, ip := range a.Addresses {
+		if _, used := r.byAddr[ip]; !used {
+			r.byAddr[ip] = a.key()
 		}
 	}
-	return key{}, false
+}
+
+// unset forgets k; the lock is held.
+func (r *Registry) unset(k key) {
+	a := r.all[k]
+	if a == nil {
+		return
+	}
+	delete(r.all, k)
+	for _, ip := range a.Addresses {
+		if r.byAddr[ip] == k {
+			delete(r.byAddr, ip)
+		}
+	}
 }
 
 // OnChange sets the function that is called, outside of any lock, after Endpoints changed, other
@@ -211,7 +237,7 @@ func (r *Registry) save(a attachment) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.all[a.key()] = &a
+	r.set(&a)
 	return nil
 }
 
@@ -227,7 +253,7 @@ func replaceFile(path, tmp string, b []byte) error {
 // Config.Apply at once, so that OnChange's function would only cause the same work twice.
 func (r *Registry) show(a attachment) {
 	r.mu.Lock()
-	r.all[a.key()] = &a
+	r.set(&a)
 	r.shown[a.key()] = true
 	r.mu.Unlock()
 }
@@ -257,7 +283,7 @@ func (r *Registry) remove(k key) error {
 	r.hide(k)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.all, k)
+	r.unset(k)
 	return nil
 }
 
