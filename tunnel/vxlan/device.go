@@ -206,7 +206,8 @@ func wantedDevice(there *inventory, l tunnel.Link) (kernel.VXLAN, error) {
 	return v, nil
 }
 
-// find returns the device under the wanted name, or the one that we made and somebody renamed.
+// find returns the device under the wanted name, or the one that we made and somebody renamed. The
+// devices over the two families share VNI and port: one is not the other, renamed.
 func (i *inventory) find(want kernel.VXLAN) (kernel.VXLAN, bool) {
 	var renamed kernel.VXLAN
 	found := false
@@ -214,7 +215,7 @@ func (i *inventory) find(want kernel.VXLAN) (kernel.VXLAN, bool) {
 		if v.Name == want.Name {
 			return v, true
 		}
-		if v.Ours && v.Name != spareName && v.VNI == want.VNI && v.Port == want.Port {
+		if v.Ours && v.Name != spareName && v.VNI == want.VNI && v.Port == want.Port && v.Local.Is4() == want.Local.Is4() {
 			renamed, found = v, true
 		}
 	}
