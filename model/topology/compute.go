@@ -15,6 +15,41 @@ import (
 // (package tunnel); an encapsulation without a row leaves its prefixes Unreachable. The error
 // tells that nothing can be decided yet: whoever asks keeps the kernel as it is.
 func Compute(s *model.Snapshot, drivers []Driver) (*View, error) {
+	c, err := newCompiler(s, drivers)
+	if err != nil {
+		return nil, err
+	}
+	paths := make([]Path, 0, len(s.Blocks))
+	for _, b := range s.Blocks {
+		paths = c.appendPaths(paths, b)
+	}
+	slices.SortFunc(paths, comparePaths)
+	holds := make(map[model.NodeName][]netip.Prefix, len(s.Nodes))
+	for i := range paths {
+		holds[paths[i].Node] = append(holds[paths[i].Node], paths[i].Dst)
+	}
+	peers := make([]Peer, 0, len(s.Nodes))
+	for name := range s.Nodes {
+		peers = c.appendPeers(peers, name, holds[name])
+	}
+	slices.SortFunc(peers, comparePeers)
+	return c.view(paths, peers), nil
+}
+
+// compiler is what stays the same for all prefixes: this host, its links and routes, the pools and
+// the tunnels that they ask for.
+type compiler struct {
+	s        *model.Snapshot
+	self     *model.Node
+	drivers  []Driver
+	under    *underlay
+	pools    bart.Table[*model.Pool]
+	tunnels  []Tunnel
+	problems []string
+	decided  map[model.NodeName][]decided
+}
+
+func newCompiler(s *model.Snapshot, drivers []Driver) (*compiler, error) {
 	self, ok := s.Nodes[s.Self]
 	if !ok {
 		return nil, fmt.Errorf("node %s has no Node record yet", s.Self)
@@ -23,28 +58,27 @@ func Compute(s *model.Snapshot, drivers []Driver) (*View, error) {
 		return nil, fmt.Errorf("node %s has no underlay address in its Node record", s.Self)
 	}
 	c := &compiler{s: s, self: self, drivers: drivers, under: newUnderlay(s.Underlay),
-		view: &View{Self: s.Self}, decided: map[decisionKey]decision{}}
+		decided: make(map[model.NodeName][]decided, len(s.Nodes))}
 	for i := range s.Pools {
 		c.addPool(&s.Pools[i])
 	}
-	c.tunnels()
-	c.paths()
-	c.peers()
-	c.podMTU()
-	slices.Sort(c.view.Problems)
-	c.view.Problems = slices.Compact(c.view.Problems)
-	return c.view, nil
+	c.findTunnels()
+	return c, nil
 }
 
-type compiler struct {
-	s       *model.Snapshot
-	self    *model.Node
-	drivers []Driver
-	under   *underlay
-	pools   bart.Table[*model.Pool]
-	view    *View
-	decided map[decisionKey]decision
-	holds   map[model.NodeName][]netip.Prefix // what each peer may send from
+// view puts together what was decided; paths and peers are sorted.
+func (c *compiler) view(paths []Path, peers []Peer) *View {
+	v := &View{Self: c.s.Self, Paths: paths, Peers: peers, Tunnels: c.tunnels}
+	v.Problems = slices.Clone(c.problems)
+	for i := range paths {
+		if p := &paths[i]; p.Reach == Unreachable {
+			v.Problems = append(v.Problems, fmt.Sprintf("node %s is not reachable over %s: %s", p.Node, model.FamilyOf(p.Dst.Addr()), p.Why))
+		}
+	}
+	c.podMTU(v)
+	slices.Sort(v.Problems)
+	v.Problems = slices.Compact(v.Problems)
+	return v
 }
 
 // addPool takes a pool in. A disabled pool may share its range with the one that replaces it: then
@@ -57,7 +91,7 @@ func (c *compiler) addPool(p *model.Pool) {
 }
 
 func (c *compiler) problem(format string, args ...any) {
-	c.view.Problems = append(c.view.Problems, fmt.Sprintf(format, args...))
+	c.problems = append(c.problems, fmt.Sprintf(format, args...))
 }
 
 func (c *compiler) driver(e model.Encap) (Driver, bool) {
@@ -69,9 +103,9 @@ func (c *compiler) driver(e model.Encap) (Driver, bool) {
 	return Driver{}, false
 }
 
-// tunnels names the devices that this host must have: one for each encapsulation and family that
+// findTunnels names the devices that this host must have: one for each encapsulation and family that
 // a pool asks for.
-func (c *compiler) tunnels() {
+func (c *compiler) findTunnels() {
 	type want struct {
 		encap  model.Encap
 		family model.Family
@@ -85,10 +119,10 @@ func (c *compiler) tunnels() {
 	}
 	for w, pool := range wanted {
 		if t, ok := c.tunnel(w.encap, w.family, pool); ok {
-			c.view.Tunnels = append(c.view.Tunnels, t)
+			c.tunnels = append(c.tunnels, t)
 		}
 	}
-	slices.SortFunc(c.view.Tunnels, func(a, b Tunnel) int {
+	slices.SortFunc(c.tunnels, func(a, b Tunnel) int {
 		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Family, b.Family))
 	})
 }
@@ -128,49 +162,45 @@ func (c *compiler) tunnel(e model.Encap, f model.Family, pool string) (Tunnel, b
 	return t, true
 }
 
-// paths walks the blocks and what was borrowed from them.
-func (c *compiler) paths() {
-	c.holds = make(map[model.NodeName][]netip.Prefix, len(c.s.Nodes))
-	c.view.Paths = make([]Path, 0, len(c.s.Blocks))
-	for _, b := range c.s.Blocks {
-		if b.Node != "" {
-			c.path(b.CIDR, b.Node)
-		}
-		for a, n := range b.Borrowed {
-			if n != c.s.Self {
-				c.path(model.HostPrefix(a), n)
-			}
+// appendPaths decides a block and what was borrowed from it.
+func (c *compiler) appendPaths(paths []Path, b *model.Block) []Path {
+	if b.Node != "" {
+		paths = append(paths, c.path(b.CIDR, b.Node))
+	}
+	for a, n := range b.Borrowed {
+		if n != c.s.Self {
+			paths = append(paths, c.path(model.HostPrefix(a), n))
 		}
 	}
-	slices.SortFunc(c.view.Paths, func(a, b Path) int { return comparePrefix(a.Dst, b.Dst) })
+	return paths
+}
+
+func comparePaths(a, b Path) int {
+	return cmp.Or(comparePrefix(a.Dst, b.Dst), cmp.Compare(a.Node, b.Node))
 }
 
 func comparePrefix(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
-func (c *compiler) path(dst netip.Prefix, node model.NodeName) {
-	p := Path{Dst: dst, Node: node}
+func (c *compiler) path(dst netip.Prefix, node model.NodeName) Path {
 	if node == c.s.Self {
-		p.Reach, p.Why = Local, "a block of this node"
-		c.view.Paths = append(c.view.Paths, p)
-		return
+		return Path{Dst: dst, Node: node, Reach: Local, Why: "a block of this node"}
 	}
-	c.holds[node] = append(c.holds[node], dst)
 	var pool *model.Pool
 	if found, ok := c.pools.Lookup(dst.Addr()); ok {
 		pool = found
 	}
 	d := c.decide(node, pool, model.FamilyOf(dst.Addr()))
-	p.Reach, p.Via, p.Device, p.Source = d.reach, d.via, d.device, d.source
-	p.MTU, p.DeviceMTU, p.Why = d.mtu, d.deviceMTU, d.why
-	c.view.Paths = append(c.view.Paths, p)
+	return Path{Dst: dst, Node: node, Reach: d.reach, Via: d.via, Device: d.device, Source: d.source,
+		MTU: d.mtu, DeviceMTU: d.deviceMTU, Why: d.why}
 }
 
-type decisionKey struct {
-	node   model.NodeName
-	pool   string
+// decided is a decision about the prefixes of one pool and family on one peer.
+type decided struct {
+	pool   *model.Pool // nil: none holds them
 	family model.Family
+	decision
 }
 
 type decision struct {
@@ -184,18 +214,13 @@ type decision struct {
 // decide says how prefixes of one pool on one peer are reached; the many blocks that a node may
 // have share the answer.
 func (c *compiler) decide(node model.NodeName, pool *model.Pool, f model.Family) decision {
-	key := decisionKey{node: node, family: f}
-	if pool != nil {
-		key.pool = pool.Name
-	}
-	if d, ok := c.decided[key]; ok {
-		return d
+	for _, d := range c.decided[node] {
+		if d.pool == pool && d.family == f {
+			return d.decision
+		}
 	}
 	d := c.decideNew(node, pool, f)
-	if d.reach == Unreachable {
-		c.problem("node %s is not reachable over %s: %s", node, f, d.why)
-	}
-	c.decided[key] = d
+	c.decided[node] = append(c.decided[node], decided{pool, f, d})
 	return d
 }
 
@@ -285,11 +310,11 @@ func (c *compiler) encapsulated(e model.Encap, f model.Family, to netip.Addr, h 
 	if !ok {
 		return decision{why: why + ", and this node has no driver for " + e.String()}
 	}
-	i := slices.IndexFunc(c.view.Tunnels, func(t Tunnel) bool { return t.Driver == row.Name && t.Family == f })
+	i := slices.IndexFunc(c.tunnels, func(t Tunnel) bool { return t.Driver == row.Name && t.Family == f })
 	if i < 0 {
 		return decision{why: why + ", and this node cannot have a " + e.String() + " device over " + f.String()}
 	}
-	t := c.view.Tunnels[i]
+	t := c.tunnels[i]
 	d := decision{reach: row.Reach, via: TunnelNextHop(to), device: t.Device, deviceMTU: t.MTU,
 		mtu: min(t.MTU, h.mtu-row.Overhead[f]), why: why}
 	if len(t.Addresses) > 0 {
@@ -298,31 +323,33 @@ func (c *compiler) encapsulated(e model.Encap, f model.Family, to netip.Addr, h 
 	return d
 }
 
-// peers lists the other nodes as the tunnels see them.
-func (c *compiler) peers() {
-	for name, n := range c.s.Nodes {
-		if name == c.s.Self {
-			continue
-		}
-		for _, a := range n.Addresses {
-			p := Peer{Node: name, Address: a.Addr(), MAC: n.VXLANMAC}
-			// The peer itself may speak through its tunnel before it has a tunnel address.
-			p.Prefixes = append(p.Prefixes, model.HostPrefix(a.Addr()))
-			for _, h := range c.holds[name] {
-				if model.FamilyOf(h.Addr()) == model.FamilyOf(a.Addr()) {
-					p.Prefixes = append(p.Prefixes, h)
-				}
-			}
-			if t, ok := n.TunnelAddress(model.FamilyOf(a.Addr())); ok && !covered(p.Prefixes, t) {
-				p.Prefixes = append(p.Prefixes, model.HostPrefix(t))
-			}
-			slices.SortFunc(p.Prefixes, comparePrefix)
-			c.view.Peers = append(c.view.Peers, p)
-		}
+// appendPeers describes a node as the tunnels see it, once for each family; holds are its prefixes.
+func (c *compiler) appendPeers(peers []Peer, name model.NodeName, holds []netip.Prefix) []Peer {
+	n := c.s.Nodes[name]
+	if n == nil || name == c.s.Self {
+		return peers
 	}
-	slices.SortFunc(c.view.Peers, func(a, b Peer) int {
-		return cmp.Or(cmp.Compare(a.Node, b.Node), a.Address.Compare(b.Address))
-	})
+	for _, a := range n.Addresses {
+		family := model.FamilyOf(a.Addr())
+		// The peer itself may speak through its tunnel before it has a tunnel address.
+		p := Peer{Node: name, Address: a.Addr(), MAC: n.VXLANMAC,
+			Prefixes: append(make([]netip.Prefix, 0, len(holds)+2), model.HostPrefix(a.Addr()))}
+		for _, h := range holds {
+			if model.FamilyOf(h.Addr()) == family {
+				p.Prefixes = append(p.Prefixes, h)
+			}
+		}
+		if t, ok := n.TunnelAddress(family); ok && !covered(p.Prefixes, t) {
+			p.Prefixes = append(p.Prefixes, model.HostPrefix(t))
+		}
+		slices.SortFunc(p.Prefixes, comparePrefix)
+		peers = append(peers, p)
+	}
+	return peers
+}
+
+func comparePeers(a, b Peer) int {
+	return cmp.Or(cmp.Compare(a.Node, b.Node), a.Address.Compare(b.Address))
 }
 
 func covered(ps []netip.Prefix, a netip.Addr) bool {
@@ -331,24 +358,27 @@ func covered(ps []netip.Prefix, a netip.Addr) bool {
 
 // podMTU finds the largest packet that every path takes, also paths to nodes that are yet to come:
 // the uplink's MTU less the overhead of what the pools ask for.
-func (c *compiler) podMTU() {
+func (c *compiler) podMTU(v *View) {
 	set := func(mtu int, format string, args ...any) {
-		if c.view.PodMTU == 0 || mtu < c.view.PodMTU {
-			c.view.PodMTU, c.view.PodMTUWhy = mtu, fmt.Sprintf(format, args...)
-		}
+		v.PodMTU, v.PodMTUWhy = mtu, fmt.Sprintf(format, args...)
 	}
+	smaller := func(mtu int) bool { return v.PodMTU == 0 || mtu < v.PodMTU }
 	for _, a := range c.self.Addresses {
-		if l, ok := c.under.carrier(c.s.Underlay.Links, a.Addr()); ok {
+		l, ok := c.under.carrier(c.s.Underlay.Links, a.Addr())
+		switch {
+		case !ok:
+			v.Problems = append(v.Problems, fmt.Sprintf("no interface of this host has the node address %s", a.Addr()))
+		case smaller(l.MTU):
 			set(l.MTU, "%s carries %s", l.Name, a.Addr())
-		} else {
-			c.problem("no interface of this host has the node address %s", a.Addr())
 		}
 	}
-	for _, t := range c.view.Tunnels {
-		set(t.MTU, "%s over %s", t.Device, t.Parent)
+	for _, t := range c.tunnels {
+		if smaller(t.MTU) {
+			set(t.MTU, "%s over %s", t.Device, t.Parent)
+		}
 	}
-	for _, p := range c.view.Paths {
-		if p.Reach != Local && p.Reach != Unreachable {
+	for i := range v.Paths {
+		if p := &v.Paths[i]; p.Reach != Local && p.Reach != Unreachable && smaller(p.MTU) {
 			set(p.MTU, "the path to %s on node %s", p.Dst, p.Node)
 		}
 	}
