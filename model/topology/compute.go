@@ -15,9 +15,14 @@ import (
 // (package tunnel); an encapsulation without a row leaves its prefixes Unreachable. The error
 // tells that nothing can be decided yet: whoever asks keeps the kernel as it is.
 func Compute(s *model.Snapshot, drivers []Driver) (*View, error) {
+	_, v, err := compute(s, drivers)
+	return v, err
+}
+
+func compute(s *model.Snapshot, drivers []Driver) (*compiler, *View, error) {
 	c, err := newCompiler(s, drivers)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	paths := make([]Path, 0, len(s.Blocks))
 	for _, b := range s.Blocks {
@@ -33,7 +38,7 @@ func Compute(s *model.Snapshot, drivers []Driver) (*View, error) {
 		peers = c.appendPeers(peers, name, holds[name])
 	}
 	slices.SortFunc(peers, comparePeers)
-	return c.view(paths, peers), nil
+	return c, c.view(paths, peers), nil
 }
 
 // compiler is what stays the same for all prefixes: this host, its links and routes, the pools and
@@ -43,7 +48,7 @@ type compiler struct {
 	self     *model.Node
 	drivers  []Driver
 	under    *underlay
-	pools    bart.Table[*model.Pool]
+	pools    *bart.Table[*model.Pool]
 	tunnels  []Tunnel
 	problems []string
 	decided  map[model.NodeName][]decided
@@ -57,7 +62,7 @@ func newCompiler(s *model.Snapshot, drivers []Driver) (*compiler, error) {
 	if len(self.Addresses) == 0 {
 		return nil, fmt.Errorf("node %s has no underlay address in its Node record", s.Self)
 	}
-	c := &compiler{s: s, self: self, drivers: drivers, under: newUnderlay(s.Underlay),
+	c := &compiler{s: s, self: self, drivers: drivers, under: newUnderlay(s.Underlay), pools: &bart.Table[*model.Pool]{},
 		decided: make(map[model.NodeName][]decided, len(s.Nodes))}
 	for i := range s.Pools {
 		c.addPool(&s.Pools[i])
