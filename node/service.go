@@ -170,7 +170,9 @@ func (s *service) build() error {
 		return fmt.Errorf("open the journal of attached pods: %w", err)
 	}
 	s.metrics = newMetrics(s.version, func() int { return len(s.registry.Endpoints()) }, s.pathCounts)
-	s.underlay = &underlay{handle: s.handle, notify: func() { s.publish.Kick() }}
+	s.underlay = &underlay{
+		read:   func(ctx context.Context) (model.Underlay, error) { return kernel.Underlay(ctx, s.handle) },
+		notify: func() { s.publish.Kick() }}
 	s.cluster = newCluster(model.NodeName(s.cfg.NodeName), s.log, func() { s.engine.runner.Kick(); s.publish.Kick() })
 	tunnels := s.tunnelDrivers()
 	s.drivers = drivers(tunnels)

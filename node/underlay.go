@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"reflect"
-	"strings"
 	"sync"
 
 	"weft/internal/kernel"
@@ -12,10 +11,11 @@ import (
 
 // underlay keeps this host's own links and routes, read again only after an event about them.
 type underlay struct {
-	handle *kernel.Handle
-	notify func() // it was read again and may differ; optional
+	read   func(context.Context) (model.Underlay, error)
+	notify func() // something about it changed; optional
 
-	mu         sync.Mutex
+	reading    sync.Mutex // held during a read: whoever asks meanwhile waits for what it brings
+	mu         sync.Mutex // guards what follows; never held for long
 	valid      bool
 	generation uint64
 	current    model.Underlay
@@ -29,6 +29,8 @@ func (u *underlay) invalidate() {
 
 // get returns the underlay and a number that grows when it was read again.
 func (u *underlay) get(ctx context.Context) (model.Underlay, uint64, error) {
+	u.reading.Lock()
+	defer u.reading.Unlock()
 	u.mu.Lock()
 	if u.valid {
 		defer u.mu.Unlock()
@@ -36,7 +38,7 @@ func (u *underlay) get(ctx context.Context) (model.Underlay, uint64, error) {
 	}
 	u.valid = true // an event during the read makes it invalid again
 	u.mu.Unlock()
-	read, err := kernel.Underlay(ctx, u.handle)
+	read, err := u.read(ctx)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if err != nil {
@@ -55,14 +57,14 @@ func (u *underlay) get(ctx context.Context) (model.Underlay, uint64, error) {
 func (u *underlay) observe(ev kernel.Event) bool {
 	switch ev.Kind {
 	case kernel.EventRoute:
-		if ev.Protocol == kernel.RouteProtocol || ev.RouteKey.Table != mainTable {
+		if ev.Protocol == kernel.RouteProtocol || ev.RouteKey.Table != kernel.MainTable {
 			return false
 		}
 	case kernel.EventLink, kernel.EventAddr:
 	default:
 		return false
 	}
-	if name := deviceOf(ev); strings.HasPrefix(name, kernel.PodLinkPrefix) || name == "lo" {
+	if name := deviceOf(ev); kernel.Owned(name) || name == "lo" {
 		return false
 	}
 	u.invalidate()
@@ -78,6 +80,3 @@ func deviceOf(ev kernel.Event) string {
 	}
 	return ev.Link.Name
 }
-
-// mainTable is RT_TABLE_MAIN, rtnetlink(7).
-const mainTable = 254
