@@ -25,9 +25,11 @@ func watchedKinds() []string {
 // cluster is what the store says, kept in the compilers' own small types; of the wire types only
 // those that this node itself writes or hands to IPAM are kept. It implements datastore.Sink.
 type cluster struct {
-	self   model.NodeName
-	log    *slog.Logger
-	notify func() // something changed; called without the lock
+	self model.NodeName
+	log  *slog.Logger
+	// notify is called, without the lock, when something changed that the compilers see; aboutSelf
+	// tells that it may change this node's own record as well.
+	notify func(aboutSelf bool)
 
 	mu         sync.Mutex
 	state      datastore.State
@@ -50,7 +52,7 @@ type cluster struct {
 // namespace is what decides which pools its pods may use.
 type namespace struct{ labels, annotations map[string]string }
 
-func newCluster(self model.NodeName, log *slog.Logger, notify func()) *cluster {
+func newCluster(self model.NodeName, log *slog.Logger, notify func(aboutSelf bool)) *cluster {
 	return &cluster{
 		self: self, log: log, notify: notify, state: datastore.StateWait,
 		rejected:     map[datastore.Key]error{},
@@ -73,15 +75,16 @@ func (c *cluster) OnState(s datastore.State, err error) {
 	if changed {
 		c.log.Info("datastore", "state", string(s), "reason", errText(err))
 	}
-	c.notify()
+	c.notify(true)
 }
 
 // OnChanges implements datastore.Sink. A resource that cannot be understood leaves the last good
 // one in force.
 func (c *cluster) OnChanges(changes []datastore.Change) {
 	c.mu.Lock()
-	relevant := false
+	relevant, aboutSelf := false, false
 	for _, ch := range changes {
+		aboutSelf = aboutSelf || ch.Key.Kind == "IPPool" || ch.Key.Kind == "Node" && ch.Key.Name == string(c.self)
 		if ch.Err != nil {
 			c.rejected[ch.Key] = ch.Err
 			c.log.Warn("resource rejected, keeping the last good one", "resource", ch.Key.String(), "err", ch.Err)
@@ -98,7 +101,7 @@ func (c *cluster) OnChanges(changes []datastore.Change) {
 	}
 	c.mu.Unlock()
 	if relevant {
-		c.notify()
+		c.notify(aboutSelf)
 	}
 }
 

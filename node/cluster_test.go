@@ -27,7 +27,7 @@ func feed(t *testing.T, c *cluster, manifests string) {
 }
 
 func newTestCluster() *cluster {
-	return newCluster("n1", slog.New(slog.DiscardHandler), func() {})
+	return newCluster("n1", slog.New(slog.DiscardHandler), func(bool) {})
 }
 
 const manifests = `

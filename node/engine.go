@@ -40,7 +40,7 @@ type engine struct {
 	log       *slog.Logger
 	cluster   *cluster
 	underlay  *underlay
-	drivers   []topology.Driver
+	compiler  *topology.Compiler
 	endpoints func() map[model.EndpointID]model.Endpoint
 	parts     []part
 	metrics   *metrics
@@ -124,7 +124,7 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 		}
 		now.cluster = gen
 		snap.Underlay = under
-		if p.view, err = topology.Compute(snap, e.drivers); err != nil {
+		if p.view, err = e.compiler.Compute(snap); err != nil {
 			e.note("topology", err)
 			return nil, nil // the record is on its way: its arrival kicks the next run
 		}

@@ -173,11 +173,16 @@ func (s *service) build() error {
 	s.underlay = &underlay{
 		read:   func(ctx context.Context) (model.Underlay, error) { return kernel.Underlay(ctx, s.handle) },
 		notify: func() { s.publish.Kick() }}
-	s.cluster = newCluster(model.NodeName(s.cfg.NodeName), s.log, func() { s.engine.runner.Kick(); s.publish.Kick() })
+	s.cluster = newCluster(model.NodeName(s.cfg.NodeName), s.log, func(aboutSelf bool) {
+		s.engine.runner.Kick()
+		if aboutSelf {
+			s.publish.Kick()
+		}
+	})
 	tunnels := s.tunnelDrivers()
 	s.drivers = drivers(tunnels)
 	s.ipam = ipam.New(s.store, s.cfg.NodeName, ipam.Options{View: s.cluster.ipamView, InUse: s.inUse, Log: s.log})
-	s.engine = &engine{log: s.log, cluster: s.cluster, underlay: s.underlay, drivers: s.drivers,
+	s.engine = &engine{log: s.log, cluster: s.cluster, underlay: s.underlay, compiler: topology.NewCompiler(s.drivers),
 		endpoints: s.registry.Endpoints, metrics: s.metrics}
 	s.engine.parts = s.parts(tunnels)
 	s.engine.init(s.cfg.Resync)
