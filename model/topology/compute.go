@@ -48,6 +48,7 @@ type compiler struct {
 	self     *model.Node
 	drivers  []Driver
 	under    *underlay
+	carriers map[string]bool // the interfaces that this node's addresses are on
 	pools    *bart.Table[*model.Pool]
 	tunnels  []Tunnel
 	problems []string
@@ -64,6 +65,7 @@ func newCompiler(s *model.Snapshot, drivers []Driver) (*compiler, error) {
 	}
 	c := &compiler{s: s, self: self, drivers: drivers, under: newUnderlay(s.Underlay), pools: &bart.Table[*model.Pool]{},
 		decided: make(map[model.NodeName][]decided, len(s.Nodes))}
+	c.carriers = c.under.carriers(s.Underlay.Links, self.Addresses)
 	for i := range s.Pools {
 		c.addPool(&s.Pools[i])
 	}
@@ -285,15 +287,18 @@ type linkView struct{ here, there bool }
 func (l linkView) both() bool { return l.here && l.there }
 
 func (l linkView) why(node model.NodeName, h hop) string {
-	if !l.here {
+	switch {
+	case !h.onLink():
 		return " and the peer is behind gateway " + h.via.String()
+	case !l.here:
+		return " and the peer is on link on " + h.device + ", which does not carry this node's address"
 	}
 	return " and node " + string(node) + " does not see this node on its link"
 }
 
 func (c *compiler) linkTo(peer *model.Node, to netip.Addr, f model.Family, h hop) linkView {
 	own, ok := c.self.Address(f)
-	return linkView{here: h.onLink(), there: ok && seesOnLink(peer, own.Addr())}
+	return linkView{here: h.onLink() && c.carriers[h.device], there: ok && seesOnLink(peer, own.Addr())}
 }
 
 func (c *compiler) direct(to netip.Addr, h hop, mode string) decision {

@@ -191,13 +191,16 @@ func drawHost(t *rapid.T, name string, last int) host {
 	p := netip.PrefixFrom(addr, rapid.SampledFrom([]int{8, 16, 23, 24, 31, 32}).Draw(t, name+"-bits"))
 	gw := netip.MustParseAddr("10.0.0.254")
 	h := host{node: &model.Node{Name: model.NodeName(name), Addresses: []netip.Prefix{p}}}
-	h.under.Links = []model.Link{{Name: "eth0", MTU: 1500, Up: true, Addresses: []netip.Prefix{p}}}
-	h.under.Routes = []model.UnderlayRoute{
-		{Dst: prefix("0.0.0.0/0"), Via: gw, Device: "eth0"},
-		{Dst: p.Masked(), Device: "eth0"},
+	h.under.Links = []model.Link{
+		{Name: "eth0", MTU: 1500, Up: true, Addresses: []netip.Prefix{p}},
+		{Name: "eth1", MTU: 1500, Up: true}, // a second link, which does not carry the node's address
+	}
+	h.under.Routes = []model.UnderlayRoute{{Dst: prefix("0.0.0.0/0"), Via: gw, Device: "eth0"}}
+	if rapid.IntRange(0, 9).Draw(t, name+"-connected") > 0 { // else noprefixroute
+		h.under.Routes = append(h.under.Routes, model.UnderlayRoute{Dst: p.Masked(), Device: "eth0"})
 	}
 	for i := range rapid.IntRange(0, 3).Draw(t, name+"-routes") {
-		r := model.UnderlayRoute{Device: "eth0"}
+		r := model.UnderlayRoute{Device: rapid.SampledFrom([]string{"eth0", "eth1"}).Draw(t, fmt.Sprint(name, i, "d"))}
 		a := netip.AddrFrom4([4]byte{10, 0, byte(rapid.IntRange(0, 1).Draw(t, fmt.Sprint(name, i, "t"))), byte(rapid.IntRange(0, 3).Draw(t, fmt.Sprint(name, i, "f")))})
 		r.Dst = netip.PrefixFrom(a, rapid.SampledFrom([]int{16, 24, 30, 32}).Draw(t, fmt.Sprint(name, i, "b"))).Masked()
 		if rapid.Bool().Draw(t, fmt.Sprint(name, i, "gw")) {

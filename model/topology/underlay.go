@@ -77,33 +77,40 @@ func (u *underlay) carrier(links []model.Link, a netip.Addr) (model.Link, bool) 
 	return model.Link{}, false
 }
 
-// PublishedOnLink derives, from this host's own routes, what its Node record tells the others
-// about its link: every prefix that is on link, and every gateway route inside one of those,
-// since a longer prefix overrules a shorter one. Sorted; of the interfaces that carry one of addrs.
-func PublishedOnLink(u model.Underlay, addrs []netip.Prefix) []model.OnLink {
-	t := newUnderlay(u)
-	devices := map[string]bool{}
+// carriers returns the names of the interfaces that have one of addrs.
+func (u *underlay) carriers(links []model.Link, addrs []netip.Prefix) map[string]bool {
+	out := map[string]bool{}
 	for _, a := range addrs {
-		if l, ok := t.carrier(u.Links, a.Addr()); ok {
-			devices[l.Name] = true
+		if l, ok := u.carrier(links, a.Addr()); ok {
+			out[l.Name] = true
 		}
 	}
+	return out
+}
+
+// PublishedOnLink derives, from this host's own routes, what its Node record tells the others
+// about its link: every prefix that is on link on an interface that carries one of addrs, and,
+// as reached by a gateway, every other route inside one of those, since a longer prefix overrules
+// a shorter one. Sorted. It is never empty for a host with an address: no entry at all would say
+// that nothing was published.
+func PublishedOnLink(u model.Underlay, addrs []netip.Prefix) []model.OnLink {
+	t := newUnderlay(u)
+	devices := t.carriers(u.Links, addrs)
+	direct := func(r model.UnderlayRoute) bool { return !r.Via.IsValid() && devices[r.Device] }
 	var connected bart.Lite
 	for _, r := range u.Routes {
-		if !r.Via.IsValid() && devices[r.Device] {
+		if direct(r) {
 			connected.Insert(r.Dst.Masked())
 		}
 	}
 	var out []model.OnLink
 	for p, r := range t.routes.AllSorted() {
-		gateway := r.Via.IsValid()
-		if !gateway && !devices[r.Device] {
-			continue
+		if direct(r) || p.Bits() > 0 && connected.OverlapsPrefix(p) {
+			out = append(out, model.OnLink{Prefix: p, Gateway: !direct(r)})
 		}
-		if gateway && !connected.OverlapsPrefix(p) || gateway && p.Bits() == 0 {
-			continue
-		}
-		out = append(out, model.OnLink{Prefix: p, Gateway: gateway})
+	}
+	if len(out) == 0 && len(addrs) > 0 {
+		out = append(out, model.OnLink{Prefix: model.HostPrefix(addrs[0].Addr())})
 	}
 	return out
 }
