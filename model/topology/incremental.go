@@ -107,14 +107,16 @@ func concerns(b *model.Block, changed map[model.NodeName]bool) bool {
 }
 
 // revise returns the paths and peers of old with those replaced that touched and changed are about.
+// A slice in which nothing had to be replaced is the same slice.
 func (c *compiler) revise(old *View, touched *bart.Lite, changed map[model.NodeName]bool) ([]Path, []Peer) {
+	if touched.Size() == 0 {
+		return old.Paths, c.revisePeers(old.Peers, old.Paths, changed)
+	}
 	affected := maps.Clone(changed) // nodes whose Peer may differ
 	var fresh []Path
-	if touched.Size() > 0 {
-		for cidr, b := range c.s.Blocks {
-			if touched.OverlapsPrefix(cidr) {
-				fresh = c.appendPaths(fresh, b)
-			}
+	for cidr, b := range c.s.Blocks {
+		if touched.OverlapsPrefix(cidr) {
+			fresh = c.appendPaths(fresh, b)
 		}
 	}
 	for _, p := range fresh {
@@ -122,18 +124,19 @@ func (c *compiler) revise(old *View, touched *bart.Lite, changed map[model.NodeN
 	}
 	slices.SortFunc(fresh, comparePaths)
 	paths := make([]Path, 0, len(old.Paths)+len(fresh))
-	for _, p := range old.Paths {
-		if touched.Size() > 0 && touched.OverlapsPrefix(p.Dst) {
+	for i := range old.Paths {
+		p := &old.Paths[i]
+		if touched.OverlapsPrefix(p.Dst) {
 			affected[p.Node] = true
 			continue
 		}
-		for len(fresh) > 0 && comparePaths(fresh[0], p) < 0 {
+		for len(fresh) > 0 && comparePaths(fresh[0], *p) < 0 {
 			paths, fresh = append(paths, fresh[0]), fresh[1:]
 		}
-		if len(fresh) > 0 && comparePaths(fresh[0], p) == 0 {
+		if len(fresh) > 0 && comparePaths(fresh[0], *p) == 0 {
 			fresh = fresh[1:] // an outer block that overlaps a touched one lends an address elsewhere
 		}
-		paths = append(paths, p)
+		paths = append(paths, *p)
 	}
 	paths = append(paths, fresh...)
 	return paths, c.revisePeers(old.Peers, paths, affected)
