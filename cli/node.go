@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,8 +22,6 @@ const (
 	etcdSocketName = "etcd.sock"
 	// nodeTimeout bounds one question to the local node, which answers from memory.
 	nodeTimeout = 5 * time.Second
-	// maxNodeAnswer bounds what is read of an answer: 5,000 peers of some hundred bytes fit well.
-	maxNodeAnswer = 64 << 20
 )
 
 // envOr returns the environment variable name, or otherwise.
@@ -36,35 +32,19 @@ func envOr(name, otherwise string) string {
 	return otherwise
 }
 
-// nodeGet asks the node that keeps runDir for path, over its Unix socket.
+// nodeGet asks the node that keeps runDir for path.
 func nodeGet(ctx context.Context, runDir, path string) ([]byte, error) {
 	socket := filepath.Join(runDir, status.SocketName)
 	ctx, cancel := context.WithTimeout(ctx, nodeTimeout)
 	defer cancel()
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", socket)
-	}}
-	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://unix/"+path, nil)
-	if err != nil {
-		return nil, fmt.Errorf("ask the local node for %s: %w", path, err)
-	}
-	res, err := (&http.Client{Transport: transport}).Do(req)
-	if err != nil {
-		return nil, nodeAway(path, socket, err)
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxNodeAnswer+1))
+	code, body, err := status.Ask(ctx, runDir, path)
 	switch {
 	case err != nil:
 		return nil, nodeAway(path, socket, err)
-	case len(body) > maxNodeAnswer:
-		return nil, fmt.Errorf("ask the local node for %s at %s: the answer is longer than %d bytes; this is a bug of that node, please report it", path, socket, maxNodeAnswer)
-	case res.StatusCode == http.StatusNotFound:
+	case code == http.StatusNotFound:
 		return nil, &notServedError{path, socket, firstLine(body)}
-	case res.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("ask the local node for %s at %s: it answers %s: %s; see the node's log", path, socket, res.Status, firstLine(body))
+	case code != http.StatusOK:
+		return nil, fmt.Errorf("ask the local node for %s at %s: it answers %d %s: %s; see the node's log", path, socket, code, http.StatusText(code), firstLine(body))
 	}
 	return body, nil
 }
@@ -88,11 +68,6 @@ func firstLine(b []byte) string {
 
 // nodeAway explains why a node could not be asked.
 func nodeAway(path, socket string, err error) error {
-	// The URL means nothing to a person: the socket is the place.
-	var ue *url.Error
-	if errors.As(err, &ue) {
-		err = ue.Err
-	}
 	advice := "see the node's log"
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
@@ -105,8 +80,12 @@ func nodeAway(path, socket string, err error) error {
 	return fmt.Errorf("ask the local node for %s at %s: %w; %s", path, socket, rootCause(err), advice)
 }
 
-// rootCause strips "dial unix …: connect:" and the like, which repeat what is said already.
+// rootCause strips what was asked, "dial unix …: connect:" and the like, which repeat what is said
+// already.
 func rootCause(err error) error {
+	if inner := errors.Unwrap(err); inner != nil {
+		err = inner
+	}
 	var op *net.OpError
 	if errors.As(err, &op) {
 		err = op.Err

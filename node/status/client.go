@@ -13,6 +13,8 @@ import (
 // maxAnswer bounds what is read of an answer, in bytes: 5,000 peers of some hundred bytes fit well.
 const maxAnswer = 64 << 20
 
+var errTooLong = fmt.Errorf("the answer is longer than %d bytes, which is a bug of that node: please report it", maxAnswer)
+
 // Ask sends GET path to the node that keeps runDir, over its Unix socket, and returns the HTTP
 // status code and the body. An error means that the node did not answer.
 func Ask(ctx context.Context, runDir, path string) (code int, body []byte, err error) {
@@ -36,7 +38,7 @@ func Ask(ctx context.Context, runDir, path string) (code int, body []byte, err e
 		return 0, nil, fmt.Errorf("ask %s for %s: %w", socket, path, err)
 	}
 	if len(body) > maxAnswer {
-		return 0, nil, fmt.Errorf("ask %s for %s: the answer is longer than %d bytes", socket, path, maxAnswer)
+		return 0, nil, fmt.Errorf("ask %s for %s: %w", socket, path, errTooLong)
 	}
 	return res.StatusCode, body, nil
 }
