@@ -16,9 +16,11 @@ func applyCommand() *cobra.Command {
 		name:  "apply",
 		short: "Create or change resources from files",
 		long: `Makes every resource of the files what the file says: creates it, or replaces what is stored, or
-leaves it alone when nothing differs. Everything is read and checked before anything is written, and
-it is written in an order that works (namespaces and pools first). A file made by "weft get -o yaml"
-is refused when the resource changed since, unless its resourceVersion is taken out.`,
+leaves it alone when nothing differs. Each resource is read and checked before anything is written;
+what depends on other resources (two pools that overlap, say) is checked as it is written, and then
+what came before stays. The order is one that works (namespaces and pools first). A file made by
+"weft get -o yaml" is refused when the resource changed since, unless its resourceVersion is taken
+out. A field that has no effect yet gives a warning.`,
 		example: `  weft apply -f pool.yaml
   weft apply -f manifests -f more.json
   weft apply -f -`,
@@ -30,7 +32,7 @@ func createCommand() *cobra.Command {
 	return fileCommand(fileVerb{
 		name:  "create",
 		short: "Create resources from files; fails on those that exist",
-		long: `Creates every resource of the files and fails on those that exist already. Everything is read and
+		long: `Creates every resource of the files and fails on those that exist already. Each resource is read and
 checked before anything is written.`,
 		example: `  weft create -f pool.yaml`,
 		do:      writer.create,
@@ -41,7 +43,7 @@ func replaceCommand() *cobra.Command {
 	return fileCommand(fileVerb{
 		name:  "replace",
 		short: "Replace resources from files; fails on those that do not exist",
-		long: `Replaces every resource of the files and fails on those that do not exist. Everything is read and
+		long: `Replaces every resource of the files and fails on those that do not exist. Each resource is read and
 checked before anything is written.`,
 		example: `  weft replace -f pool.yaml`,
 		do:      writer.replace,
@@ -97,7 +99,11 @@ func fileCommand(v fileVerb) *cobra.Command {
 		defer store.Close()
 		sortForWriting(in)
 		return each(cmd, in, func(i input) (string, error) {
-			return v.do(writer{store}, cmd.Context(), i)
+			result, err := v.do(writer{store}, cmd.Context(), i)
+			if err == nil {
+				err = warnOfNoEffect(cmd.ErrOrStderr(), i)
+			}
+			return result, err
 		})
 	}
 	return c

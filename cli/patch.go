@@ -64,9 +64,15 @@ operations (RFC 6902). --type strategic is taken as merge.`,
 		defer store.Close()
 		w := writer{store}
 		return each(cmd, in, func(i input) (string, error) {
-			return w.modify(cmd.Context(), "patch", i, "patched", func(o v3.Object) (v3.Object, error) {
-				return patched(i.kind, o, apply)
+			changed := i
+			result, err := w.modify(cmd.Context(), "patch", i, "patched", func(o v3.Object) (_ v3.Object, err error) {
+				changed.object, err = patched(i.kind, o, apply)
+				return changed.object, err
 			})
+			if err == nil {
+				err = warnOfNoEffect(cmd.ErrOrStderr(), changed)
+			}
+			return result, err
 		})
 	}
 	return c

@@ -22,8 +22,8 @@ const (
 func Root(version string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "weft",
-		Short: "Encrypted overlay networking: one node service per host, and the commands to drive it",
-		Long: `weft carries pod traffic between hosts, distributes its routes and enforces its policy.
+		Short: "Overlay networking: one node service per host, and the commands to drive it",
+		Long: `weft carries pod traffic between hosts: directly where the underlay can, by VXLAN where it cannot.
 
 "weft node" is the service that runs on every host. The other commands read and change the
 cluster's resources, or ask the local node what it does and why.

@@ -59,9 +59,9 @@ func (v *statusView) header(w io.Writer, s *status.Status) error {
 	}
 	t.add("Node", s.Node+", "+ready)
 	t.add("Version", s.Version+", up "+v.age(s.Started))
-	t.add("Address", because(orDash(s.Address)+" on "+orDash(s.Uplink), s.AddressWhy))
+	t.add("Address", because(address(s), s.AddressWhy))
 	t.add("Datastore", because(s.Datastore.Kind+", "+s.Datastore.State, s.Datastore.Error))
-	t.add("Pods", because(fmt.Sprintf("%d here, MTU %d", s.Endpoints, s.PodMTU), s.PodMTUWhy))
+	t.add("Pods", because(fmt.Sprintf("%d here, MTU %s", s.Endpoints, mtu(s.PodMTU)), s.PodMTUWhy))
 	t.add("Applied", v.applied(s))
 	t.paint = func(row, column int, text string) string {
 		switch {
@@ -77,6 +77,21 @@ func (v *statusView) header(w io.Writer, s *status.Status) error {
 		return text
 	}
 	return t.print(w)
+}
+
+func address(s *status.Status) string {
+	if s.Address == "" {
+		return "none found yet"
+	}
+	return s.Address + " on " + orDash(s.Uplink)
+}
+
+// mtu prints a dash for 0, which stands for unknown.
+func mtu(n int) string {
+	if n == 0 {
+		return "-"
+	}
+	return strconv.Itoa(n)
 }
 
 func (v *statusView) applied(s *status.Status) string {
@@ -184,7 +199,7 @@ func (v *statusView) group(w io.Writer, reach string, rows []pathRow) error {
 		if r.path.Device != "" {
 			hop += " dev " + r.path.Device
 		}
-		t.add(r.node, orDash(r.address), r.path.Dst, hop, strconv.Itoa(r.path.MTU), r.path.Why)
+		t.add(r.node, orDash(r.address), r.path.Dst, hop, mtu(r.path.MTU), r.path.Why)
 	}
 	if err := t.print(w); err != nil {
 		return err
@@ -242,7 +257,7 @@ func (v *statusView) checks(w io.Writer, s *status.Status) error {
 		if !c.OK {
 			mark = "FAIL"
 		}
-		t.add(mark, c.Name, c.Reason)
+		t.add(mark, c.Name, oneLine(c.Reason))
 	}
 	t.paint = func(row, column int, text string) string {
 		switch {

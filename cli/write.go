@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -212,7 +213,8 @@ func failed(verb, ref string, err error) error {
 	switch {
 	case errors.As(err, &stale):
 	case errors.Is(err, datastore.ErrNotFound):
-		return fmt.Errorf("%s %s: %w; `weft get` shows what there is", verb, ref, datastore.ErrNotFound)
+		kind, _, _ := strings.Cut(ref, "/")
+		return fmt.Errorf("%s %s: %w; `weft get %s` shows what there is", verb, ref, datastore.ErrNotFound, kind)
 	case errors.Is(err, datastore.ErrUnavailable):
 		advice = "; is the store still running? what was being written may have been written: look before you try again"
 	}

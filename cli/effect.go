@@ -1,0 +1,66 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	v3 "weft/api/v3"
+)
+
+// felixInEffect are the fields of a FelixConfiguration that the node service acts on.
+// docs/resources.md says the same, and a test holds the two to each other.
+func felixInEffect() []string {
+	return []string{"nodeSelector", "vxlanMTU", "vxlanPort", "vxlanVNI"}
+}
+
+// warnOfNoEffect names the fields of a written resource that ask for something this release keeps
+// and does not do: whoever turns encryption on has to learn that nothing is encrypted.
+func warnOfNoEffect(w io.Writer, in input) error {
+	fields, err := withoutEffect(in.object)
+	if err != nil || len(fields) == 0 {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "weft: warning: %s: without effect in this release: %s; see docs/features.md\n",
+		clean(refOf(in.kind, in.object.GetName())), clean(strings.Join(fields, ", ")))
+	return err
+}
+
+// withoutEffect returns those fields as "spec.wireguardEnabled=true", sorted.
+func withoutEffect(o v3.Object) ([]string, error) {
+	var fields []string
+	switch o := o.(type) {
+	case *v3.IPPool:
+		if o.Spec.NATOutgoing {
+			fields = append(fields, "spec.natOutgoing=true")
+		}
+		if o.Spec.IPIPMode != "" && o.Spec.IPIPMode != v3.EncapNever {
+			fields = append(fields, "spec.ipipMode="+string(o.Spec.IPIPMode))
+		}
+	case *v3.FelixConfiguration:
+		m, err := toMap(o)
+		if err != nil {
+			return nil, err
+		}
+		spec, _ := m["spec"].(map[string]any)
+		for name, value := range spec {
+			if slices.Contains(felixInEffect(), name) || asksNothing(value) {
+				continue
+			}
+			data, err := json.Marshal(value)
+			if err != nil {
+				return nil, fmt.Errorf("write spec.%s as JSON: %w", name, err)
+			}
+			fields = append(fields, "spec."+name+"="+strings.Trim(string(data), `"`))
+		}
+	}
+	slices.Sort(fields)
+	return fields, nil
+}
+
+// asksNothing tells whether a value leaves a feature off, which needs no driver.
+func asksNothing(value any) bool {
+	return value == nil || value == false || value == "" || value == "Disabled"
+}
