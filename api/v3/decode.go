@@ -140,10 +140,22 @@ func kindFor(apiVersion, kind string) (KindInfo, error) {
 		}
 		return KindInfo{}, fmt.Errorf("apiVersion: got %q, want %q for kind %s", apiVersion, k.GroupVersion, kind)
 	}
+	if slices.Contains(notYet(), kind) {
+		return KindInfo{}, fmt.Errorf("kind: %s is not supported yet by this release, which has %s", kind, strings.Join(names, ", "))
+	}
 	if near := nearest(kind, names); near != "" {
 		return KindInfo{}, fmt.Errorf("kind: unknown kind %q, did you mean %q?", kind, near)
 	}
 	return KindInfo{}, fmt.Errorf("kind: unknown kind %q, want one of %s", kind, strings.Join(names, ", "))
+}
+
+// notYet are the kinds of the same vocabulary that this release does not know.
+func notYet() []string {
+	return []string{
+		"BGPConfiguration", "BGPFilter", "BGPPeer", "CalicoNodeStatus", "GlobalNetworkPolicy", "GlobalNetworkSet", "HostEndpoint",
+		"KubeControllersConfiguration", "NetworkPolicy", "NetworkSet", "Profile", "StagedGlobalNetworkPolicy",
+		"StagedKubernetesNetworkPolicy", "StagedNetworkPolicy", "Tier",
+	}
 }
 
 // DecodeStored reads the store's JSON of one object. Fields that this release does not know are

@@ -56,6 +56,8 @@ func TestDecodeErrors(t *testing.T) {
 			`document 1 (line 1), IPAMBlock b: spec.affinityClaimTime: Invalid value: "yesterday": want a time such as "2026-01-31T12:00:00Z"`},
 		{"unknown kind", "apiVersion: projectcalico.org/v3\nkind: IPool\nmetadata: {name: a}",
 			`document 1 (line 1), IPool a: kind: unknown kind "IPool", did you mean "IPPool"?`},
+		{"kind of a later release", "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: a}",
+			`document 1 (line 1), GlobalNetworkPolicy a: kind: GlobalNetworkPolicy is not supported yet by this release, which has BlockAffinity, ClusterInformation, FelixConfiguration, IPAMBlock, IPAMConfiguration, IPAMHandle, IPPool, IPReservation, Namespace, Node, WorkloadEndpoint`},
 		{"unknown kind, nothing near", "apiVersion: v1\nkind: Pod\nmetadata: {name: a}",
 			`document 1 (line 1), Pod a: kind: unknown kind "Pod", want one of BlockAffinity, ClusterInformation, FelixConfiguration, IPAMBlock, IPAMConfiguration, IPAMHandle, IPPool, IPReservation, Namespace, Node, WorkloadEndpoint`},
 		{"other version", "apiVersion: projectcalico.org/v1\nkind: IPPool\nmetadata: {name: a}",
