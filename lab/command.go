@@ -272,6 +272,9 @@ that node, or in the network namespace of a pod. Its exit code is the command's.
 			return l.Exec(args[0], args[1:])
 		},
 	}
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return fmt.Errorf("%w: what has flags of its own comes after --, as in n1 -- ip -br addr", err)
+	})
 	return c
 }
 
@@ -327,6 +330,8 @@ func startCommand(open opener) *cobra.Command {
 			did, err := l.Start(cmd.Context(), args[0])
 			if err == nil && !did {
 				l.say("%s is running already", args[0])
+			} else if err == nil && args[0] == storeName {
+				l.say("store answers on %s", l.StoreEndpoint())
 			}
 			return explain(cmd.ErrOrStderr(), err)
 		},

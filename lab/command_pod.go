@@ -146,6 +146,8 @@ removed all the same, and its addresses are released when the node starts again.
 				l.say("lab %s has no pod %s: nothing to do", l.name, args[0])
 			case r.Owed != nil:
 				l.say("pod %s is removed; its addresses are released when its node starts again (%s)", args[0], printable(r.Owed.Error()))
+			default:
+				l.say("pod %s is removed", args[0])
 			}
 			return nil
 		},

@@ -110,7 +110,7 @@ func (l *Lab) build(ctx context.Context, p Plan, c Config) error {
 	if err := l.makeUnderlay(ctx, p); err != nil {
 		return err
 	}
-	l.say("underlay of %d subnets and %d nodes made in %d ms", len(p.Bridges), len(p.Wires), time.Since(start).Milliseconds())
+	l.say("underlay made in %d ms", time.Since(start).Milliseconds())
 	if len(p.Processes) > 0 {
 		if err := l.waitStore(ctx); err != nil {
 			return err
