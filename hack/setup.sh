@@ -10,7 +10,17 @@ missing=""
 for p in $packages; do
 	dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"
 done
-command -v go >/dev/null 2>&1 || missing="$missing golang-go"
+go_old="Go 1.21 or newer is needed: unpack one of https://go.dev/dl/ into /usr/local and put /usr/local/go/bin into PATH"
+if ! command -v go >/dev/null 2>&1; then
+	# Debian 12 has Go 1.19, which cannot fetch the toolchain that go.mod names.
+	[ "$(id -u)" != 0 ] || apt-get update -qq
+	offered=$(apt-cache policy golang-go | sed -n 's/^ *Candidate: *\([0-9]*:\)\{0,1\}//p')
+	if [ -z "$offered" ] || [ "$offered" = "(none)" ] || dpkg --compare-versions "$offered" lt 1.21; then
+		echo "$go_old (this Debian has ${offered:-none})" >&2
+		exit 1
+	fi
+	missing="$missing golang-go"
+fi
 if [ -n "$missing" ]; then
 	if [ "$(id -u)" != 0 ]; then
 		echo "missing Debian packages:$missing (run as root, or: apt-get install$missing)" >&2
@@ -24,7 +34,7 @@ if [ -n "$missing" ]; then
 fi
 # From 1.21 on, go fetches the toolchain that go.mod names.
 if ! go version | awk '{split(substr($3, 3), v, "."); exit !(v[1] > 1 || v[2] >= 21)}'; then
-	echo "Go 1.21 or newer is needed, this is: $(go version)" >&2
+	echo "$go_old (this is $(go version))" >&2
 	exit 1
 fi
 if [ "${1:-}" != build ] && [ "$(id -u)" != 0 ]; then
