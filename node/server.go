@@ -18,13 +18,16 @@ import (
 	"weft/node/status"
 )
 
+// tcpTimeout bounds what a client over TCP may take for its request and for reading the answer.
+const tcpTimeout = 30 * time.Second
+
 // serve answers on the node's Unix socket (everything, for root on this host) and on the
 // configured TCP addresses (health, metrics) until ctx ends.
 func (s *service) serve(ctx context.Context) error {
 	var servers []*http.Server
 	errs := make(chan error, 3)
-	start := func(l net.Listener, h http.Handler) {
-		srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 1 << 14}
+	start := func(l net.Listener, srv *http.Server) {
+		srv.ReadHeaderTimeout, srv.IdleTimeout, srv.MaxHeaderBytes = 5*time.Second, time.Minute, 1<<14
 		servers = append(servers, srv)
 		go func() { errs <- srv.Serve(l) }()
 	}
@@ -33,31 +36,53 @@ func (s *service) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	start(l, s.localHandler())
-	for addr, h := range map[string]http.Handler{s.cfg.Health.Listen: s.healthHandler(), s.cfg.Health.Metrics: s.metricsHandler()} {
-		if addr == "" {
-			continue
-		}
+	start(l, &http.Server{Handler: s.localHandler()})
+	for addr, h := range s.tcpHandlers() {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			// Two nodes in one namespace, or another program: the socket still serves, so go on.
 			s.log.Warn("cannot serve health or metrics over TCP", "address", addr, "err", err)
 			continue
 		}
-		start(l, h)
+		start(l, &http.Server{Handler: h, ReadTimeout: tcpTimeout, WriteTimeout: tcpTimeout})
 	}
 	var failed error
+	running := len(servers)
 	select {
 	case <-ctx.Done():
 	case failed = <-errs:
+		running--
 	}
 	for _, srv := range servers {
 		_ = srv.Close()
+	}
+	for range running {
+		<-errs
 	}
 	if failed != nil && !errors.Is(failed, http.ErrServerClosed) {
 		return fmt.Errorf("serve status: %w", failed)
 	}
 	return nil
+}
+
+// tcpHandlers returns what is served at each TCP address; health and metrics may share one.
+func (s *service) tcpHandlers() map[string]http.Handler {
+	out := map[string]http.Handler{}
+	mux := func(addr string) *http.ServeMux {
+		m, ok := out[addr].(*http.ServeMux)
+		if !ok {
+			m = http.NewServeMux()
+			out[addr] = m
+		}
+		return m
+	}
+	if addr := s.cfg.Health.Listen; addr != "" {
+		s.addHealth(mux(addr))
+	}
+	if addr := s.cfg.Health.Metrics; addr != "" {
+		mux(addr).Handle("GET /metrics", s.metricsHandler())
+	}
+	return out
 }
 
 // listenUnix makes a root-only socket; one that an earlier process left is replaced (the run
@@ -88,12 +113,6 @@ func (s *service) localHandler() http.Handler {
 	mux.HandleFunc("GET /plan/{area}", s.servePlan)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	return mux
-}
-
-func (s *service) healthHandler() http.Handler {
-	mux := http.NewServeMux()
-	s.addHealth(mux)
 	return mux
 }
 
