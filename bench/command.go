@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -19,7 +20,19 @@ func DemoCommand() *cobra.Command {
 and show for each mode of the pool and each pair of nodes: the path, MTU, RTT, loss and TCP throughput.
 The exit code is 1 if a pair that should talk does not. Nothing is left behind.`,
 		Args: cobra.NoArgs,
+		PreRunE: func(*cobra.Command, []string) error {
+			switch {
+			case d.Pings < 1:
+				return fmt.Errorf("--pings %d: want 1 or more", d.Pings)
+			case d.Stream < time.Second: // iperf3 counts whole seconds
+				return fmt.Errorf("--stream %v: want 1s or more", d.Stream)
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := needRoot(cmd); err != nil {
+				return err
+			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			d.Out, d.Log = cmd.OutOrStdout(), cmd.ErrOrStderr()
@@ -44,6 +57,9 @@ measure: process start to all routes in the kernel, one more node from the store
 resident memory, and CPU while nothing changes.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := needRoot(cmd); err != nil {
+				return err
+			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			s.Out, s.Log = cmd.OutOrStdout(), cmd.ErrOrStderr()
@@ -57,4 +73,11 @@ resident memory, and CPU while nothing changes.`,
 	scale.Flags().DurationVar(&s.Idle, "idle", 30*time.Second, "how long the idle CPU is watched")
 	cmd.AddCommand(scale)
 	return cmd
+}
+
+func needRoot(cmd *cobra.Command) error {
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("%s: only root can make network namespaces and mounts: try with sudo", cmd.CommandPath())
+	}
+	return nil
 }
