@@ -175,7 +175,7 @@ func (c *compiler) appendPaths(paths []Path, b *model.Block) []Path {
 		paths = append(paths, c.path(b.CIDR, b.Node))
 	}
 	for a, n := range b.Borrowed {
-		if n != c.s.Self {
+		if n != c.s.Self && b.CIDR.Contains(a) { // a block speaks for its own addresses only
 			paths = append(paths, c.path(model.HostPrefix(a), n))
 		}
 	}
