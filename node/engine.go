@@ -100,8 +100,9 @@ func (e *engine) run(ctx context.Context, full bool) error {
 	return err
 }
 
-// compile returns the plans, or nil when nothing can be decided yet. A compiler that could not
-// place everything returns what it could, with an error.
+// compile returns the plans, or nil when nothing can be decided yet. What a compiler could not place
+// (two nodes with one address, say) is noted and left out: it is no failure of this run, trying again
+// would not help, and one bad record must not keep pods from being attached elsewhere.
 func (e *engine) compile(ctx context.Context) (*plans, error) {
 	under, underGen, err := e.underlay.get(ctx)
 	if err != nil {
@@ -124,28 +125,30 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 		}
 		now.cluster = gen
 		snap.Underlay = under
-		if p.view, err = e.compiler.Compute(snap); err != nil {
-			e.note("topology", err)
+		p.view, err = e.compiler.Compute(snap)
+		e.note("topology", err)
+		switch {
+		case err != nil && last == nil:
 			return nil, nil // the record is on its way: its arrival kicks the next run
-		}
-		e.note("topology", nil)
-		p.tunnel, err = tunnel.Compile(p.view)
-		e.note("tunnel", err)
-		if err != nil {
-			err = fmt.Errorf("compile tunnels: %w", err)
+		case err != nil:
+			// Somebody removed the record, which is being written anew. Until it is there the
+			// other nodes' routes stay as they are, and pods of this host come and go.
+			p.view, p.tunnel, now = last.view, last.tunnel, lastInputs
+		default:
+			p.tunnel, err = tunnel.Compile(p.view)
+			e.note("tunnel", err)
 		}
 	}
 	var eps []model.Endpoint
 	for _, ep := range e.endpoints() {
 		eps = append(eps, ep)
 	}
-	var routeErr error
-	p.routing, routeErr = routing.Compile(p.view, eps)
-	e.note("routing", routeErr)
+	p.routing, err = routing.Compile(p.view, eps)
+	e.note("routing", err)
 	e.mu.Lock()
 	e.inputs = now
 	e.mu.Unlock()
-	return p, errors.Join(err, routeErr)
+	return p, nil
 }
 
 // apply goes through the parts in order; one that fails does not keep the others from their work.
@@ -159,7 +162,7 @@ func (e *engine) apply(ctx context.Context, p *plans) (reconcile.Result, error) 
 		e.note(part.name, err)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", part.name, err))
-			e.log.Warn("apply failed, will retry", "part", part.name, "err", err)
+			e.log.Debug("apply failed, will retry", "part", part.name, "err", err)
 		}
 		if r.Repaired > 0 {
 			e.log.Info("repaired what somebody else changed", "part", part.name, "change", r.String())
@@ -169,13 +172,16 @@ func (e *engine) apply(ctx context.Context, p *plans) (reconcile.Result, error) 
 	return sum, errors.Join(errs...)
 }
 
-// note keeps the last error of a part for status; nil clears it.
+// note keeps the last error of a part for status, and logs it once; nil clears it.
 func (e *engine) note(part string, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err == nil {
 		delete(e.errs, part)
 		return
+	}
+	if e.errs[part].Text != err.Error() {
+		e.log.Warn("cannot be done", "part", part, "err", err)
 	}
 	e.errs[part] = status.Error{Part: part, Time: time.Now(), Text: err.Error()}
 }

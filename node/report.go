@@ -129,7 +129,7 @@ func (s *service) checks() []status.Check {
 	e := s.engine
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, name := range append([]string{"underlay", "topology", "tunnel", "routing"}, partNames(e.parts)...) {
+	for _, name := range append([]string{"underlay", "topology"}, partNames(e.parts)...) {
 		var err error
 		if last, ok := e.errs[name]; ok {
 			err = fmt.Errorf("%s", last.Text)
