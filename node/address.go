@@ -33,7 +33,7 @@ type found struct {
 var skipped = regexp.MustCompile(`^(weft|docker|cbr|dummy|virbr|lxcbr|veth|lo$|cali|tunl|flannel|kube-ipvs|cni|vxlan|wireguard|nodelocaldns|br-)`)
 
 // detectAddress finds this node's underlay address of one family by the configured method. It is
-// pure. Among equals the order of the kernel's interfaces decides; an address that the record
+// pure. Among equals the order of the interfaces' names decides; an address that the record
 // already has is kept as long as the method still allows it, so that nothing flaps.
 func detectAddress(d detection) (found, error) {
 	name, arg, _ := strings.Cut(d.method, "=")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 
 	"weft/model"
 	"weft/node/ipam"
@@ -72,8 +73,12 @@ func (c *cluster) namespace(name string) (labels, annotations map[string]string)
 	return labels, n.annotations
 }
 
-// inUse tells IPAM that a pod of this host has the address, whatever the store says.
+// inUse tells IPAM that a pod of this host, or its tunnel device, has the address, whatever the
+// store says of its block.
 func (s *service) inUse(a netip.Addr) bool {
+	if s.cluster.isTunnelAddress(a) {
+		return true
+	}
 	for _, ep := range s.registry.Endpoints() {
 		for _, have := range ep.Addresses {
 			if have == a {
@@ -82,4 +87,12 @@ func (s *service) inUse(a netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+// isTunnelAddress tells whether this node's record names a as the address of its tunnel device.
+func (c *cluster) isTunnelAddress(a netip.Addr) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.nodes[c.self]
+	return n != nil && slices.Contains(n.TunnelAddresses, a)
 }

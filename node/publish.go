@@ -61,8 +61,8 @@ func (p *publisher) publish(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	if state, err := p.cluster.inSync(); state != datastore.StateInSync {
-		return err // the store is away: its return kicks us
+	if state, _ := p.cluster.inSync(); state != datastore.StateInSync {
+		return nil // the store is away, which the status tells: its return kicks us
 	}
 	under, _, err := p.underlay.get(ctx)
 	if err != nil {

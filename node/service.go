@@ -74,9 +74,10 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 		return fmt.Errorf("listen to kernel events: %w", err)
 	}
 	defer s.monitor.Close()
-	if err := s.build(); err != nil {
+	if err := s.build(ctx); err != nil {
 		return err
 	}
+	defer s.ipam.Close()
 	log.Info("weft node starts", "node", cfg.NodeName, "version", version, "store", s.storeKind())
 	err = s.run(ctx, server)
 	if ctx.Err() != nil {
@@ -164,7 +165,7 @@ func (s *service) openStore(ctx context.Context) (*etcd.Server, error) {
 }
 
 // build makes the parts and connects them; nothing runs yet.
-func (s *service) build() error {
+func (s *service) build(ctx context.Context) error {
 	var err error
 	if s.registry, err = cni.OpenRegistry(filepath.Join(s.cfg.DataDir, "endpoints"), s.log); err != nil {
 		return fmt.Errorf("open the journal of attached pods: %w", err)
@@ -187,7 +188,7 @@ func (s *service) build() error {
 	s.engine.parts = s.parts(tunnels)
 	s.engine.init(s.cfg.Resync)
 	s.publisher = &publisher{self: model.NodeName(s.cfg.NodeName), cfg: s.cfg.Address, log: s.log, store: s.store,
-		stores: storeAddresses(s.cfg.Datastore.Endpoints), cluster: s.cluster, underlay: s.underlay,
+		stores: storeAddresses(ctx, s.cfg.Datastore.Endpoints), cluster: s.cluster, underlay: s.underlay,
 		tunnels: &nodeTunnel{s.ipam, s.cfg.NodeName}}
 	s.publish = reconcile.NewRunner(s.publisher.run, reconcile.RunnerOptions{
 		RetryMin: retryMin, RetryMax: retryMax, Resync: s.cfg.Resync})
@@ -205,36 +206,58 @@ func (s *service) pathCounts() map[string]int {
 	return out
 }
 
-// storeAddresses returns the IP addresses among the store's endpoints.
-func storeAddresses(endpoints []string) []netip.Addr {
+// resolveTimeout bounds the look-up of one name among the store's endpoints.
+const resolveTimeout = 3 * time.Second
+
+// storeAddresses returns the IP addresses of the store's endpoints; a name that cannot be looked up
+// in time has none.
+func storeAddresses(ctx context.Context, endpoints []string) []netip.Addr {
 	var out []netip.Addr
 	for _, e := range endpoints {
 		u, err := url.Parse(e)
-		if err != nil {
+		if err != nil || u.Hostname() == "" {
 			continue
 		}
-		if a, err := netip.ParseAddr(u.Hostname()); err == nil && !a.IsLoopback() {
-			out = append(out, a)
-		} else if ips, err := net.LookupIP(u.Hostname()); err == nil && u.Hostname() != "" {
-			for _, ip := range ips {
-				if a, ok := netip.AddrFromSlice(ip); ok && !a.IsLoopback() {
-					out = append(out, a.Unmap())
-				}
+		lookup, cancel := context.WithTimeout(ctx, resolveTimeout)
+		addrs, _ := net.DefaultResolver.LookupNetIP(lookup, "ip", u.Hostname())
+		cancel()
+		for _, a := range addrs {
+			if a = a.Unmap(); !a.IsLoopback() {
+				out = append(out, a)
 			}
 		}
 	}
 	return out
 }
 
-// lockDirs makes the directories, root-only, and takes the run directory's lock: two nodes never
-// share a path.
+// lockDirs makes the directories, root-only, and takes the lock of each: two nodes never share a
+// path, be it sockets or the journal of attached pods.
 func lockDirs(cfg *config.Config) (unlock func(), err error) {
-	for _, d := range []string{cfg.RunDir, cfg.DataDir} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return nil, fmt.Errorf("make directory: %w", err)
+	var locks []*os.File
+	unlock = func() {
+		for _, f := range locks {
+			_ = f.Close()
 		}
 	}
-	path := filepath.Join(cfg.RunDir, "node.lock")
+	for _, d := range []struct{ flag, dir string }{{"run-dir", cfg.RunDir}, {"data-dir", cfg.DataDir}} {
+		f, err := lockDir(d.flag, d.dir)
+		if err != nil {
+			unlock()
+			return nil, err
+		}
+		locks = append(locks, f)
+		if cfg.DataDir == cfg.RunDir {
+			break
+		}
+	}
+	return unlock, nil
+}
+
+func lockDir(flag, dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make directory: %w", err)
+	}
+	path := filepath.Join(dir, "node.lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)
@@ -243,11 +266,11 @@ func lockDirs(cfg *config.Config) (unlock func(), err error) {
 		pid, _ := os.ReadFile(path)
 		_ = f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another weft node (pid %s) uses %s; stop it, or name another --run-dir", strings.TrimSpace(string(pid)), cfg.RunDir)
+			return nil, fmt.Errorf("another weft node (pid %s) uses %s; stop it, or name another --%s", strings.TrimSpace(string(pid)), dir, flag)
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	_ = f.Truncate(0)
 	_, _ = fmt.Fprintf(f, "%d\n", os.Getpid())
-	return func() { _ = f.Close() }, nil
+	return f, nil
 }

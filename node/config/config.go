@@ -244,7 +244,8 @@ func (c *Config) Validate() error {
 	for _, e := range c.Datastore.Endpoints {
 		u, err := url.Parse(e)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "unix" {
-			bad("etcd-endpoints", "%q: want http://HOST:PORT, https://HOST:PORT or unix:///PATH", e)
+			// It may hold a password: the value is not repeated.
+			bad("etcd-endpoints", "want http://HOST:PORT, https://HOST:PORT or unix:///PATH, comma separated")
 		}
 	}
 	for flag, m := range map[string]string{"ip-autodetection-method": c.Address.Method4, "ip6-autodetection-method": c.Address.Method6} {

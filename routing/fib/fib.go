@@ -128,8 +128,15 @@ func kernelRoute(r routing.Route) kernel.Route {
 	}
 }
 
-// Resync makes the next Apply read the kernel again.
-func (f *FIB) Resync() { f.syncer.Invalidate() }
+// Resync makes the next Apply read the kernel again, the links as well: events about them may have
+// been lost.
+func (f *FIB) Resync() {
+	f.mu.Lock()
+	clear(f.links)
+	f.seeded = false
+	f.mu.Unlock()
+	f.syncer.Invalidate()
+}
 
 // Observe takes one kernel event and tells whether Apply should be called again: somebody else
 // changed a route of ours, or may have; or what kept a route from being written has changed. It
