@@ -82,8 +82,23 @@ func (l *Lab) Stop(ctx context.Context, name string, sig unix.Signal) (bool, err
 	return true, nil
 }
 
-// Start starts a node (or "store") that was stopped and returns when it is ready. It tells whether
-// it had to. Releases of pods that were removed meanwhile are made up for.
+// runningNodes returns the nodes whose process runs.
+func (l *Lab) runningNodes(s state) ([]string, error) {
+	var out []string
+	for _, n := range s.Config.Nodes {
+		r, err := l.processRecord(n.Name)
+		if err != nil {
+			return nil, err
+		}
+		if r.alive() {
+			out = append(out, n.Name)
+		}
+	}
+	return out, nil
+}
+
+// Start starts a node (or "store") that was stopped and returns when it is ready; after the
+// store, when the running nodes have found it again. It tells whether it had to. Releases of pods that were removed meanwhile are made up for.
 func (l *Lab) Start(ctx context.Context, name string) (bool, error) {
 	k, s, err := l.lockShared(ctx)
 	if err != nil {
@@ -107,7 +122,14 @@ func (l *Lab) Start(ctx context.Context, name string) (bool, error) {
 		return true, err
 	}
 	if !p.Own {
-		return true, l.waitStore(ctx)
+		if err := l.waitStore(ctx); err != nil {
+			return true, err
+		}
+		running, err := l.runningNodes(s)
+		if err != nil {
+			return true, err
+		}
+		return true, l.waitNodes(ctx, running) // they come back to the store by themselves
 	}
 	if err := l.waitNodes(ctx, []string{p.Name}); err != nil {
 		return true, err
