@@ -209,7 +209,8 @@ type Underlay struct {
 type VXLANConfig struct {
 	VNI  int // 24 bits; 4096 by default
 	Port int // UDP; 4789 by default
-	MTU  int // bytes; 0 computes it
+	MTU  int // of the device over IPv4, bytes; 0 computes it
+	MTU6 int // of the device over IPv6
 }
 
 // Snapshot is one consistent view of all that the compilers read. It is replaced, never mutated.

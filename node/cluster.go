@@ -355,6 +355,9 @@ func (c *cluster) vxlan() model.VXLANConfig {
 		if f.Spec.VXLANMTU != nil {
 			v.MTU = *f.Spec.VXLANMTU
 		}
+		if f.Spec.VXLANMTUV6 != nil {
+			v.MTU6 = *f.Spec.VXLANMTUV6
+		}
 	}
 	return v
 }

@@ -159,8 +159,12 @@ func (c *compiler) tunnel(e model.Encap, f model.Family, pool string) (Tunnel, b
 		MTU: parent.MTU - overhead}
 	if d.Reach == VXLAN {
 		t.MAC, t.VNI, t.Port = c.self.VXLANMAC, c.s.VXLAN.VNI, c.s.VXLAN.Port
-		if c.s.VXLAN.MTU > 0 {
-			t.MTU = c.s.VXLAN.MTU
+		mtu := c.s.VXLAN.MTU
+		if f == model.IPv6 {
+			mtu = c.s.VXLAN.MTU6
+		}
+		if mtu > 0 {
+			t.MTU = mtu
 		}
 	}
 	if a, ok := c.self.TunnelAddress(f); ok {

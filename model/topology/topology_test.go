@@ -133,6 +133,24 @@ func TestPoolsOfOneRange(t *testing.T) {
 	}
 }
 
+// TestVXLANMTUOfEachFamily: each setting is of one device, and is not the other's.
+func TestVXLANMTUOfEachFamily(t *testing.T) {
+	s := rackSnapshot(model.Pool{Encap: model.EncapVXLAN})
+	s.Pools = append(s.Pools, model.Pool{Name: "six", CIDR: prefix("fd00:10::/64"), Encap: model.EncapVXLAN})
+	s.Nodes["n1"].Addresses = append(s.Nodes["n1"].Addresses, prefix("fd00::1/64"))
+	s.Underlay.Links[0].Addresses = append(s.Underlay.Links[0].Addresses, prefix("fd00::1/64"))
+	for _, tc := range []struct{ four, six, want4, want6 int }{{0, 0, 1450, 1430}, {1400, 0, 1400, 1430}, {0, 1300, 1450, 1300}} {
+		s.VXLAN.MTU, s.VXLAN.MTU6 = tc.four, tc.six
+		v, err := Compute(s, testDrivers())
+		if err != nil || len(v.Tunnels) != 2 {
+			t.Fatalf("tunnels %v, %v", v.Tunnels, err)
+		}
+		if got4, got6 := v.Tunnels[0].MTU, v.Tunnels[1].MTU; got4 != tc.want4 || got6 != tc.want6 {
+			t.Errorf("vxlanMTU %d, vxlanMTUV6 %d: devices have %d and %d, want %d and %d", tc.four, tc.six, got4, got6, tc.want4, tc.want6)
+		}
+	}
+}
+
 func TestComputeWithoutSelf(t *testing.T) {
 	s := rackSnapshot(model.Pool{})
 	delete(s.Nodes, "n1")
