@@ -188,6 +188,7 @@ func TestConfigErrors(t *testing.T) {
 
 // Nothing hangs while the store is away, or when it takes connections and says nothing.
 func TestAwayAndMute(t *testing.T) {
+	t.Parallel() // waits most of the time
 	dir := shortDir(t)
 	mute := must[net.Listener](t)(net.Listen("unix", filepath.Join(dir, "m")))
 	defer func() { _ = mute.Close() }()

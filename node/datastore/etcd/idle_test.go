@@ -73,6 +73,7 @@ func residentKiB() (kib int) {
 
 // A process that follows 5,000 nodes and to which nothing happens.
 func TestIdleCost(t *testing.T) {
+	t.Parallel() // waits most of the time
 	if testing.Short() {
 		t.Skip("measures for 12 s")
 	}

@@ -26,7 +26,9 @@ func TestMain(m *testing.M) {
 		os.Exit(followChild(endpoint))
 	}
 	// What etcd leaves when it cannot open a damaged database; see startEtcd.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("go.etcd.io/etcd/server/v3/storage.OpenBackend"))
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("go.etcd.io/etcd/server/v3/storage.OpenBackend"),
+		goleak.IgnoreTopFunction("go.etcd.io/etcd/server/v3/storage/backend.(*backend).run"),
+		goleak.IgnoreTopFunction("go.etcd.io/etcd/server/v3/storage/wal.(*filePipeline).run"))
 }
 
 // testServer starts an embedded server that is quick and careless, closed with the test.

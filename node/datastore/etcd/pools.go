@@ -23,18 +23,17 @@ func (s *Store) guard(ctx context.Context, o v3.Object, w *write) error {
 	if err != nil {
 		return err
 	}
-	w.guard = s.keys.guard("ippools")
+	guard := cond{key: s.keys.guard("ippools")}
 	var resp *clientv3.TxnResponse
 	err = s.do(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
-		resp, err = c.Txn(ctx).Then(clientv3.OpGet(w.guard, clientv3.WithKeysOnly()), clientv3.OpGet(prefix, clientv3.WithPrefix())).Commit()
+		resp, err = c.Txn(ctx).Then(clientv3.OpGet(guard.key, clientv3.WithKeysOnly()), clientv3.OpGet(prefix, clientv3.WithPrefix())).Commit()
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	w.guardHas = 0
 	if kvs := resp.Responses[0].GetResponseRange().GetKvs(); len(kvs) > 0 {
-		w.guardHas = kvs[0].ModRevision
+		guard.rev = kvs[0].ModRevision
 	}
 	var others []*v3.IPPool
 	for _, kv := range resp.Responses[1].GetResponseRange().GetKvs() {
@@ -50,5 +49,6 @@ func (s *Store) guard(ctx context.Context, o v3.Object, w *write) error {
 	if err := v3.PoolOverlap(pool, others...); err != nil {
 		return fmt.Errorf("%w: %w", datastore.ErrInvalid, err)
 	}
+	w.conds, w.puts = append(w.conds, guard), append(w.puts, put{guard.key, []byte(o.GetName())})
 	return nil
 }

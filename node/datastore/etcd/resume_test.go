@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,40 +22,60 @@ import (
 // history is what a writer did, by key, in order: the number it wrote, or -1 for a deletion.
 type history map[string][]int
 
-// churn makes n random changes to 200 nodes and, for every tenth, to a kind that nobody follows.
+// churn makes n changes to 200 nodes, by several writers that have their own each, and returns what
+// they did. pace is called before each, by one writer at a time.
 func churn(t *testing.T, s *Store, n int, pace func(i int)) history {
 	t.Helper()
-	h := history{}
-	there := map[string]bool{}
-	for i := range n {
-		pace(i)
-		name := fmt.Sprintf("n%d", rand.IntN(200))
-		var err error
-		switch o := node(name, map[string]string{"i": strconv.Itoa(i)}); {
-		case !there[name]:
-			_, err = s.Create(t.Context(), o)
-			there[name] = true
-			h[name] = append(h[name], i)
-		case rand.IntN(5) == 0:
-			err = s.Delete(t.Context(), datastore.KeyOf(o), datastore.Precondition{})
-			there[name] = false
-			h[name] = append(h[name], -1)
-		default:
-			_, err = s.Update(t.Context(), o)
-			h[name] = append(h[name], i)
-		}
-		if err == nil && i%10 == 0 {
-			r := reservation("r", "10.0.0.0/24")
-			r.Labels = map[string]string{"i": strconv.Itoa(i)}
-			if _, err = s.Update(t.Context(), r); errors.Is(err, datastore.ErrNotFound) {
-				_, err = s.Create(t.Context(), r)
+	const writers, keys = 4, 200
+	all := history{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			h := history{}
+			there := map[string]bool{}
+			for i := w; i < n; i += writers {
+				mu.Lock()
+				pace(i)
+				mu.Unlock()
+				if err := churnOnce(t.Context(), s, fmt.Sprintf("n%d", rand.IntN(keys/writers)*writers+w), i, there, h); err != nil {
+					t.Error(err)
+					return
+				}
 			}
-		}
-		if err != nil {
-			t.Fatal(err)
+			mu.Lock()
+			defer mu.Unlock()
+			maps.Copy(all, h)
+		})
+	}
+	wg.Wait()
+	return all
+}
+
+// churnOnce makes the i-th change, and now and then one of a kind that is not followed.
+func churnOnce(ctx context.Context, s *Store, name string, i int, there map[string]bool, h history) error {
+	var err error
+	switch o := node(name, map[string]string{"i": strconv.Itoa(i)}); {
+	case !there[name]:
+		_, err = s.Create(ctx, o)
+		there[name] = true
+		h[name] = append(h[name], i)
+	case rand.IntN(5) == 0:
+		err = s.Delete(ctx, datastore.KeyOf(o), datastore.Precondition{})
+		there[name] = false
+		h[name] = append(h[name], -1)
+	default:
+		_, err = s.Update(ctx, o)
+		h[name] = append(h[name], i)
+	}
+	if err == nil && i%40 == 0 {
+		r := reservation("r", "10.0.0.0/24")
+		r.Labels = map[string]string{"i": strconv.Itoa(i)}
+		if _, err = s.Update(ctx, r); errors.Is(err, datastore.ErrNotFound) {
+			_, err = s.Create(ctx, r)
 		}
 	}
-	return h
+	return err
 }
 
 // seen turns what a sink got into a history.
@@ -122,6 +144,7 @@ func TestResume(t *testing.T) {
 			changes = 3000
 		}
 		t.Run(fmt.Sprintf("compacting=%v", compacting), func(t *testing.T) {
+			t.Parallel()
 			dir := shortDir(t)
 			server := testServer(t, dir)
 			writer := openStore(t, Config{Endpoints: []string{server.Endpoint()}})
@@ -287,6 +310,7 @@ func TestFollowOverRestartAndReset(t *testing.T) {
 
 // A peer that falls silent without closing the connection is noticed.
 func TestHalfDeadConnection(t *testing.T) {
+	t.Parallel() // waits most of the time
 	if testing.Short() {
 		t.Skip("takes as long as the keepalive: 13 s")
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -153,20 +154,29 @@ func (s *Server) embedConfig() *embed.Config {
 	return c
 }
 
-// startEtcd starts etcd and waits until it is ready.
+// startEtcd starts etcd and waits until it is ready, or until ctx ends.
 func (s *Server) startEtcd(ctx context.Context) error {
 	started := make(chan error, 1)
-	abandoned := make(chan struct{})
-	go s.runStart(started, abandoned)
+	var settled atomic.Bool // the start has ended, or was given up: whoever comes second sees to it
+	go s.runStart(started, &settled)
+	// A goroutine of etcd's own may give up while its starter waits for it for ever, or a damaged
+	// database may keep that busy: leave it behind. It holds the database open, if anything.
+	var err error
 	select {
-	case err := <-started:
-		if err != nil {
-			return s.explainStart(err)
+	case err = <-started:
+	case err = <-s.fatal:
+		if !settled.CompareAndSwap(false, true) {
+			err = errors.Join(err, <-started)
 		}
-	case err := <-s.fatal:
-		// A goroutine of etcd's own gave up, and its starter may wait for it for ever: leave it
-		// behind. It holds the database open, if anything.
-		close(abandoned)
+	case <-ctx.Done():
+		if err = ctx.Err(); !settled.CompareAndSwap(false, true) {
+			err = <-started
+		}
+	}
+	if err != nil {
+		if s.etcd != nil {
+			go s.etcd.Close() // may wait for what has just ended
+		}
 		return s.explainStart(err)
 	}
 	select {
@@ -180,29 +190,27 @@ func (s *Server) startEtcd(ctx context.Context) error {
 		return fmt.Errorf("start embedded etcd on data dir %s: it stopped at once", s.cfg.DataDir)
 	case <-ctx.Done():
 		s.etcd.Close()
-		return fmt.Errorf("start embedded etcd on data dir %s: not ready in time: %w", s.cfg.DataDir, ctx.Err())
+		return s.explainStart(ctx.Err())
 	}
 }
 
 // runStart is embed.StartEtcd in a goroutine that may end within it, by panic or by fatalHook.
 // s.etcd is set when started brings nil.
-func (s *Server) runStart(started chan<- error, abandoned <-chan struct{}) {
+func (s *Server) runStart(started chan<- error, settled *atomic.Bool) {
 	err := errors.New("etcd ended its start without saying why")
 	var e *embed.Etcd
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("etcd broke down reading it: %v", p)
 		}
-		select {
-		case err = <-s.fatal:
-		default:
-		}
-		select {
-		case <-abandoned:
+		if !settled.CompareAndSwap(false, true) {
 			if e != nil {
 				e.Close()
 			}
 			return
+		}
+		select {
+		case err = <-s.fatal:
 		default:
 		}
 		s.etcd = e
@@ -212,6 +220,9 @@ func (s *Server) runStart(started chan<- error, abandoned <-chan struct{}) {
 }
 
 func (s *Server) explainStart(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("start embedded etcd on data dir %s: not ready in time: %w", s.cfg.DataDir, err)
+	}
 	return fmt.Errorf("start embedded etcd: data dir %s cannot be used: %w: the data is damaged, or was not written by "+
 		"this version; restore a backup of the directory, or move it away to begin with an empty store", s.cfg.DataDir, err)
 }

@@ -110,10 +110,13 @@ func TestServerConfigErrors(t *testing.T) {
 	cfg := testConfig(t, dir)
 	cfg.Socket = exact
 	s := must[*Server](t)(StartServer(t.Context(), cfg))
-	if err := must[*Store](t)(s.Store(t.Context())).Ping(t.Context()); err != nil {
+	store := must[*Store](t)(s.Store(t.Context()))
+	if err := store.Ping(t.Context()); err != nil {
 		t.Error(err)
 	}
-	_ = s.Close()
+	if err := errors.Join(store.Close(), s.Close()); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestSecondServer(t *testing.T) {
@@ -157,7 +160,7 @@ func TestStaleSocketAndRestart(t *testing.T) {
 	_ = l.Close()
 	for round := range 3 {
 		s := must[*Server](t)(StartServer(t.Context(), cfg))
-		st := must[*Store](t)(s.Store(t.Context()))
+		st := openStore(t, Config{Endpoints: []string{s.Endpoint()}, DialTimeout: 100 * time.Millisecond})
 		must[v3.Object](t)(st.Create(t.Context(), node(fmt.Sprintf("n%d", round), nil)))
 		if got := len(must[*datastore.List](t)(st.List(t.Context(), v3.KindNode)).Items); got != round+1 {
 			t.Errorf("round %d: %d nodes, want %d", round, got, round+1)

@@ -47,6 +47,8 @@ type Store struct {
 
 	// connect is held while a client is made: a login speaks to the server.
 	connect chan struct{}
+	commits commits
+	recent  recent
 	mu      sync.Mutex
 	client  *clientv3.Client
 	closed  bool
@@ -96,9 +98,12 @@ func (s *Store) Close() error {
 	s.client, s.closed = nil, true
 	s.mu.Unlock()
 	if c == nil {
+		s.commits.close()
 		return nil
 	}
-	if err := c.Close(); err != nil && !errors.Is(err, context.Canceled) {
+	err := c.Close()
+	s.commits.close()
+	if err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("close etcd client: %w", err)
 	}
 	return nil

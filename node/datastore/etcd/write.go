@@ -8,7 +8,6 @@ import (
 	"maps"
 	"strconv"
 
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
@@ -35,19 +34,12 @@ func (s *Store) Create(ctx context.Context, o v3.Object) (v3.Object, error) {
 }
 
 func (s *Store) create(ctx context.Context, o v3.Object) (v3.Object, error) {
-	in, k, err := s.prepare(o)
-	if err != nil {
-		return nil, err
-	}
-	in.SetUID(uuid.NewUUID())
-	in.SetCreationTimestamp(metav1.Now().Rfc3339Copy())
-	in.SetGeneration(1)
-	data, err := encode(in)
+	in, p, err := s.planCreate(o)
 	if err != nil {
 		return nil, err
 	}
 	for range maxAttempts {
-		w := write{key: k, data: data, has: 0}
+		w := write{conds: []cond{{p.key, 0}}, puts: []put{p}}
 		if err := s.guard(ctx, in, &w); err != nil {
 			return nil, err
 		}
@@ -58,16 +50,37 @@ func (s *Store) create(ctx context.Context, o v3.Object) (v3.Object, error) {
 		case rev != 0:
 			in.SetResourceVersion(strconv.FormatInt(rev, 10))
 			return in, nil
-		case now != 0:
+		case now[0] != 0:
 			return nil, datastore.ErrAlreadyExists
 		}
 	}
 	return nil, fmt.Errorf("others wrote first, %d times in a row: %w", maxAttempts, datastore.ErrConflict)
 }
 
+// planCreate returns what is stored for a new resource.
+func (s *Store) planCreate(o v3.Object) (v3.Object, put, error) {
+	in, k, err := s.prepare(o)
+	if err != nil {
+		return nil, put{}, err
+	}
+	begin(in)
+	data, err := encode(in)
+	if err == nil {
+		err = validate(in)
+	}
+	return in, put{k, data}, err
+}
+
+// begin gives a resource its identity.
+func begin(in v3.Object) {
+	in.SetUID(uuid.NewUUID())
+	in.SetCreationTimestamp(metav1.Now().Rfc3339Copy())
+	in.SetGeneration(1)
+}
+
 // Update replaces a resource that is there; see datastore.Store. UID, creation time and generation
 // are kept whatever o says; a UID in o that is not the stored one is a conflict. When nothing would
-// change, nothing is written.
+// change, nothing is written. What this Store itself wrote last is not read again.
 func (s *Store) Update(ctx context.Context, o v3.Object) (v3.Object, error) {
 	in, err := s.update(ctx, o)
 	if err != nil {
@@ -81,83 +94,111 @@ func (s *Store) update(ctx context.Context, o v3.Object) (v3.Object, error) {
 	if err != nil {
 		return nil, err
 	}
+	was := s.recent.get(k, o.GetResourceVersion())
 	for range maxAttempts {
-		old, kv, err := s.get(ctx, keyOf(o))
-		if kv == nil {
-			return nil, err
+		if was == nil {
+			if was, err = s.read(ctx, k, keyOf(o)); err != nil {
+				return nil, err
+			}
 		}
-		// What is there and cannot be understood (old is nil) is replaced like anything else.
-		data, err := succeed(o, in, old, kv)
+		next, err := succeed(o, in, was)
 		if err != nil {
 			return nil, err
 		}
-		if bytes.Equal(data, kv.Value) {
-			in.SetResourceVersion(strconv.FormatInt(kv.ModRevision, 10))
+		if next.rev != 0 {
+			in.SetResourceVersion(strconv.FormatInt(next.rev, 10))
 			return in, nil
 		}
-		w := write{key: k, data: data, has: kv.ModRevision}
+		w := write{conds: []cond{{k, was.rev}}, puts: []put{{k, next.raw}}}
 		if err := s.guard(ctx, in, &w); err != nil {
 			return nil, err
 		}
-		rev, _, err := s.commit(ctx, w)
+		rev, now, err := s.commit(ctx, w)
 		switch {
 		case err != nil:
 			return nil, err
 		case rev != 0:
 			in.SetResourceVersion(strconv.FormatInt(rev, 10))
+			s.recent.put(k, next, in, rev)
 			return in, nil
+		case o.GetResourceVersion() != "" && now[0] != was.rev:
+			return nil, outdated(was.rev, now[0])
 		}
+		was = nil
 	}
 	return nil, fmt.Errorf("others wrote first, %d times in a row: %w", maxAttempts, datastore.ErrConflict)
 }
 
+// outdated is the error of a write that insists on a revision which is not the stored one any more.
+func outdated(want, have int64) error {
+	if have == 0 {
+		return datastore.ErrNotFound
+	}
+	return fmt.Errorf("resource version is %d, not %d: %w", have, want, datastore.ErrConflict)
+}
+
+// read returns what is stored. Its object is nil when that cannot be understood.
+func (s *Store) read(ctx context.Context, k string, key datastore.Key) (*known, error) {
+	old, kv, err := s.get(ctx, key)
+	if kv == nil {
+		return nil, err
+	}
+	return &known{rev: kv.ModRevision, raw: kv.Value, object: old}, nil
+}
+
 // succeed checks that in, which the caller gave as o, may follow on old, carries over what the
-// store owns, and returns the form to store.
-func succeed(o, in, old v3.Object, kv *mvccpb.KeyValue) ([]byte, error) {
-	have := strconv.FormatInt(kv.ModRevision, 10)
+// store owns, and returns the form to store; its rev is old's when nothing changes.
+func succeed(o, in v3.Object, old *known) (*known, error) {
+	have := strconv.FormatInt(old.rev, 10)
 	if rv := o.GetResourceVersion(); rv != "" && rv != have {
 		return nil, fmt.Errorf("resource version is %s, not %s: %w", have, rv, datastore.ErrConflict)
 	}
-	if old == nil {
-		in.SetUID(uuid.NewUUID())
-		in.SetCreationTimestamp(metav1.Now().Rfc3339Copy())
-		in.SetGeneration(1)
-		return encode(in)
+	if old.object == nil { // what is there and cannot be understood is replaced like anything else
+		begin(in)
+		raw, err := encode(in)
+		return &known{raw: raw}, err
 	}
-	if uid := o.GetUID(); uid != "" && uid != old.GetUID() {
-		return nil, fmt.Errorf("it was deleted and created anew: UID is %s, not %s: %w", old.GetUID(), uid, datastore.ErrConflict)
+	if uid := o.GetUID(); uid != "" && uid != old.object.GetUID() {
+		return nil, fmt.Errorf("it was deleted and created anew: UID is %s, not %s: %w", old.object.GetUID(), uid, datastore.ErrConflict)
 	}
-	if err := v3.ValidateUpdate(in, old); err != nil {
+	if err := v3.ValidateUpdate(in, old.object); err != nil {
 		return nil, fmt.Errorf("%w: %w", datastore.ErrInvalid, err)
 	}
-	in.SetUID(old.GetUID())
-	in.SetCreationTimestamp(old.GetCreationTimestamp())
-	in.SetGeneration(old.GetGeneration())
-	changed, err := specChanged(old, in)
-	if err != nil {
+	in.SetUID(old.object.GetUID())
+	in.SetCreationTimestamp(old.object.GetCreationTimestamp())
+	in.SetGeneration(old.object.GetGeneration() + 1)
+	next := &known{}
+	var err error
+	if next.raw, err = encode(in); err != nil {
 		return nil, err
 	}
-	if changed {
-		in.SetGeneration(old.GetGeneration() + 1)
+	if err := validate(in); err != nil {
+		return nil, err
 	}
-	return encode(in)
+	changed, err := specChanged(old, next)
+	if err != nil || changed {
+		return next, err
+	}
+	in.SetGeneration(old.object.GetGeneration())
+	if next.raw, err = encode(in); err == nil && bytes.Equal(next.raw, old.raw) {
+		next.rev = old.rev
+	}
+	return next, err
 }
 
 // specChanged compares all but metadata and status.
-func specChanged(old, in v3.Object) (bool, error) {
-	var parts [2]map[string]json.RawMessage
-	for i, o := range []v3.Object{old, in} {
-		data, err := v3.Encode(o)
-		if err != nil {
-			return false, fmt.Errorf("encode: %w", err)
+func specChanged(old, next *known) (bool, error) {
+	for _, k := range []*known{old, next} {
+		if k.body != nil {
+			continue
 		}
-		if err := json.Unmarshal(data, &parts[i]); err != nil {
-			return false, fmt.Errorf("encode: %w", err)
+		if err := json.Unmarshal(k.raw, &k.body); err != nil {
+			return false, fmt.Errorf("compare with what is stored: %w", err)
 		}
-		delete(parts[i], "metadata")
-		delete(parts[i], "status")
+		delete(k.body, "metadata")
+		delete(k.body, "status")
 	}
-	return !maps.EqualFunc(parts[0], parts[1], func(a, b json.RawMessage) bool { return bytes.Equal(a, b) }), nil
+	return !maps.EqualFunc(old.body, next.body, func(a, b json.RawMessage) bool { return bytes.Equal(a, b) }), nil
 }
 
 // keyOf tells the kind by the Go type: what a caller made itself may come without TypeMeta.
@@ -168,7 +209,7 @@ func keyOf(o v3.Object) datastore.Key {
 	return datastore.KeyOf(o)
 }
 
-// prepare returns a copy of o, defaulted and found valid, and its key in etcd.
+// prepare returns a copy of o, defaulted, and its key in etcd.
 func (s *Store) prepare(o v3.Object) (v3.Object, string, error) {
 	gvk, ok := v3.GroupVersionKindOf(o)
 	if !ok {
@@ -184,13 +225,15 @@ func (s *Store) prepare(o v3.Object) (v3.Object, string, error) {
 	}
 	in.GetObjectKind().SetGroupVersionKind(gvk)
 	v3.Default(in)
-	if _, err := encode(in); err != nil { // too large, before anything looks at every part of it
-		return nil, "", err
-	}
-	if err := v3.Validate(in); err != nil {
-		return nil, "", fmt.Errorf("%w: %w", datastore.ErrInvalid, err)
-	}
 	return in, k, nil
+}
+
+// validate looks at every part of a resource: encode, which bounds its size, comes first.
+func validate(in v3.Object) error {
+	if err := v3.Validate(in); err != nil {
+		return fmt.Errorf("%w: %w", datastore.ErrInvalid, err)
+	}
+	return nil
 }
 
 // encode returns the stored form: the resource version is not part of it.
@@ -205,42 +248,6 @@ func encode(in v3.Object) ([]byte, error) {
 			len(data), maxObject, datastore.ErrInvalid)
 	}
 	return data, nil
-}
-
-// write is one conditional write of one key.
-type write struct {
-	key  string
-	data []byte
-	has  int64 // modification revision that key must have; 0: it must not be there
-	// guard is a key that must be at guardHas, and is written as well; "" for most kinds.
-	guard    string
-	guardHas int64
-}
-
-// commit writes if the conditions hold, and returns the new revision. Otherwise it returns 0 and
-// the revision that the key has, 0 if it is not there.
-func (s *Store) commit(ctx context.Context, w write) (rev, now int64, err error) {
-	cmps := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(w.key), "=", w.has)}
-	puts := []clientv3.Op{clientv3.OpPut(w.key, string(w.data))}
-	if w.guard != "" {
-		cmps = append(cmps, clientv3.Compare(clientv3.ModRevision(w.guard), "=", w.guardHas))
-		puts = append(puts, clientv3.OpPut(w.guard, w.key))
-	}
-	var resp *clientv3.TxnResponse
-	err = s.do(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
-		resp, err = c.Txn(ctx).If(cmps...).Then(puts...).Else(clientv3.OpGet(w.key, clientv3.WithKeysOnly())).Commit()
-		return err
-	})
-	if err != nil {
-		return 0, 0, err
-	}
-	if resp.Succeeded {
-		return resp.Header.Revision, 0, nil
-	}
-	if kvs := resp.Responses[0].GetResponseRange().GetKvs(); len(kvs) > 0 {
-		now = kvs[0].ModRevision
-	}
-	return 0, now, nil
 }
 
 // Delete removes a resource if the precondition holds (ErrConflict otherwise).
@@ -264,6 +271,9 @@ func (s *Store) delete(ctx context.Context, key datastore.Key, p datastore.Preco
 		}
 		return err
 	}
+	if p.UID == "" {
+		return s.deleteAt(ctx, k, p.ResourceVersion)
+	}
 	for range maxAttempts {
 		old, kv, err := s.get(ctx, key)
 		if kv == nil {
@@ -272,22 +282,38 @@ func (s *Store) delete(ctx context.Context, key datastore.Key, p datastore.Preco
 		if have := strconv.FormatInt(kv.ModRevision, 10); p.ResourceVersion != "" && p.ResourceVersion != have {
 			return fmt.Errorf("resource version is %s, not %s: %w", have, p.ResourceVersion, datastore.ErrConflict)
 		}
-		if p.UID != "" {
-			if old == nil {
-				return err // its UID is not known
-			}
-			if string(old.GetUID()) != p.UID {
-				return fmt.Errorf("UID is %s, not %s: %w", old.GetUID(), p.UID, datastore.ErrConflict)
-			}
+		if old == nil {
+			return err // its UID is not known
 		}
-		var resp *clientv3.TxnResponse
-		err = s.do(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
-			resp, err = c.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(k), "=", kv.ModRevision)).Then(clientv3.OpDelete(k)).Commit()
-			return err
-		})
-		if err != nil || resp.Succeeded {
+		if string(old.GetUID()) != p.UID {
+			return fmt.Errorf("UID is %s, not %s: %w", old.GetUID(), p.UID, datastore.ErrConflict)
+		}
+		rev, _, err := s.commit(ctx, write{conds: []cond{{k, kv.ModRevision}}, dels: []string{k}})
+		if err != nil || rev != 0 {
 			return err
 		}
 	}
 	return fmt.Errorf("others wrote first, %d times in a row: %w", maxAttempts, datastore.ErrConflict)
+}
+
+// deleteAt removes a resource if it has a certain revision.
+func (s *Store) deleteAt(ctx context.Context, k, version string) error {
+	want, err := parseVersion(version)
+	if err != nil {
+		return err
+	}
+	rev, now, err := s.commit(ctx, write{conds: []cond{{k, want}}, dels: []string{k}})
+	if err != nil || rev != 0 {
+		return err
+	}
+	return outdated(want, now[0])
+}
+
+// parseVersion reads a resource version.
+func parseVersion(version string) (int64, error) {
+	rev, err := strconv.ParseInt(version, 10, 64)
+	if err != nil || rev <= 0 {
+		return 0, fmt.Errorf("resource version is not %q, which none is: %w", version, datastore.ErrConflict)
+	}
+	return rev, nil
 }
