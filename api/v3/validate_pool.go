@@ -163,10 +163,12 @@ func PoolOverlap(p *IPPool, others ...*IPPool) error {
 func validateReservation(path *field.Path, s *IPReservationSpec) field.ErrorList {
 	at := path.Child("reservedCIDRs")
 	errs := checkCIDRs(at, s.ReservedCIDRs, 0)
+	seen := make(map[string]bool, len(s.ReservedCIDRs))
 	for i, c := range s.ReservedCIDRs {
-		if slices.Contains(s.ReservedCIDRs[:i], c) {
+		if seen[c] {
 			errs = append(errs, field.Duplicate(at.Index(i), excerpt(c)))
 		}
+		seen[c] = true
 	}
 	return errs
 }
