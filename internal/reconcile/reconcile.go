@@ -94,7 +94,7 @@ func (r Result) String() string {
 // Syncer keeps one Table as wanted. It reads the kernel at its first Sync and whenever
 // Invalidate or Observe said that somebody else touched it; otherwise it compares with what it
 // wrote itself, so that one changed entry among thousands costs one write and no dump.
-// Sync is called by one goroutine; Invalidate and Observe by any.
+// Sync and Patch are called by one goroutine; Invalidate, Observe and Wants by any.
 type Syncer[K comparable, V any] struct {
 	table  Table[K, V]
 	policy DeletePolicy
@@ -102,8 +102,9 @@ type Syncer[K comparable, V any] struct {
 	mu    sync.Mutex
 	have  map[K]V // nil: unknown, List before the next comparison
 	stale bool    // set while a List is under way: its outcome may be out of date
+	want  map[K]V // of the last Sync; changed by its goroutine only
 
-	last map[K]V // what is as the last Sync wanted it; only Sync uses it
+	last map[K]V // what is as the last Sync wanted it; want itself if all is; only Sync uses it
 }
 
 // NewSyncer returns a Syncer that has not read the kernel yet.
@@ -138,19 +139,26 @@ func (s *Syncer[K, V]) Observe(k K, v V, gone bool) (foreign bool) {
 }
 
 // Sync makes the table equal to want: puts first, then deletes by the delete policy. It returns
-// what it changed and every error joined; the next call is the retry. want is kept and must not
-// be changed afterwards.
+// what it changed and every error joined; the next call is the retry. want belongs to the Syncer
+// from then on.
 func (s *Syncer[K, V]) Sync(ctx context.Context, want map[K]V) (Result, error) {
+	s.mu.Lock()
+	s.want = want
+	s.mu.Unlock()
 	have, err := s.load(ctx)
 	if err != nil {
 		return Result{}, err
 	}
 	var res Result
-	puts := s.puts(have, want)
-	errs, failed := s.put(ctx, puts, &res)
-	deletes := s.deletes(have, want, failed)
-	errs = append(errs, s.delete(ctx, deletes, &res)...)
-	s.remember(want, failed)
+	errs, failed := s.put(ctx, s.puts(have, want), s.last, &res)
+	var deletes []Change[K, V]
+	for k, h := range have {
+		if !has(want, k) {
+			deletes = append(deletes, Change[K, V]{Key: k, Exists: true, Have: h})
+		}
+	}
+	errs = append(errs, s.delete(ctx, s.unheld(deletes, failed), &res)...)
+	s.remember(s.last, failed)
 	if len(errs) > 0 {
 		s.Invalidate()
 	}
@@ -169,8 +177,9 @@ func (s *Syncer[K, V]) puts(have, want map[K]V) []Change[K, V] {
 	return puts
 }
 
-// put writes, counts in res, and returns the errors and the keys that they are about.
-func (s *Syncer[K, V]) put(ctx context.Context, puts []Change[K, V], res *Result) (errs []error, failed []K) {
+// put writes, counts in res, and returns the errors and the keys that they are about. What is put
+// as it was in last is a repair.
+func (s *Syncer[K, V]) put(ctx context.Context, puts []Change[K, V], last map[K]V, res *Result) (errs []error, failed []K) {
 	for _, c := range puts {
 		s.note(c.Key, c.Want, true)
 	}
@@ -187,31 +196,25 @@ func (s *Syncer[K, V]) put(ctx context.Context, puts []Change[K, V], res *Result
 		} else {
 			res.Added++
 		}
-		if l, was := s.last[c.Key]; was && s.table.Equal(l, c.Want) {
+		if l, was := last[c.Key]; was && s.table.Equal(l, c.Want) {
 			res.Repaired++
 		}
 	}
 	return errs, failed
 }
 
-// deletes returns what is there, is not wanted, and may go although some puts failed.
-func (s *Syncer[K, V]) deletes(have, want map[K]V, failed []K) []Change[K, V] {
-	hold := func(K) bool { return false }
-	if len(failed) > 0 && s.policy == DeleteAfterCleanPuts {
-		hold = func(K) bool { return true }
-		if t, ok := s.table.(HoldTable[K]); ok {
-			hold = func(old K) bool {
-				return slices.ContainsFunc(failed, func(f K) bool { return t.Holds(f, old) })
-			}
-		}
+// unheld returns the deletes that may be made although some puts failed.
+func (s *Syncer[K, V]) unheld(deletes []Change[K, V], failed []K) []Change[K, V] {
+	if len(failed) == 0 || s.policy != DeleteAfterCleanPuts {
+		return deletes
 	}
-	var deletes []Change[K, V]
-	for k, h := range have {
-		if _, ok := want[k]; !ok && !hold(k) {
-			deletes = append(deletes, Change[K, V]{Key: k, Exists: true, Have: h})
-		}
+	t, ok := s.table.(HoldTable[K])
+	if !ok {
+		return nil
 	}
-	return deletes
+	return slices.DeleteFunc(deletes, func(c Change[K, V]) bool {
+		return slices.ContainsFunc(failed, func(f K) bool { return t.Holds(f, c.Key) })
+	})
 }
 
 func (s *Syncer[K, V]) delete(ctx context.Context, deletes []Change[K, V], res *Result) (errs []error) {
@@ -228,15 +231,16 @@ func (s *Syncer[K, V]) delete(ctx context.Context, deletes []Change[K, V], res *
 	return errs
 }
 
-// remember keeps what is now as wanted, to tell repairs from changes.
-func (s *Syncer[K, V]) remember(want map[K]V, failed []K) {
+// remember keeps what is now as wanted, to tell repairs from changes; of what failed, what was so
+// before.
+func (s *Syncer[K, V]) remember(before map[K]V, failed []K) {
 	if len(failed) == 0 {
-		s.last = want
+		s.last = s.want
 		return
 	}
-	last := maps.Clone(want)
+	last := maps.Clone(s.want)
 	for _, k := range failed {
-		if l, ok := s.last[k]; ok {
+		if l, ok := before[k]; ok {
 			last[k] = l
 		} else {
 			delete(last, k)
