@@ -66,74 +66,81 @@ func (p *Plan) addTunnel(v *topology.View, t topology.Tunnel, row topology.Drive
 		MAC: mac, MTU: t.MTU, VNI: t.VNI, Port: t.Port,
 	})
 	peers, errs := usable(v, t, mac, ethernet)
-	prefixes := 0
-	for i := range peers {
-		prefixes += len(peers[i].Prefixes)
-	}
 	if ethernet {
 		p.addEntries(t.Device, peers)
 	}
-	sources := make([]Source, 0, prefixes)
-	for i := range peers {
-		for _, inner := range peers[i].Prefixes {
-			if slices.Contains(row.Families, model.FamilyOf(inner.Addr())) {
-				sources = append(sources, Source{t.Device, peers[i].Address, inner.Masked()})
-			}
-		}
-	}
-	slices.SortFunc(sources, func(a, b Source) int {
-		return cmp.Or(a.Outer.Compare(b.Outer), a.Inner.Addr().Compare(b.Inner.Addr()), cmp.Compare(a.Inner.Bits(), b.Inner.Bits()))
-	})
-	p.Sources = slices.Concat(p.Sources, slices.Compact(sources))
+	p.addSources(t.Device, peers, row.Families)
 	return errs
 }
 
 // addEntries adds what an Ethernet device must know of its peers. Devices come in order of their
-// names, so that each adds a sorted run.
+// names and peers in that of theirs, so that nothing is left to sort.
 func (p *Plan) addEntries(device string, peers []topology.Peer) {
-	neighbours, fdb := make([]Neighbour, len(peers)), make([]FDBEntry, len(peers))
+	p.Neighbours, p.FDB = slices.Grow(p.Neighbours, len(peers)), slices.Grow(p.FDB, len(peers))
 	for i := range peers {
-		neighbours[i] = Neighbour{device, topology.TunnelNextHop(peers[i].Address), peers[i].MAC}
-		fdb[i] = FDBEntry{device, peers[i].MAC, peers[i].Address}
+		peer := &peers[i]
+		p.Neighbours = append(p.Neighbours, Neighbour{device, peer.Node, topology.TunnelNextHop(peer.Address), peer.MAC})
+		p.FDB = append(p.FDB, FDBEntry{device, peer.Node, peer.MAC, peer.Address})
 	}
-	slices.SortFunc(neighbours, func(a, b Neighbour) int { return a.IP.Compare(b.IP) })
-	slices.SortFunc(fdb, func(a, b FDBEntry) int { return cmp.Compare(number(a.MAC), number(b.MAC)) })
-	p.Neighbours = slices.Concat(p.Neighbours, neighbours)
-	p.FDB = slices.Concat(p.FDB, fdb)
 }
 
-// number orders MAC addresses as their octets do.
-func number(m model.MAC) uint64 {
-	return uint64(m[0])<<40 | uint64(m[1])<<32 | uint64(m[2])<<24 | uint64(m[3])<<16 | uint64(m[4])<<8 | uint64(m[5])
+// addSources adds what the peers may send, of the families that the tunnel carries.
+func (p *Plan) addSources(device string, peers []topology.Peer, carried []model.Family) {
+	prefixes := 0
+	for i := range peers {
+		prefixes += len(peers[i].Prefixes)
+	}
+	p.Sources = slices.Grow(p.Sources, prefixes)
+	for i := range peers {
+		peer, first := &peers[i], len(p.Sources)
+		for _, inner := range peer.Prefixes {
+			if slices.Contains(carried, model.FamilyOf(inner.Addr())) {
+				p.Sources = append(p.Sources, Source{device, peer.Node, peer.Address, inner.Masked()})
+			}
+		}
+		own := p.Sources[first:]
+		slices.SortFunc(own, CompareSources)
+		p.Sources = p.Sources[:first+len(slices.Compact(own))]
+	}
 }
 
 // usable returns the peers of t's underlay family that can be told apart from each other and from
-// this host, each with the MAC of its VTEP.
+// this host, each with the MAC of its VTEP, sorted by node and address.
 func usable(v *topology.View, t topology.Tunnel, own model.MAC, ethernet bool) ([]topology.Peer, []error) {
 	peers := make([]topology.Peer, 0, len(v.Peers))
-	addrs := make(map[netip.Addr]int, len(v.Peers)+1)
-	macs := make(map[model.MAC]int, len(v.Peers)+1)
-	addrs[t.Local], macs[own] = 1, 1
-	for _, peer := range v.Peers {
-		if model.FamilyOf(peer.Address) != t.Family {
+	addrs := make(map[netip.Addr]bool, len(v.Peers)+1) // true: more than one has it
+	macs := make(map[model.MAC]bool, len(v.Peers)+1)
+	addrs[t.Local], macs[own] = false, false
+	clean := true
+	for i := range v.Peers {
+		if model.FamilyOf(v.Peers[i].Address) != t.Family {
 			continue
 		}
+		peers = append(peers, v.Peers[i])
+		peer := &peers[len(peers)-1]
 		if peer.MAC.IsZero() {
 			peer.MAC = VTEPMAC(peer.Node)
 		}
-		peers = append(peers, peer)
-		addrs[peer.Address]++
-		macs[peer.MAC]++
+		_, addrTaken := addrs[peer.Address]
+		_, macTaken := macs[peer.MAC]
+		addrs[peer.Address], macs[peer.MAC] = addrTaken, macTaken
+		clean = clean && !addrTaken && !macTaken && !multicast(peer.MAC)
+	}
+	if !slices.IsSortedFunc(peers, comparePeers) {
+		slices.SortFunc(peers, comparePeers)
+	}
+	if clean {
+		return peers, nil
 	}
 	c := clashes{self: v.Self, t: t, peers: peers, told: map[string]bool{}}
 	ok := make([]topology.Peer, 0, len(peers))
 	for _, peer := range peers {
 		switch {
-		case addrs[peer.Address] > 1:
+		case addrs[peer.Address]:
 			c.add(peer.Address, func(p topology.Peer) bool { return p.Address == peer.Address }, t.Local == peer.Address)
-		case ethernet && macs[peer.MAC] > 1:
+		case ethernet && macs[peer.MAC]:
 			c.add(peer.MAC, func(p topology.Peer) bool { return p.MAC == peer.MAC }, own == peer.MAC)
-		case ethernet && peer.MAC[0]&1 != 0:
+		case ethernet && multicast(peer.MAC):
 			c.errs = append(c.errs, fmt.Errorf("tunnel device %s: node %s has the multicast address %s as its VXLAN MAC: set vxlanTunnelMACAddr of its Node to a unicast one",
 				t.Device, peer.Node, peer.MAC))
 		default:
@@ -143,6 +150,12 @@ func usable(v *topology.View, t topology.Tunnel, own model.MAC, ethernet bool) (
 	slices.SortFunc(c.errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
 	return ok, c.errs
 }
+
+func comparePeers(a, b topology.Peer) int {
+	return cmp.Or(cmp.Compare(a.Node, b.Node), a.Address.Compare(b.Address))
+}
+
+func multicast(m model.MAC) bool { return m[0]&1 != 0 }
 
 // clashes collects one error for each address that several nodes have.
 type clashes struct {

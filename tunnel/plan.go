@@ -3,6 +3,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"net/netip"
 
 	"weft/model"
@@ -11,9 +12,9 @@ import (
 // Plan is everything that the tunnel drivers keep in the kernel. The zero plan means "gone".
 type Plan struct {
 	Links      []Link
-	Neighbours []Neighbour // sorted by device, IP
-	FDB        []FDBEntry  // sorted by device, MAC
-	Sources    []Source    // sorted by device, Outer, Inner
+	Neighbours []Neighbour // sorted by device, node; no two with one device and IP
+	FDB        []FDBEntry  // sorted by device, node; no two with one device and MAC
+	Sources    []Source    // sorted by device, node, Outer, Inner
 }
 
 // Link is one tunnel device.
@@ -32,6 +33,7 @@ type Link struct {
 // Neighbour is a permanent ARP or NDP entry: the next hop's inner MAC.
 type Neighbour struct {
 	Device string
+	Node   model.NodeName
 	IP     netip.Addr
 	MAC    model.MAC
 }
@@ -39,6 +41,7 @@ type Neighbour struct {
 // FDBEntry is a static forwarding entry: the inner MAC's outer destination.
 type FDBEntry struct {
 	Device string
+	Node   model.NodeName
 	MAC    model.MAC
 	Dst    netip.Addr
 }
@@ -47,6 +50,26 @@ type FDBEntry struct {
 // packets whose inner source is in Inner (rule R9). What no Source allows is dropped.
 type Source struct {
 	Device string
+	Node   model.NodeName
 	Outer  netip.Addr
 	Inner  netip.Prefix
+}
+
+// CompareNeighbours is the order of Plan.Neighbours.
+func CompareNeighbours(a, b Neighbour) int {
+	return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Node, b.Node), a.IP.Compare(b.IP))
+}
+
+// CompareFDB is the order of Plan.FDB.
+func CompareFDB(a, b FDBEntry) int {
+	return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Node, b.Node), a.Dst.Compare(b.Dst))
+}
+
+// CompareSources is the order of Plan.Sources.
+func CompareSources(a, b Source) int {
+	return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Node, b.Node), a.Outer.Compare(b.Outer), comparePrefix(a.Inner, b.Inner))
+}
+
+func comparePrefix(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
