@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -44,34 +45,56 @@ type claim struct {
 // names it. The errors are joined; the plan is good for everything else and is to be applied also
 // when there is an error.
 func Compile(v *topology.View, endpoints []model.Endpoint) (Plan, error) {
-	c := compiler{
-		claims: make([]claim, 0, len(v.Paths)+len(endpoints)),
-		pods:   make(map[netip.Addr]claim, len(endpoints)),
-	}
-	for _, p := range v.Paths {
-		c.path(p)
-	}
+	c := compiler{pods: make(map[netip.Addr]claim, len(endpoints))}
 	for _, e := range slices.SortedFunc(slices.Values(endpoints), func(a, b model.Endpoint) int {
 		return cmp.Or(cmp.Compare(a.ID.String(), b.ID.String()), cmp.Compare(a.Device, b.Device))
 	}) {
 		c.endpoint(e)
 	}
-	slices.SortFunc(c.claims, compareClaims)
-	plan := Plan{Routes: make([]Route, 0, len(c.claims))}
-	for i, cl := range c.claims {
-		if i == 0 || cl.route.Dst != c.claims[i-1].route.Dst {
-			plan.Routes = append(plan.Routes, cl.route)
+	local := slices.SortedFunc(maps.Values(c.pods), compareClaims)
+	paths := v.Paths
+	if !slices.IsSortedFunc(paths, comparePaths) {
+		paths = slices.SortedFunc(slices.Values(paths), comparePaths)
+	}
+	c.routes = make([]Route, 0, len(paths)+len(local))
+	for i := range paths {
+		cl, ok := c.path(&paths[i])
+		if !ok {
+			continue
 		}
+		for len(local) > 0 && comparePrefix(local[0].route.Dst, cl.route.Dst) <= 0 {
+			c.add(&local[0])
+			local = local[1:]
+		}
+		c.add(&cl)
+	}
+	for i := range local {
+		c.add(&local[i])
 	}
 	slices.SortFunc(c.errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
-	return plan, errors.Join(c.errs...)
+	return Plan{Routes: c.routes}, errors.Join(c.errs...)
 }
 
 type compiler struct {
-	claims []claim
 	pods   map[netip.Addr]claim // of local endpoints
+	routes []Route
+	last   claim // the best so far for the last of routes, without the route itself
 	errs   []error
 }
+
+// add takes in a claim on the last prefix or a later one.
+func (c *compiler) add(n *claim) {
+	if i := len(c.routes) - 1; i < 0 || c.routes[i].Dst != n.route.Dst {
+		c.routes = append(c.routes, n.route)
+	} else if c.last.route = c.routes[i]; compareClaims(*n, c.last) < 0 {
+		c.routes[i] = n.route
+	} else {
+		return
+	}
+	c.last.rank, c.last.by = n.rank, n.by
+}
+
+func comparePaths(a, b topology.Path) int { return comparePrefix(a.Dst, b.Dst) }
 
 // compareClaims orders by prefix, and those on one prefix the best first.
 func compareClaims(a, b claim) int {
@@ -81,32 +104,30 @@ func compareClaims(a, b claim) int {
 	return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.by, b.by), a.route.Via.Compare(b.route.Via))
 }
 
-func (c *compiler) path(p topology.Path) {
+// path returns the claim of a path; false when it makes none.
+func (c *compiler) path(p *topology.Path) (n claim, ok bool) {
 	if err := checkPath(p); err != nil {
 		c.errs = append(c.errs, fmt.Errorf("path to %v of node %s: %w", p.Dst, p.Node, err))
-		return
+		return n, false
 	}
-	r := Route{Dst: p.Dst, Why: p.Why}
-	n := claim{by: string(p.Node)}
+	n.by = string(p.Node)
+	r := &n.route
+	r.Dst, r.Why = p.Dst, p.Why
 	switch p.Reach {
 	case topology.Unreachable:
 		// No route yet: the packet then follows the host's other routes. Once there is encryption
 		// this becomes a route of type unreachable, so that nothing leaves in the clear.
-		return
+		return n, false
 	case topology.Local:
-		if p.Dst.IsSingleIP() {
-			return // the pod's own route says all
-		}
 		r.Blackhole, n.rank = true, rankBlackhole
-	default:
-		r.Via, r.Device, r.Source = p.Via, p.Device, p.Source
-		if p.MTU < p.DeviceMTU {
-			r.MTU = p.MTU
-		}
-		n.rank = rankOf(p.Reach)
+		return n, !p.Dst.IsSingleIP() // the pod's own route says all
 	}
-	n.route = r
-	c.claims = append(c.claims, n)
+	r.Via, r.Device, r.Source = p.Via, p.Device, p.Source
+	if p.MTU < p.DeviceMTU {
+		r.MTU = p.MTU
+	}
+	n.rank = rankOf(p.Reach)
+	return n, true
 }
 
 func rankOf(r topology.Reach) rank {
@@ -139,7 +160,6 @@ func (c *compiler) endpoint(e model.Endpoint) {
 			Dst: model.HostPrefix(a), Device: e.Device, Why: "endpoint " + e.ID.String()}}
 		if other, ok := c.pods[a]; !ok {
 			c.pods[a] = n
-			c.claims = append(c.claims, n)
 		} else if other != n {
 			fail("address %v belongs to endpoint %s on %s already, which keeps it", a, other.by, other.route.Device)
 		}
@@ -147,7 +167,7 @@ func (c *compiler) endpoint(e model.Endpoint) {
 }
 
 // checkPath finds input that no kernel route can express.
-func checkPath(p topology.Path) error {
+func checkPath(p *topology.Path) error {
 	switch {
 	case !p.Dst.IsValid():
 		return errors.New("the prefix is not valid")
@@ -179,6 +199,9 @@ func checkDevice(name string) error {
 	}
 	return nil
 }
+
+// CompareRoutes is the order of Plan.Routes: by address, then by length, IPv4 before IPv6.
+func CompareRoutes(a, b Route) int { return comparePrefix(a.Dst, b.Dst) }
 
 // comparePrefix orders prefixes by address, then by length: IPv4 before IPv6.
 func comparePrefix(a, b netip.Prefix) int {

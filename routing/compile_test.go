@@ -2,6 +2,7 @@ package routing
 
 import (
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"weft/model"
 	"weft/model/topology"
@@ -195,7 +197,54 @@ route 10.244.0.7/32 dev weft000000000c1  # endpoint default/twice/eth0
 	}
 }
 
-func BenchmarkCompile(b *testing.B) {
+// TestCompileProperty: of all that claims a prefix the best has it, as sorting all claims tells.
+func TestCompileProperty(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v := &topology.View{}
+		for range rapid.IntRange(0, 20).Draw(t, "paths") {
+			n := model.NodeName(rapid.SampledFrom([]string{"n1", "n2", "n3"}).Draw(t, "node"))
+			dst := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(rapid.IntRange(0, 7).Draw(t, "dst"))}), rapid.SampledFrom([]int{29, 32}).Draw(t, "bits")).Masked()
+			p := rapid.SampledFrom([]topology.Path{local("10.0.0.0/29"), direct("10.0.0.0/29", n, "172.31.1.2"), vxlan("10.0.0.0/29", n, "172.31.1.3"),
+				{Node: n, Reach: topology.Unreachable}}).Draw(t, "path")
+			p.Dst = dst
+			v.Paths = append(v.Paths, p)
+		}
+		var endpoints []model.Endpoint
+		for i := range rapid.IntRange(0, 4).Draw(t, "pods") {
+			endpoints = append(endpoints, endpoint(fmt.Sprint("pod", i), fmt.Sprint("weft", i), fmt.Sprint("10.0.0.", i*2)))
+		}
+		var c compiler
+		var claims []claim
+		for i := range v.Paths {
+			if cl, ok := c.path(&v.Paths[i]); ok {
+				claims = append(claims, cl)
+			}
+		}
+		c.pods = map[netip.Addr]claim{}
+		for _, e := range endpoints {
+			c.endpoint(e)
+		}
+		for _, cl := range c.pods {
+			claims = append(claims, cl)
+		}
+		slices.SortFunc(claims, compareClaims)
+		var want Plan
+		for i, cl := range claims {
+			if i == 0 || claims[i-1].route.Dst != cl.route.Dst {
+				want.Routes = append(want.Routes, cl.route)
+			}
+		}
+		got, err := Compile(v, endpoints)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want.Format(), got.Format()); d != "" {
+			t.Fatalf("(-want +got):\n%s", d)
+		}
+	})
+}
+
+func BenchmarkCompile5000(b *testing.B) {
 	v := &topology.View{}
 	for i := range 5000 {
 		dst := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 10), byte(i >> 2), byte(i << 6)}), 26)

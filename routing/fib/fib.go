@@ -24,15 +24,14 @@ const Metric = 1024
 type FIB struct {
 	h      *kernel.Handle
 	log    *slog.Logger
-	syncer *reconcile.Syncer[kernel.RouteKey, kernel.Route]
+	syncer *reconcile.SliceSyncer[routing.Route, kernel.RouteKey, kernel.Route]
 
 	mu      sync.Mutex
-	want    map[kernel.RouteKey]kernel.Route // of the last Apply
-	devices map[string]bool                  // that want uses
-	sources map[netip.Addr]bool              // that want uses
-	links   map[int]linkState                // as read at the first Apply and told by events
-	seeded  bool                             // the links were read
-	failed  bool                             // the last Apply left something undone
+	devices map[string]bool     // that the last plan uses
+	sources map[netip.Addr]bool // that the last plan uses
+	links   map[int]linkState   // as read at the first Apply and told by events
+	seeded  bool                // the links were read
+	failed  bool                // the last Apply left something undone
 }
 
 // linkState is what matters of a link: a change of anything else leaves routes alone.
@@ -44,10 +43,11 @@ type linkState struct {
 // New returns a driver that has not touched the kernel yet.
 func New(h *kernel.Handle, log *slog.Logger) *FIB {
 	return &FIB{
-		h:      h,
-		log:    log,
-		syncer: reconcile.NewSyncer(kernel.RouteTable(h), reconcile.DeleteAfterCleanPuts),
-		links:  make(map[int]linkState),
+		h:   h,
+		log: log,
+		syncer: reconcile.NewSliceSyncer(reconcile.NewSyncer(kernel.RouteTable(h), reconcile.DeleteAfterCleanPuts),
+			entry, routing.CompareRoutes),
+		links: make(map[int]linkState),
 	}
 }
 
@@ -56,32 +56,31 @@ func New(h *kernel.Handle, log *slog.Logger) *FIB {
 // down, somebody else holds the prefix) is an error of its own; the others are written all the
 // same, and what it would have replaced stays. The zero plan removes all our routes.
 func (f *FIB) Apply(ctx context.Context, p routing.Plan) (reconcile.Result, error) {
-	want := make(map[kernel.RouteKey]kernel.Route, len(p.Routes))
 	devices := make(map[string]bool)
 	sources := make(map[netip.Addr]bool)
 	var last routing.Route // neighbours in the plan mostly share both
-	for _, r := range p.Routes {
-		want[key(r.Dst)] = kernelRoute(r)
+	for i := range p.Routes {
+		r := &p.Routes[i]
 		if r.Device != last.Device {
 			devices[r.Device] = true
 		}
 		if r.Source != last.Source {
 			sources[r.Source] = true
 		}
-		last = r
+		last.Device, last.Source = r.Device, r.Source
 	}
 	f.mu.Lock()
 	// Until this Apply is over, an event about anything that it uses may be what it needs.
-	f.want, f.devices, f.sources, f.failed = want, devices, sources, true
+	f.devices, f.sources, f.failed = devices, sources, true
 	f.mu.Unlock()
 	if err := f.readLinks(ctx); err != nil {
 		return reconcile.Result{}, fmt.Errorf("apply routes: %w", err)
 	}
-	res, err := f.syncer.Sync(ctx, want)
+	res, err := f.syncer.SyncSlice(ctx, p.Routes)
 	f.mu.Lock()
 	f.failed = err != nil
 	f.mu.Unlock()
-	f.log.Debug("routes applied", "wanted", len(want), "change", res.String(), "err", err)
+	f.log.Debug("routes applied", "wanted", len(p.Routes), "change", res.String(), "err", err)
 	if err != nil {
 		return res, fmt.Errorf("apply routes: %w", err)
 	}
@@ -115,6 +114,8 @@ func (f *FIB) readLinks(ctx context.Context) error {
 func key(dst netip.Prefix) kernel.RouteKey {
 	return kernel.RouteKey{Table: kernel.MainTable, Dst: dst, Metric: Metric}
 }
+
+func entry(r routing.Route) (kernel.RouteKey, kernel.Route) { return key(r.Dst), kernelRoute(r) }
 
 func kernelRoute(r routing.Route) kernel.Route {
 	if r.Blackhole {
@@ -165,9 +166,7 @@ func (f *FIB) observeRoute(e kernel.Event) bool {
 	}
 	// A foreign route under a key of ours: it has replaced ours, for which the kernel has no event
 	// of its own, or it was in the way and is gone.
-	f.mu.Lock()
-	_, ours := f.want[e.RouteKey]
-	f.mu.Unlock()
+	ours := f.syncer.Wants(e.RouteKey)
 	if ours {
 		f.syncer.Invalidate()
 	}
