@@ -68,13 +68,9 @@ func newCluster(self model.NodeName, log *slog.Logger, notify func(aboutSelf boo
 // OnState implements datastore.Sink.
 func (c *cluster) OnState(s datastore.State, err error) {
 	c.mu.Lock()
-	changed := s != c.state
 	c.state, c.stateErr = s, err
 	c.everSynced = c.everSynced || s == datastore.StateInSync
 	c.mu.Unlock()
-	if changed {
-		c.log.Info("datastore", "state", string(s), "reason", errText(err))
-	}
 	c.notify(true)
 }
 
@@ -184,6 +180,10 @@ func (c *cluster) applyBlock(ch datastore.Change, relevant *bool) error {
 	b, err := blockOf(o)
 	if err != nil {
 		return err
+	}
+	// A deletion tells only the name, so a block under another name could never be withdrawn.
+	if named, err := prefixOfBlockName(ch.Key.Name); err != nil || named != b.CIDR {
+		return fmt.Errorf("its name does not say its CIDR %s", b.CIDR)
 	}
 	old := c.blocks[b.CIDR]
 	if old == nil || old.Node != b.Node || !maps.Equal(old.Borrowed, b.Borrowed) {
@@ -426,11 +426,4 @@ func (c *cluster) problems() []string {
 	}
 	slices.Sort(out)
 	return out
-}
-
-func errText(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
 }

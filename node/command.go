@@ -28,11 +28,12 @@ Stopping it, even by SIGKILL, leaves the kernel as it is: traffic goes on.`,
 		Args: cobra.NoArgs,
 	}
 	finish := config.Bind(cmd.Flags())
+	var cfg *config.Config
+	cmd.PreRunE = func(*cobra.Command, []string) (err error) {
+		cfg, err = finish()
+		return err
+	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := finish()
-		if err != nil {
-			return err
-		}
 		// A node is mostly idle: a smaller heap is worth more than fewer collections.
 		if os.Getenv("GOGC") == "" {
 			debug.SetGCPercent(50)

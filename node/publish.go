@@ -77,7 +77,7 @@ func (p *publisher) publish(ctx context.Context) error {
 		want.SetGroupVersionKind(kind.GroupVersion.WithKind("Node"))
 		want.Name = string(p.self)
 	}
-	addrs, err := p.detect(snap, under, want)
+	addrs, lost, err := p.detect(snap, under, want)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func (p *publisher) publish(ctx context.Context) error {
 	want = have.DeepCopy()
 	tunnelErr := p.tunnelAddresses(ctx, snap, want)
 	_, err = p.write(ctx, have, want)
-	return errors.Join(tunnelErr, err)
+	return errors.Join(lost, tunnelErr, err)
 }
 
 // write creates or updates the record when it differs.
@@ -116,10 +116,10 @@ func (p *publisher) write(ctx context.Context, have, want *v3.Node) (*v3.Node, e
 	return n, nil
 }
 
-// detect finds the underlay addresses, IPv4 first. One family is enough.
-func (p *publisher) detect(s *model.Snapshot, u model.Underlay, rec *v3.Node) ([]netip.Prefix, error) {
-	var addrs []netip.Prefix
-	var errs []error
+// detect finds the underlay addresses, IPv4 first. One family is enough. An address that is gone is
+// replaced by another, but never just withdrawn, for it may be back in a moment: lost says so.
+func (p *publisher) detect(s *model.Snapshot, u model.Underlay, rec *v3.Node) (addrs []netip.Prefix, lost, err error) {
+	var errs, kept []error
 	results := map[model.Family]found{}
 	for _, f := range []model.Family{model.IPv4, model.IPv6} {
 		method := p.cfg.Method4
@@ -129,8 +129,14 @@ func (p *publisher) detect(s *model.Snapshot, u model.Underlay, rec *v3.Node) ([
 		if method == "none" {
 			continue
 		}
+		current := currentAddress(s, f)
 		got, err := detectAddress(detection{family: f, method: method, underlay: u, stores: p.stores,
-			peers: peerAddresses(s, f), internal: internalAddresses(rec), current: currentAddress(s, f)})
+			peers: peerAddresses(s, f), internal: internalAddresses(rec), current: current})
+		if err != nil && current.IsValid() {
+			kept = append(kept, fmt.Errorf("%s stays in the Node record, but: %w", current, err))
+			addrs = append(addrs, current)
+			continue
+		}
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -142,9 +148,9 @@ func (p *publisher) detect(s *model.Snapshot, u model.Underlay, rec *v3.Node) ([
 	p.found = results
 	p.mu.Unlock()
 	if len(addrs) == 0 {
-		return nil, fmt.Errorf("find this node's underlay address: %w; set --ip-autodetection-method", errors.Join(errs...))
+		return nil, nil, fmt.Errorf("find this node's underlay address: %w; set --ip-autodetection-method", errors.Join(errs...))
 	}
-	return addrs, nil
+	return addrs, errors.Join(kept...), nil
 }
 
 func currentAddress(s *model.Snapshot, f model.Family) netip.Prefix {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,13 +18,18 @@ func (s *service) status() *status.Status {
 	state, stateErr := s.cluster.inSync()
 	st := &status.Status{
 		Node: s.cfg.NodeName, Version: s.version, Started: s.started,
-		Datastore: status.Datastore{Kind: s.storeKind(), State: string(state), Error: errText(stateErr)},
+		Datastore: status.Datastore{Kind: s.storeKind(), State: string(state), Error: s.awayText(stateErr)},
 		Endpoints: len(s.registry.Endpoints()),
 	}
 	founds, pubErr := s.publisher.account()
 	for _, f := range []model.Family{model.IPv4, model.IPv6} {
-		if got, ok := founds[f]; ok && st.Address == "" {
+		got, ok := founds[f]
+		switch {
+		case !ok:
+		case st.Address == "":
 			st.Address, st.AddressWhy = got.addr.String(), got.why
+		default:
+			st.Address += ", " + got.addr.String()
 		}
 	}
 	e := s.engine
@@ -46,6 +52,23 @@ func (s *service) status() *status.Status {
 	st.Checks = s.checks()
 	st.Ready = !slices.ContainsFunc(st.Checks, func(c status.Check) bool { return !c.OK })
 	return st
+}
+
+// awayText says in one sentence why the store is away. Follow's error begins with what it watched
+// and from where, which is for the log.
+func (s *service) awayText(err error) string {
+	if err == nil {
+		return ""
+	}
+	if !errors.Is(err, datastore.ErrUnavailable) {
+		return fmt.Sprintf("%s: %v", s.storeKind(), err)
+	}
+	cause := err.Error()
+	if verb, rest, ok := strings.Cut(cause, ": "); ok && (strings.HasPrefix(verb, "watch ") || strings.HasPrefix(verb, "list ")) {
+		cause = rest
+	}
+	cause = strings.TrimSuffix(cause, ": "+datastore.ErrUnavailable.Error())
+	return fmt.Sprintf("%s does not answer (%s); the kernel keeps what it has", s.storeKind(), cause)
 }
 
 func (s *service) storeKind() string {
@@ -115,8 +138,13 @@ func (s *service) checks() []status.Check {
 		return status.Check{Name: name, OK: true, Reason: ok}
 	}
 	state, stateErr := s.cluster.inSync()
-	if state != datastore.StateInSync && stateErr == nil {
-		stateErr = fmt.Errorf("%s is in state %s", s.storeKind(), state)
+	switch {
+	case state == datastore.StateInSync:
+		stateErr = nil
+	case stateErr == nil:
+		stateErr = fmt.Errorf("%s: %s", s.storeKind(), state)
+	default:
+		stateErr = errors.New(s.awayText(stateErr))
 	}
 	out := []status.Check{check("datastore", stateErr, s.storeKind()+" is in sync")}
 
@@ -136,6 +164,9 @@ func (s *service) checks() []status.Check {
 		} else if e.plans == nil {
 			err = fmt.Errorf("nothing has been applied yet")
 		}
+		if strings.HasSuffix(name, removal) && err == nil {
+			continue // of interest only when it fails
+		}
 		out = append(out, check(name, err, "as wanted"))
 	}
 	return out
@@ -154,9 +185,9 @@ func (s *service) ready() error {
 	state, err := s.cluster.inSync()
 	if state != datastore.StateInSync {
 		if err == nil {
-			err = fmt.Errorf("state %s", state)
+			return fmt.Errorf("the node has not read all of %s yet (%s)", s.storeKind(), state)
 		}
-		return fmt.Errorf("the node is not in sync with %s: %w", s.storeKind(), err)
+		return errors.New(s.awayText(err))
 	}
 	if s.engine.current() == nil {
 		if _, err := s.publisher.account(); err != nil {

@@ -147,7 +147,11 @@ func (s *service) addHealth(mux *http.ServeMux) {
 func (s *service) servePlan(w http.ResponseWriter, r *http.Request) {
 	p := s.engine.current()
 	if p == nil {
-		http.Error(w, "nothing is planned yet: "+errText(s.ready()), http.StatusServiceUnavailable)
+		why := "see weft status"
+		if err := s.ready(); err != nil {
+			why = err.Error()
+		}
+		http.Error(w, "nothing is planned yet: "+why, http.StatusServiceUnavailable)
 		return
 	}
 	switch area := r.PathValue("area"); area {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"weft/internal/kernel"
 	"weft/internal/reconcile"
@@ -38,6 +39,9 @@ func drivers(have map[string]tunnelDriver) []topology.Driver {
 		return d.Device != "" && have[d.Name] == nil
 	})
 }
+
+// removal ends the name of a part that only removes.
+const removal = "/remove"
 
 // parts lists what is applied, in this order and for these reasons.
 func (s *service) parts(tunnels map[string]tunnelDriver) []part {
@@ -74,19 +78,26 @@ func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 		observe: routes.Observe, resync: routes.Resync,
 	})
 	for _, name := range names {
-		d := tunnels[name]
+		r := &remover{driver: tunnels[name], kick: func() { s.engine.runner.Kick() }, now: time.Now}
 		parts = append(parts, part{
-			name: "tunnel/" + name + "/remove", why: "a device goes after the routes that pointed at it",
+			name: "tunnel/" + name + removal, why: "a device goes after the routes that pointed at it",
 			apply: func(ctx context.Context, p *plans) (reconcile.Result, error) {
-				if len(p.tunnel.For(name).Links) > 0 {
-					return reconcile.Result{}, nil
-				}
-				return d.Apply(ctx, tunnel.Plan{})
+				return r.apply(ctx, len(p.tunnel.For(name).Links) > 0)
 			},
 			observe: func(kernel.Event) bool { return false }, resync: func() {},
 		})
 	}
 	return parts
+}
+
+// programmed returns when a run that began after the call has ended. What that run could not do is
+// in status and is retried; whether the pod itself is routed, CNI asks the kernel. So a route that
+// somebody else holds does not keep every new pod from starting.
+func (s *service) programmed(ctx context.Context) error {
+	if err := s.engine.runner.Await(ctx); ctx.Err() != nil {
+		return err
+	}
+	return nil
 }
 
 // cniServer connects CNI to this node's IPAM, store and engine.
@@ -98,6 +109,6 @@ func (s *service) cniServer() (*cni.Server, error) {
 	return cni.New(cni.Config{
 		Node: s.cfg.NodeName, Socket: filepath.Join(s.cfg.RunDir, rpc.SocketName), Registry: s.registry,
 		Links: links, IPAM: cni.FromAllocator(s.ipam), Namespace: s.cluster.namespace, Store: s.store, MTU: s.podMTU, Ready: s.ready,
-		Apply: s.engine.runner.Await, Observe: s.metrics.cni, Log: s.log,
+		Apply: s.programmed, Observe: s.metrics.cni, Log: s.log,
 	})
 }

@@ -31,7 +31,7 @@ func compute(s *model.Snapshot, drivers []Driver) (*compiler, *View, error) {
 	slices.SortFunc(paths, comparePaths)
 	holds := make(map[model.NodeName][]netip.Prefix, len(s.Nodes))
 	for i := range paths {
-		holds[paths[i].Node] = append(holds[paths[i].Node], paths[i].Dst)
+		c.hold(holds, &paths[i])
 	}
 	peers := make([]Peer, 0, len(s.Nodes))
 	for name := range s.Nodes {
@@ -236,6 +236,11 @@ func (c *compiler) decide(node model.NodeName, pool *model.Pool, f model.Family)
 }
 
 func (c *compiler) decideNew(node model.NodeName, pool *model.Pool, f model.Family) decision {
+	// An address outside every pool is nobody's to claim: whoever can write a block record must not
+	// be able to draw arbitrary traffic to a node.
+	if pool == nil {
+		return decision{why: "no IPPool holds it"}
+	}
 	peer, ok := c.s.Nodes[node]
 	if !ok {
 		return decision{why: "node " + string(node) + " has no Node record"}
@@ -248,12 +253,7 @@ func (c *compiler) decideNew(node model.NodeName, pool *model.Pool, f model.Fami
 	if !ok {
 		return decision{why: "this host has no route towards " + to.Addr().String()}
 	}
-	encap, cross := model.EncapNone, false
-	mode := "no IPPool holds it, so as if its modes were Never"
-	if pool != nil {
-		encap, cross = pool.Encap, pool.CrossSubnet
-		mode = modeText(pool)
-	}
+	encap, cross, mode := pool.Encap, pool.CrossSubnet, modeText(pool)
 	link := c.linkTo(peer, to.Addr(), f, h)
 	switch {
 	case encap == model.EncapNone:
@@ -335,6 +335,13 @@ func (c *compiler) encapsulated(e model.Encap, f model.Family, to netip.Addr, h 
 		d.source = t.Addresses[0]
 	}
 	return d
+}
+
+// hold notes that p's node may send from p's prefix, if a pool holds it.
+func (c *compiler) hold(holds map[model.NodeName][]netip.Prefix, p *Path) {
+	if c.pools.Contains(p.Dst.Addr()) {
+		holds[p.Node] = append(holds[p.Node], p.Dst)
+	}
 }
 
 // appendPeers describes a node as the tunnels see it, once for each family; holds are its prefixes.

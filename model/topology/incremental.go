@@ -149,7 +149,7 @@ func (c *compiler) revisePeers(old []Peer, paths []Path, affected map[model.Node
 	holds := map[model.NodeName][]netip.Prefix{}
 	for i := range paths {
 		if affected[paths[i].Node] {
-			holds[paths[i].Node] = append(holds[paths[i].Node], paths[i].Dst)
+			c.hold(holds, &paths[i])
 		}
 	}
 	var fresh []Peer

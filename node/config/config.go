@@ -89,7 +89,7 @@ func Bind(fs *pflag.FlagSet) func() (*Config, error) {
 	fs.StringVar(&r.Datastore.KeyFile, "etcd-key", "", "client key file for etcd")
 	fs.StringVar(&r.Datastore.User, "etcd-user", "", "etcd user name")
 	fs.StringVar(&r.Datastore.PasswordFile, "etcd-password-file", "", "file that holds the etcd password")
-	fs.StringVar(&r.Address.Method4, "ip-autodetection-method", "auto", "how this node finds its IPv4 underlay address: auto, first-found, kubernetes-internal-ip, interface=REGEXP, skip-interface=REGEXP, can-reach=HOST, cidr=CIDR, an address, or none")
+	fs.StringVar(&r.Address.Method4, "ip-autodetection-method", "auto", "how this node finds its IPv4 underlay address: auto, first-found, kubernetes-internal-ip, interface=REGEXP, skip-interface=REGEXP, can-reach=IP, cidr=CIDR, an address, or none")
 	fs.StringVar(&r.Address.Method6, "ip6-autodetection-method", "auto", "the same for IPv6")
 	fs.StringVar(&r.Health.Listen, "health-listen", "127.0.0.1:9099", "host:port that serves /livez and /readyz; empty: only the Unix socket does")
 	fs.StringVar(&r.Health.Metrics, "metrics-listen", "", "host:port that serves /metrics; empty: only the Unix socket does")
