@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -80,12 +81,15 @@ func IsPodDevice(l Link) bool {
 // methods may be called from several goroutines.
 type PodLinks struct {
 	host *os.File
-	home bool         // host is the process's own namespace: any thread is in it
-	idle chan *Handle // the kernel is slow to delete links: one socket would make all wait
+	home bool // host is the process's own namespace: any thread is in it
+	// host's sockets: nil stands for one that is not open yet. One alone would make all wait for the
+	// kernel, which is slow to delete links; more than a few only crowd before its lock.
+	handles chan *Handle
+	buffers sync.Pool // of *[]byte, for sockets in pods
 }
 
-// idleHandles bounds the sockets that PodLinks keeps open between calls.
-const idleHandles = 8
+// maxHandles is how many calls into the host's namespace are under way at once.
+const maxHandles = 8
 
 // OpenPodLinks returns a PodLinks for the network namespace of the calling thread.
 func OpenPodLinks() (*PodLinks, error) {
@@ -93,7 +97,10 @@ func OpenPodLinks() (*PodLinks, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open this network namespace: %w", err)
 	}
-	p := &PodLinks{host: f, idle: make(chan *Handle, idleHandles)}
+	p := &PodLinks{host: f, handles: make(chan *Handle, maxHandles)}
+	for range maxHandles {
+		p.handles <- nil
+	}
 	if ours, err := os.Stat("/proc/self/ns/net"); err == nil {
 		here, err := f.Stat()
 		p.home = err == nil && os.SameFile(ours, here)
@@ -103,15 +110,12 @@ func OpenPodLinks() (*PodLinks, error) {
 
 // Close releases the sockets; no call may be under way.
 func (p *PodLinks) Close() {
-	for {
-		select {
-		case h := <-p.idle:
+	for range maxHandles {
+		if h := <-p.handles; h != nil {
 			h.Close()
-		default:
-			p.host.Close()
-			return
 		}
 	}
+	p.host.Close()
 }
 
 // CheckNamespace returns an error unless f is a network namespace other than this host's.
@@ -135,26 +139,25 @@ func (p *PodLinks) CheckNamespace(f *os.File) error {
 }
 
 // withHost calls f with a socket in the host's namespace.
-func (p *PodLinks) withHost(f func(*Handle) error) error {
+func (p *PodLinks) withHost(ctx context.Context, f func(*Handle) error) error {
 	var h *Handle
 	select {
-	case h = <-p.idle:
-	default:
+	case h = <-p.handles:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for other calls to the kernel: %w", context.Cause(ctx))
+	}
+	defer func() { p.handles <- h }()
+	if h == nil {
 		err := p.inHost(func() (err error) {
 			h, err = Open()
 			return err
 		})
 		if err != nil {
+			h = nil
 			return err
 		}
 	}
-	err := f(h)
-	select {
-	case p.idle <- h:
-	default:
-		h.Close()
-	}
-	return err
+	return f(h)
 }
 
 // inHost runs f in the host's namespace.
@@ -196,7 +199,7 @@ func (p *PodLinks) Create(ctx context.Context, ns *os.File, l PodLink) (model.MA
 				e.attr(vethInfoPeer|unix.NLA_F_NESTED, peer.b)
 			})
 		})
-	err := p.withHost(func(h *Handle) error {
+	err := p.withHost(ctx, func(h *Handle) error {
 		err := h.execOne(ctx, request{unix.RTM_NEWLINK, unix.NLM_F_CREATE | unix.NLM_F_EXCL, body.b})
 		if !errors.Is(err, unix.EEXIST) {
 			return err
@@ -217,7 +220,7 @@ const vethInfoPeer = 1 // linux/veth.h VETH_INFO_PEER
 // Configure prepares the host side for the families of l.Addresses and sets it up, so that routes
 // can point to it. The pod side stays down: nothing can be sent yet.
 func (p *PodLinks) Configure(ctx context.Context, l PodLink) error {
-	err := p.withHost(func(h *Handle) error {
+	err := p.withHost(ctx, func(h *Handle) error {
 		link, there, err := h.LinkByName(ctx, l.Device)
 		if err != nil || !there {
 			return errors.Join(err, whenAbsent(there))
@@ -279,7 +282,7 @@ func setAll(s []sysctl) error {
 // neighbour entries, all in one exchange. From now on the pod can send. It returns when both sides
 // carry packets.
 func (p *PodLinks) Activate(ctx context.Context, ns *os.File, l PodLink) error {
-	err := inPod(ns, podSysctls(l), func(h *Handle) error {
+	err := p.inPod(ns, podSysctls(l), func(h *Handle) error {
 		link, there, err := h.LinkByName(ctx, l.IfName)
 		if err != nil || !there {
 			return errors.Join(err, whenAbsent(there))
@@ -290,7 +293,7 @@ func (p *PodLinks) Activate(ctx context.Context, ns *os.File, l PodLink) error {
 		return h.awaitRunning(ctx, l.IfName)
 	})
 	if err == nil {
-		err = p.withHost(func(h *Handle) error { return h.awaitRunning(ctx, l.Device) })
+		err = p.withHost(ctx, func(h *Handle) error { return h.awaitRunning(ctx, l.Device) })
 	}
 	if err != nil {
 		return fmt.Errorf("activate %s in %s: %w", l.IfName, ns.Name(), err)
@@ -354,7 +357,7 @@ func podRequests(index int, addrs []netip.Addr) []request {
 
 // Delete removes a pod's link by its host side; an absent one is not an error.
 func (p *PodLinks) Delete(ctx context.Context, device string) error {
-	return p.withHost(func(h *Handle) error {
+	return p.withHost(ctx, func(h *Handle) error {
 		l, there, err := h.LinkByName(ctx, device)
 		if err != nil || !there {
 			return err
@@ -369,7 +372,7 @@ func (p *PodLinks) Delete(ctx context.Context, device string) error {
 // Devices lists the host sides that exist, by name.
 func (p *PodLinks) Devices(ctx context.Context) (map[string]Link, error) {
 	devices := map[string]Link{}
-	err := p.withHost(func(h *Handle) error {
+	err := p.withHost(ctx, func(h *Handle) error {
 		links, err := h.Links(ctx)
 		for _, l := range links {
 			if IsPodDevice(l) {

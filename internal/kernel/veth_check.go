@@ -18,15 +18,15 @@ import (
 // returns everything that differs.
 func (p *PodLinks) Check(ctx context.Context, ns *os.File, l PodLink) error {
 	var errs []error
-	errs = append(errs, p.withHost(func(h *Handle) error { return h.checkHost(ctx, l) }))
-	errs = append(errs, inPod(ns, nil, func(h *Handle) error { return h.checkPod(ctx, l) }))
+	errs = append(errs, p.withHost(ctx, func(h *Handle) error { return h.checkHost(ctx, l) }))
+	errs = append(errs, p.inPod(ns, nil, func(h *Handle) error { return h.checkPod(ctx, l) }))
 	return errors.Join(errs...)
 }
 
 // Routed returns an error unless the host's routes to all of the link's addresses lead into the
 // link. It says what the kernel would do with a packet, not what is in a table.
 func (p *PodLinks) Routed(ctx context.Context, l PodLink) error {
-	return p.withHost(func(h *Handle) error {
+	return p.withHost(ctx, func(h *Handle) error {
 		link, there, err := h.LinkByName(ctx, l.Device)
 		if err != nil || !there {
 			return fmt.Errorf("look up pod link %s: %w", l.Device, errors.Join(err, whenAbsent(there)))

@@ -13,13 +13,19 @@ import (
 )
 
 // inPod opens a socket in the pod's namespace, sets the sysctls there and calls f with the socket.
-func inPod(ns *os.File, s []sysctl, f func(*Handle) error) error {
+func (p *PodLinks) inPod(ns *os.File, s []sysctl, f func(*Handle) error) error {
+	buf, ok := p.buffers.Get().(*[]byte)
+	if !ok {
+		b := make([]byte, podBuffer)
+		buf = &b
+	}
+	defer p.buffers.Put(buf)
 	h := &Handle{}
 	err := enter(ns, func() (err error) {
 		if err := setAll(s); err != nil {
 			return err
 		}
-		h.conn, err = openConn(receiveBuffer)
+		h.conn, err = openPodConn(*buf)
 		return err
 	})
 	if err != nil {
@@ -27,6 +33,22 @@ func inPod(ns *os.File, s []sysctl, f func(*Handle) error) error {
 	}
 	defer h.conn.close()
 	return f(h)
+}
+
+// podBuffer is more than the kernel puts into one message of a dump (32 KiB), in bytes.
+const podBuffer = 64 << 10
+
+// openPodConn opens a socket that lives for one call and reads into buf.
+func openPodConn(buf []byte) (*conn, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	if err := prepareSocket(fd, receiveBuffer); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return &conn{file: os.NewFile(uintptr(fd), "netlink"), buf: buf}, nil
 }
 
 // all sends the requests in one exchange and joins what failed.

@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"bytes"
 	"crypto/sha1"
 	"encoding/hex"
 	"net/netip"
@@ -73,6 +74,43 @@ func TestJournalSurvives(t *testing.T) {
 	}
 }
 
+// A later state is a further line, and the last one counts; the file stays small.
+func TestJournalLastLineCounts(t *testing.T) {
+	dir := t.TempDir()
+	r, err := OpenRegistry(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := testAttachment("c1", "p1", "10.0.0.1")
+	const writes = 300
+	for i := range writes {
+		a.MTU = 1280 + i
+		if err := r.save(a); err != nil {
+			t.Fatal(err)
+		}
+		if i > 2 && i != writes-1 {
+			continue
+		}
+		again, err := OpenRegistry(dir, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, there := again.get(a.key()); !there || got.MTU != a.MTU {
+			t.Errorf("after %d writes the journal has %+v, want MTU %d", i+1, got, a.MTU)
+		}
+	}
+	st, err := os.Stat(filepath.Join(dir, a.key().file()))
+	if err != nil || st.Size() > maxJournalFile {
+		t.Errorf("after %d writes: %v, %v", writes, st.Size(), err)
+	}
+	if err := os.Remove(filepath.Join(dir, a.key().file())); err != nil { // by somebody else
+		t.Fatal(err)
+	}
+	if err := r.save(a); err != nil {
+		t.Error(err)
+	}
+}
+
 // Every kind of damage costs the one entry that has it.
 func TestDamagedEntries(t *testing.T) {
 	a := testAttachment("c1", "p1", "10.0.0.1")
@@ -90,7 +128,9 @@ func TestDamagedEntries(t *testing.T) {
 	wrongDevice, _ := encodeJournal(&bad)
 	for name, content := range map[string][]byte{
 		"empty": {}, "cut short": whole[:len(whole)/2], "flipped bit": flipped, "no JSON": []byte("x"), "another's": wrongName,
-		"a device that is not ours": wrongDevice, "huge": make([]byte, maxJournalFile+1), "two values": append(append([]byte(nil), whole...), whole...),
+		"a device that is not ours": wrongDevice, "huge": make([]byte, maxJournalFile+1), "two values": append(bytes.TrimSpace(whole), whole...),
+		"second line cut short": append(append([]byte(nil), whole...), whole[:len(whole)/2]...),
+		"second line flipped":   append(append([]byte(nil), whole...), flipped...),
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

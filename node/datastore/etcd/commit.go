@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"sync"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -58,6 +59,9 @@ const (
 	groupsUnderWay = 2
 )
 
+// graceTime is how long a caller whose context ended still waits for a write that is under way.
+const graceTime = 100 * time.Millisecond
+
 // commits gathers the writes of concurrent callers. Each is a transaction of its own, nested in one
 // that the server takes, makes durable and answers once: 32 pods that start at once cost a handful
 // of calls.
@@ -101,9 +105,15 @@ func (s *Store) commit(ctx context.Context, w write) (rev int64, now []int64, er
 	case <-p.done:
 		return p.rev, p.now, p.err
 	case <-call.Done():
-		c.abandon(p)
-		return 0, nil, s.explain(ctx, call.Err())
 	}
+	if !c.abandon(p) { // under way, for others too: an outcome that is about to be known is worth a moment
+		select {
+		case <-p.done:
+			return p.rev, p.now, p.err
+		case <-time.After(graceTime):
+		}
+	}
+	return 0, nil, s.explain(ctx, call.Err())
 }
 
 // close lets nothing more in and waits for what is under way.
@@ -114,16 +124,17 @@ func (c *commits) close() {
 	c.wg.Wait()
 }
 
-// abandon takes a write whose caller has gone out of the queue, if it is still there.
-func (c *commits) abandon(p *pending) {
+// abandon takes a write whose caller has gone out of the queue, and tells whether it was there.
+func (c *commits) abandon(p *pending) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := range c.waiting {
 		if c.waiting[i] == p {
 			c.waiting = append(c.waiting[:i:i], c.waiting[i+1:]...)
-			return
+			return true
 		}
 	}
+	return false
 }
 
 // commitAll writes until nothing waits.

@@ -105,6 +105,7 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 	time.Sleep(200 * time.Millisecond)
 	cancel()
 	wg.Wait()
+	s.commits.wg.Wait() // nothing is written any more
 
 	lost := 0
 	stored := map[string]int{}
