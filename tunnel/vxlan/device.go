@@ -25,18 +25,27 @@ type device struct {
 	index  int
 	parent int // index of the underlay interface
 
-	entries entries
-	addrs   *reconcile.Syncer[kernel.AddrKey, struct{}]
-	neighs  *reconcile.Syncer[kernel.NeighKey, model.MAC]
-	fdb     *reconcile.Syncer[kernel.FDBKey, netip.Addr]
+	addrs  *reconcile.Syncer[kernel.AddrKey, struct{}]
+	neighs *reconcile.SliceSyncer[tunnel.Neighbour, kernel.NeighKey, model.MAC]
+	fdb    *reconcile.SliceSyncer[tunnel.FDBEntry, kernel.FDBKey, netip.Addr]
 }
 
 func (d *Driver) newDevice(name string) *device {
 	return &device{
-		addrs:  reconcile.NewSyncer(kernel.NewAddrTable(d.h, name), reconcile.DeleteAfterCleanPuts),
-		neighs: reconcile.NewSyncer(kernel.NewNeighTable(d.h, name), reconcile.DeleteAlways),
-		fdb:    reconcile.NewSyncer(kernel.NewFDBTable(d.h, name), reconcile.DeleteAlways),
+		addrs: reconcile.NewSyncer(kernel.NewAddrTable(d.h, name), reconcile.DeleteAfterCleanPuts),
+		neighs: reconcile.NewSliceSyncer(reconcile.NewSyncer(kernel.NewNeighTable(d.h, name), reconcile.DeleteAlways),
+			neighbour, tunnel.CompareNeighbours),
+		fdb: reconcile.NewSliceSyncer(reconcile.NewSyncer(kernel.NewFDBTable(d.h, name), reconcile.DeleteAlways),
+			fdbEntry, tunnel.CompareFDB),
 	}
+}
+
+func neighbour(n tunnel.Neighbour) (kernel.NeighKey, model.MAC) {
+	return kernel.NeighKey{Device: n.Device, IP: n.IP}, n.MAC
+}
+
+func fdbEntry(f tunnel.FDBEntry) (kernel.FDBKey, netip.Addr) {
+	return kernel.FDBKey{Device: f.Device, MAC: f.MAC}, f.Dst
 }
 
 func (dev *device) invalidate() {
@@ -92,39 +101,23 @@ func (dev *device) applyEntries(ctx context.Context, l tunnel.Link, p tunnel.Pla
 	for _, a := range l.Addresses {
 		addrs[kernel.AddrKey{Device: l.Name, Prefix: model.HostPrefix(a)}] = struct{}{}
 	}
-	dev.entries.update(l.Name, p)
 	r1, err1 := dev.addrs.Sync(ctx, addrs)
-	r2, err2 := dev.neighs.Sync(ctx, dev.entries.neighs)
-	r3, err3 := dev.fdb.Sync(ctx, dev.entries.fdb)
+	r2, err2 := dev.neighs.SyncSlice(ctx, run(p.Neighbours, func(n tunnel.Neighbour) bool { return n.Device == l.Name }))
+	r3, err3 := dev.fdb.SyncSlice(ctx, run(p.FDB, func(f tunnel.FDBEntry) bool { return f.Device == l.Name }))
 	return r1.Add(r2).Add(r3), errors.Join(err1, err2, err3)
 }
 
-// entries are the plan's neighbours and forwarding entries of one device, as maps, kept for the
-// plans that do not change them.
-type entries struct {
-	fromNeighs []tunnel.Neighbour
-	fromFDB    []tunnel.FDBEntry
-	neighs     map[kernel.NeighKey]model.MAC
-	fdb        map[kernel.FDBKey]netip.Addr
-}
-
-func (e *entries) update(device string, p tunnel.Plan) {
-	if e.neighs == nil || !slices.Equal(e.fromNeighs, p.Neighbours) {
-		e.fromNeighs, e.neighs = p.Neighbours, make(map[kernel.NeighKey]model.MAC, len(p.Neighbours))
-		for _, n := range p.Neighbours {
-			if n.Device == device {
-				e.neighs[kernel.NeighKey{Device: n.Device, IP: n.IP}] = n.MAC
-			}
-		}
+// run returns the part of a plan's entries that belongs to one device; they are sorted by device.
+func run[E any](entries []E, ours func(E) bool) []E {
+	first := slices.IndexFunc(entries, ours)
+	if first < 0 {
+		return nil
 	}
-	if e.fdb == nil || !slices.Equal(e.fromFDB, p.FDB) {
-		e.fromFDB, e.fdb = p.FDB, make(map[kernel.FDBKey]netip.Addr, len(p.FDB))
-		for _, f := range p.FDB {
-			if f.Device == device {
-				e.fdb[kernel.FDBKey{Device: f.Device, MAC: f.MAC}] = f.Dst
-			}
-		}
+	entries = entries[first:]
+	if i := slices.IndexFunc(entries, func(e E) bool { return !ours(e) }); i >= 0 {
+		entries = entries[:i]
 	}
+	return entries
 }
 
 // applyLink makes the device itself as wanted, all but the last step of setting it up; up tells

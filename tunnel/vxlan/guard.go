@@ -61,28 +61,46 @@ func (g *guard) apply(ctx context.Context, endpoints []endpoint, sources []tunne
 	if g.touch.Swap(false) {
 		g.have = nil
 	}
-	if g.have != nil && slices.Equal(g.have.endpoints, canonical(endpoints)) && slices.Equal(g.have.sources, sources) {
-		return reconcile.Result{}, nil
+	var res reconcile.Result
+	var err error
+	repair := false
+	if g.have != nil {
+		wasEmpty := g.have.empty()
+		d := g.have.revise(endpoints, sources)
+		if d.none() {
+			return reconcile.Result{}, nil
+		}
+		repair = g.foreign.Swap(false) && g.was
+		if res, err = g.change(wasEmpty, d); err != nil {
+			// What we remember is not what is there. Once more, from what is there.
+			g.have = nil
+			repair = true
+		}
 	}
-	want := compileGuard(endpoints, sources)
-	repair := g.foreign.Swap(false) && g.was
-	res, err := g.transact(want)
-	if err != nil && g.have != nil {
-		// What we remember is not what is there. Once more, from what is there.
-		g.have = nil
-		repair = true
-		res, err = g.transact(want)
+	if g.have == nil {
+		repair = g.foreign.Swap(false) && g.was || repair
+		want := compileGuard(endpoints, sources)
+		if res, err = g.transact(func(tx *transaction) error { return tx.replace(want) }); err == nil {
+			g.have = want
+		}
 	}
 	if err != nil {
-		g.have = nil
 		g.close()
 		return reconcile.Result{}, fmt.Errorf("program tunnel guard in nftables table inet %s%s: %w", kernel.NFTable, hint(err), err)
 	}
-	if repair && !want.empty() {
+	if repair && !g.have.empty() {
 		res = res.Add(reconcile.Result{Changed: 1, Repaired: 1})
 	}
-	g.have, g.was = &want, !want.empty()
+	g.was = !g.have.empty()
 	return res, nil
+}
+
+// change makes g.have, which differs from what is in place by d, true.
+func (g *guard) change(wasEmpty bool, d delta) (reconcile.Result, error) {
+	if wasEmpty || g.have.empty() {
+		return g.transact(func(tx *transaction) error { return tx.replace(g.have) })
+	}
+	return g.transact(func(tx *transaction) error { return tx.update(d, g.have) })
 }
 
 // intact tells whether chains, sets and the number of rules are as we wrote them. The elements are
@@ -130,20 +148,13 @@ func hint(err error) string {
 	return ""
 }
 
-func (g *guard) transact(want program) (reconcile.Result, error) {
-	if g.have != nil && g.have.empty() && want.empty() {
-		return reconcile.Result{}, nil
-	}
+// transact sends what f puts together as one transaction.
+func (g *guard) transact(f func(*transaction) error) (reconcile.Result, error) {
 	if err := g.open(); err != nil {
 		return reconcile.Result{}, err
 	}
 	tx := &transaction{nft: g.nft, table: &nftables.Table{Name: kernel.NFTable, Family: nftables.TableFamilyINet}}
-	var err error
-	if g.have == nil || g.have.empty() || want.empty() {
-		err = tx.replace(want)
-	} else {
-		err = tx.update(*g.have, want)
-	}
+	err := f(tx)
 	if err == nil {
 		_ = g.sock.SetDeadline(time.Now().Add(transactionTimeout))
 		err = g.nft.Flush()
@@ -250,7 +261,7 @@ type transaction struct {
 
 // replace puts the program in the place of whatever there is under our names; the empty program
 // also takes the table away when nobody else has anything in it.
-func (tx *transaction) replace(want program) error {
+func (tx *transaction) replace(want *program) error {
 	there, err := tx.read()
 	if err != nil {
 		return err
@@ -277,7 +288,7 @@ func (tx *transaction) replace(want program) error {
 	for _, name := range []string{counterUnknown, counterPods} {
 		tx.nft.AddObj(&nftables.CounterObj{Table: tx.table, Name: name})
 	}
-	return tx.write(program{}, want)
+	return tx.write(want.all(), want)
 }
 
 func (tx *transaction) cleanup(there names) {
@@ -291,53 +302,53 @@ func (tx *transaction) cleanup(there names) {
 	}
 }
 
-// update turns one program that is in place into another.
-func (tx *transaction) update(have, want program) error {
-	if !have.sameRules(want) {
+// update turns one program that is in place into want, which differs by d.
+func (tx *transaction) update(d delta, want *program) error {
+	if d.rules {
 		for _, name := range []string{chainInput, chainForward, chainPeers} {
 			tx.nft.FlushChain(&nftables.Chain{Table: tx.table, Name: name})
 		}
 	}
-	if err := tx.write(have, want); err != nil {
-		return err
-	}
-	for _, s := range have.shapes {
-		if _, ok := want.elements[s]; !ok {
-			tx.nft.DelSet(s.nftSet(tx.table, 0))
-			tx.res.Removed += len(have.elements[s])
-		}
-	}
-	return nil
+	return tx.write(d, want)
 }
 
-// write adds what want has and have lacks, then takes away elements that want lacks.
-func (tx *transaction) write(have, want program) error {
-	if !have.sameRules(want) {
+// write adds what d adds, then takes away what it takes away.
+func (tx *transaction) write(d delta, want *program) error {
+	if d.rules {
 		tx.addChains()
 	}
 	for _, s := range want.shapes {
+		sd := d.sets[s]
+		if sd == nil {
+			continue
+		}
 		tx.id++
 		set := s.nftSet(tx.table, tx.id)
-		if _, ok := have.elements[s]; !ok {
+		if sd.comes {
 			if err := tx.nft.AddSet(set, nil); err != nil {
 				return err
 			}
 		}
-		add, del := difference(have.elements[s], want.elements[s])
-		tx.res.Added += len(add)
-		tx.res.Removed += len(del)
-		if err := chunks(add, func(e []nftables.SetElement) error { return tx.nft.SetAddElements(set, e) }); err != nil {
+		tx.res.Added += len(sd.add)
+		tx.res.Removed += len(sd.del)
+		if err := chunks(sd.add, func(e []nftables.SetElement) error { return tx.nft.SetAddElements(set, e) }); err != nil {
 			return err
 		}
-		if err := chunks(del, func(e []nftables.SetElement) error { return tx.nft.SetDeleteElements(set, e) }); err != nil {
+		if err := chunks(sd.del, func(e []nftables.SetElement) error { return tx.nft.SetDeleteElements(set, e) }); err != nil {
 			return err
 		}
 	}
-	if !have.sameRules(want) {
+	if d.rules {
 		for _, r := range want.rules() {
 			tx.nft.AddRule(&nftables.Rule{Table: tx.table, Chain: &nftables.Chain{Table: tx.table, Name: r.chain}, Exprs: r.exprs})
 		}
 		tx.res.Changed++
+	}
+	for s, sd := range d.sets {
+		if sd.goes && !sd.comes {
+			tx.nft.DelSet(s.nftSet(tx.table, 0))
+			tx.res.Removed += len(sd.del)
+		}
 	}
 	return nil
 }
@@ -433,20 +444,6 @@ func (tx *transaction) read() (names, error) {
 		}
 	}
 	return n, nil
-}
-
-func difference(have, want map[string]struct{}) (add, del []nftables.SetElement) {
-	for k := range want {
-		if _, ok := have[k]; !ok {
-			add = append(add, nftables.SetElement{Key: []byte(k)})
-		}
-	}
-	for k := range have {
-		if _, ok := want[k]; !ok {
-			del = append(del, nftables.SetElement{Key: []byte(k)})
-		}
-	}
-	return add, del
 }
 
 func chunks(e []nftables.SetElement, f func([]nftables.SetElement) error) error {

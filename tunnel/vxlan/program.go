@@ -3,6 +3,7 @@ package vxlan
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weft/internal/kernel"
+	"weft/internal/reconcile"
 	"weft/model"
 	"weft/tunnel"
 )
@@ -50,12 +52,29 @@ func (s shape) set() string {
 	return fmt.Sprintf("%sip%d-in-ip%d-%d", guardPrefix, s.inner, s.outer, s.bits)
 }
 
+// element is what a set holds: who may deliver from which inner prefix of the set's length.
+type element struct{ outer, inner netip.Addr }
+
 // program is what the guard lets in. The zero program is "no guard".
 type program struct {
-	sources   []tunnel.Source // what it was compiled from
-	endpoints []endpoint      // sorted
-	shapes    []shape         // sorted, short prefixes first: blocks before single addresses
-	elements  map[shape]map[string]struct{}
+	sources   []tunnel.Source           // what it was compiled from
+	endpoints []endpoint                // sorted
+	shapes    []shape                   // sorted, short prefixes first: blocks before single addresses
+	elements  map[shape]map[element]int // how many sources ask for each
+}
+
+// delta is how one program differs from the one before.
+type delta struct {
+	rules bool // endpoints or shapes differ
+	sets  map[shape]*setDelta
+}
+
+func (d delta) none() bool { return !d.rules && len(d.sets) == 0 }
+
+// setDelta is how one set differs. A set that comes or goes does so with all its elements.
+type setDelta struct {
+	comes, goes bool
+	add, del    []nftables.SetElement
 }
 
 // canonical sorts the endpoints, each once.
@@ -67,36 +86,102 @@ func canonical(endpoints []endpoint) []endpoint {
 }
 
 // compileGuard says what may come in through the endpoints.
-func compileGuard(endpoints []endpoint, sources []tunnel.Source) program {
-	if len(endpoints) == 0 {
-		return program{}
-	}
-	p := program{endpoints: canonical(endpoints), sources: sources, elements: map[shape]map[string]struct{}{}}
-	for _, s := range sources {
-		sh := shape{model.FamilyOf(s.Outer), model.FamilyOf(s.Inner.Addr()), s.Inner.Bits()}
-		if p.elements[sh] == nil {
-			p.elements[sh] = map[string]struct{}{}
-			p.shapes = append(p.shapes, sh)
-		}
-		p.elements[sh][elementKey(s.Outer, s.Inner)] = struct{}{}
-	}
-	slices.SortFunc(p.shapes, func(a, b shape) int {
-		return cmp.Or(cmp.Compare(a.outer, b.outer), cmp.Compare(a.inner, b.inner), cmp.Compare(a.bits, b.bits))
-	})
+func compileGuard(endpoints []endpoint, sources []tunnel.Source) *program {
+	p := &program{}
+	p.revise(endpoints, sources)
 	return p
 }
 
-func elementKey(outer netip.Addr, inner netip.Prefix) string {
-	return string(outer.AsSlice()) + string(inner.Masked().Addr().AsSlice())
+// revise makes p what compileGuard returns, and tells what that changes. Its cost is that of the
+// difference.
+func (p *program) revise(endpoints []endpoint, sources []tunnel.Source) delta {
+	endpoints = canonical(endpoints)
+	if len(endpoints) == 0 {
+		sources = nil
+	}
+	gone, come := reconcile.Diff(p.sources, sources, tunnel.CompareSources)
+	counts := map[shape]map[element]int{} // what is asked for more, or less
+	count := func(sources []tunnel.Source, n int) {
+		for _, s := range sources {
+			sh, e := elementOf(s)
+			if counts[sh] == nil {
+				counts[sh] = make(map[element]int, len(sources))
+			}
+			counts[sh][e] += n
+		}
+	}
+	count(come, 1)
+	count(gone, -1)
+	d := delta{rules: !slices.Equal(p.endpoints, endpoints), sets: make(map[shape]*setDelta, len(counts))}
+	for sh, counts := range counts {
+		if sd := p.count(sh, counts); sd.comes != sd.goes || len(sd.add)+len(sd.del) > 0 {
+			d.sets[sh] = sd
+			d.rules = d.rules || sd.comes || sd.goes
+		}
+	}
+	p.endpoints, p.sources = endpoints, sources
+	p.shapes = slices.SortedFunc(maps.Keys(p.elements), func(a, b shape) int {
+		return cmp.Or(cmp.Compare(a.outer, b.outer), cmp.Compare(a.inner, b.inner), cmp.Compare(a.bits, b.bits))
+	})
+	return d
 }
 
-// sameRules tells whether two programs differ in elements only.
-func (p program) sameRules(o program) bool {
-	return slices.Equal(p.endpoints, o.endpoints) && slices.Equal(p.shapes, o.shapes)
+// count adds to what the sources ask for of one shape.
+func (p *program) count(sh shape, counts map[element]int) *setDelta {
+	have := p.elements[sh]
+	d := &setDelta{comes: have == nil}
+	if d.comes {
+		have = make(map[element]int, len(counts))
+	}
+	for e, n := range counts {
+		switch was := have[e]; {
+		case was+n <= 0:
+			delete(have, e)
+			if was > 0 {
+				d.del = append(d.del, e.set())
+			}
+		default:
+			have[e] = was + n
+			if was == 0 {
+				d.add = append(d.add, e.set())
+			}
+		}
+	}
+	if d.goes = len(have) == 0; d.goes {
+		delete(p.elements, sh)
+		return d
+	}
+	if p.elements == nil {
+		p.elements = map[shape]map[element]int{}
+	}
+	p.elements[sh] = have
+	return d
+}
+
+// all is the delta from nothing to p.
+func (p *program) all() delta {
+	d := delta{rules: true, sets: make(map[shape]*setDelta, len(p.elements))}
+	for sh, elements := range p.elements {
+		sd := &setDelta{comes: true, add: make([]nftables.SetElement, 0, len(elements))}
+		for e := range elements {
+			sd.add = append(sd.add, e.set())
+		}
+		d.sets[sh] = sd
+	}
+	return d
+}
+
+func elementOf(s tunnel.Source) (shape, element) {
+	return shape{model.FamilyOf(s.Outer), model.FamilyOf(s.Inner.Addr()), s.Inner.Bits()}, element{s.Outer, s.Inner.Masked().Addr()}
+}
+
+// set returns the element in the form that nftables has.
+func (e element) set() nftables.SetElement {
+	return nftables.SetElement{Key: append(e.outer.AsSlice(), e.inner.AsSlice()...)}
 }
 
 // empty tells whether there is nothing to guard.
-func (p program) empty() bool { return len(p.endpoints) == 0 }
+func (p *program) empty() bool { return len(p.endpoints) == 0 }
 
 // ruleset is one rule of one of our chains.
 type rule struct {
@@ -105,7 +190,7 @@ type rule struct {
 }
 
 // rules returns the rules in order. Every packet to a tunnel port ends in accept or drop.
-func (p program) rules() []rule {
+func (p *program) rules() []rule {
 	var rules []rule
 	ports := p.endpoints
 	for i, e := range ports {
@@ -242,7 +327,7 @@ func (s shape) nftSet(t *nftables.Table, id uint32) *nftables.Set {
 }
 
 // format prints the program, for tests and debug logs.
-func (p program) format() string {
+func (p *program) format() string {
 	var b strings.Builder
 	for _, e := range p.endpoints {
 		fmt.Fprintf(&b, "port %d vni %d\n", e.port, e.vni)

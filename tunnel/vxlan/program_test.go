@@ -3,6 +3,7 @@ package vxlan
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -68,11 +69,81 @@ func TestGuardKeys(t *testing.T) {
 			for i, m := range maskOf(s) {
 				b[i] &= m
 			}
-			_, ok := p.elements[s][string(outer.AsSlice())+string(b)]
+			cut, _ := netip.AddrFromSlice(b)
+			_, ok := p.elements[s][element{outer, cut}]
 			got = got || ok
 		}
 		if got != want {
 			t.Fatalf("%s through %s: guard says %v, sources say %v\n%v", inner, outer, got, want, sources)
+		}
+	})
+}
+
+// TestReviseProperty: over any sequence of plans, what revise tells to add and take away leads from
+// one program's sets to those of the next, and revising gives what compiling anew gives.
+func TestReviseProperty(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := &program{}
+		sets := map[string]map[string]bool{} // as the kernel would have them
+		for range rapid.IntRange(1, 6).Draw(t, "plans") {
+			var sources []tunnel.Source
+			for range rapid.IntRange(0, 8).Draw(t, "n") {
+				s := source(rapid.SampledFrom([]string{"172.31.1.2", "172.31.1.3", "fd00::2"}).Draw(t, "outer"),
+					rapid.SampledFrom([]string{"10.0.0.0/26", "10.0.0.9/26", "10.0.0.64/26", "10.0.0.1/32", "fd10::/122"}).Draw(t, "inner"))
+				s.Device = rapid.SampledFrom([]string{"a", "b"}).Draw(t, "device")
+				sources = append(sources, s)
+			}
+			if rapid.Bool().Draw(t, "sorted") {
+				slices.SortFunc(sources, tunnel.CompareSources)
+			}
+			ends := []endpoint{{4789, 1}, {4789, 2}}[:rapid.IntRange(0, 2).Draw(t, "endpoints")]
+			before := slices.Clone(p.endpoints)
+			shapes := slices.Clone(p.shapes)
+			d := p.revise(ends, sources)
+			for sh, sd := range d.sets {
+				name := sh.set()
+				if sd.comes != (sets[name] == nil) {
+					t.Fatalf("%s comes: %v, is there: %v", name, sd.comes, sets[name] != nil)
+				}
+				if sd.comes {
+					sets[name] = map[string]bool{}
+				}
+				for _, e := range sd.add {
+					if sets[name][string(e.Key)] {
+						t.Fatalf("%s has %x already", name, e.Key)
+					}
+					sets[name][string(e.Key)] = true
+				}
+				for _, e := range sd.del {
+					if !sets[name][string(e.Key)] {
+						t.Fatalf("%s does not have %x", name, e.Key)
+					}
+					delete(sets[name], string(e.Key))
+				}
+				if sd.goes {
+					if len(sets[name]) > 0 {
+						t.Fatalf("%s goes with %d elements untold", name, len(sets[name]))
+					}
+					delete(sets, name)
+				}
+			}
+			want := compileGuard(ends, sources)
+			wantSets := map[string]map[string]bool{}
+			for sh, sd := range want.all().sets {
+				wantSets[sh.set()] = map[string]bool{}
+				for _, e := range sd.add {
+					wantSets[sh.set()][string(e.Key)] = true
+				}
+			}
+			if d := cmp.Diff(wantSets, sets); d != "" {
+				t.Fatalf("sets (-want +got):\n%s", d)
+			}
+			if !slices.Equal(want.shapes, p.shapes) || !slices.Equal(want.endpoints, p.endpoints) {
+				t.Fatalf("got %s, want %s", p.format(), want.format())
+			}
+			if same := slices.Equal(before, p.endpoints) && slices.Equal(shapes, p.shapes); same == d.rules {
+				t.Fatalf("same rules: %v, delta says rules differ: %v", same, d.rules)
+			}
 		}
 	})
 }
