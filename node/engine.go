@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,6 +35,18 @@ type plans struct {
 	view    *topology.View
 	tunnel  tunnel.Plan
 	routing routing.Plan
+
+	endpoints map[model.EndpointID]model.Endpoint // that routing was compiled with
+}
+
+// sameRouting tells whether both compile to the same routes.
+func (p *plans) sameRouting(o *plans) bool {
+	a, b := p.view.Paths, o.view.Paths
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) && maps.EqualFunc(p.endpoints, o.endpoints, sameEndpoint)
+}
+
+func sameEndpoint(a, b model.Endpoint) bool {
+	return a.ID == b.ID && a.Device == b.Device && a.MAC == b.MAC && slices.Equal(a.Addresses, b.Addresses)
 }
 
 // engine turns the cluster's state into plans and plans into kernel state.
@@ -41,7 +55,7 @@ type engine struct {
 	cluster   *cluster
 	underlay  *underlay
 	compiler  *topology.Compiler
-	endpoints func() map[model.EndpointID]model.Endpoint
+	endpoints func() map[model.EndpointID]model.Endpoint // a copy for the caller
 	parts     []part
 	metrics   *metrics
 	runner    *reconcile.Runner
@@ -139,12 +153,13 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 			e.note("tunnel", err)
 		}
 	}
-	var eps []model.Endpoint
-	for _, ep := range e.endpoints() {
-		eps = append(eps, ep)
+	p.endpoints = e.endpoints()
+	if last != nil && p.sameRouting(last) {
+		p.routing = last.routing
+	} else {
+		p.routing, err = routing.Compile(p.view, slices.Collect(maps.Values(p.endpoints)))
+		e.note("routing", err)
 	}
-	p.routing, err = routing.Compile(p.view, eps)
-	e.note("routing", err)
 	e.mu.Lock()
 	e.inputs = now
 	e.mu.Unlock()

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"strings"
 	"testing"
@@ -25,7 +26,7 @@ func newTestEngine(t *testing.T, c *cluster, pods map[model.EndpointID]model.End
 			return model.Underlay{Links: []model.Link{{Name: "eth0", MTU: 1500, Up: true, Addresses: []netip.Prefix{eth0}}},
 				Routes: []model.UnderlayRoute{{Dst: eth0.Masked(), Device: "eth0"}}}, nil
 		}},
-		endpoints: func() map[model.EndpointID]model.Endpoint { return pods },
+		endpoints: func() map[model.EndpointID]model.Endpoint { return maps.Clone(pods) },
 		metrics:   newMetrics("test", func() int { return 0 }, func() map[string]int { return nil })}
 	e.parts = []part{{name: "test", apply: func(_ context.Context, p *plans) (reconcile.Result, error) {
 		applied = append(applied, p)
