@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -229,7 +228,7 @@ func (p *PodLinks) Configure(ctx context.Context, l PodLink) error {
 		if err := h.all(ctx, []request{setPodConf(link.Index, v6), noProxyDelay(link.Index)}); err != nil {
 			return err
 		}
-		if err := p.inHost(func() error { return setAll(hostSysctls(l.Device, v6)) }); err != nil {
+		if err := p.setHostConf6(ctx, h, l.Device, v6); err != nil {
 			return err
 		}
 		reqs := []request{setUp(link.Index)}
@@ -247,31 +246,11 @@ func (p *PodLinks) Configure(ctx context.Context, l PodLink) error {
 // sysctl is one setting and its value.
 type sysctl struct{ path, value string }
 
-// hostSysctls returns the settings of the host side that netlink cannot make.
-func hostSysctls(device string, v6 bool) []sysctl {
-	conf := "net/ipv6/conf/" + device + "/"
-	if !v6 {
-		// Without an IPv6 address the pod has nothing to say in IPv6, so the host does not listen.
-		return []sysctl{{conf + "disable_ipv6", "1"}}
-	}
-	return []sysctl{
-		{conf + "accept_ra", "0"}, // a pod is no router
-		{conf + "accept_redirects", "0"},
-		{conf + "forwarding", "1"},
-		{conf + "disable_ipv6", "0"},
-	}
-}
-
 // setAll gives sysctls of the calling thread's namespace their values, where they have others: some
-// of them make the kernel wait for the lock that every change of a link holds. Where the host has no
-// IPv6 at all, switching it off is done already.
+// of them make the kernel wait for the lock that every change of a link holds.
 func setAll(s []sysctl) error {
 	for _, x := range s {
-		err := SetSysctl(x.path, x.value)
-		if errors.Is(err, os.ErrNotExist) && x.value == "1" && strings.HasSuffix(x.path, "/disable_ipv6") {
-			continue
-		}
-		if err != nil {
+		if err := SetSysctl(x.path, x.value); err != nil {
 			return err
 		}
 	}

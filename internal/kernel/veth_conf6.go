@@ -1,0 +1,121 @@
+package kernel
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// conf6 is one IPv6 setting of an interface: its place in what the kernel tells (linux/ipv6.h,
+// DEVCONF_*), its file below net/ipv6/conf/<device>, and the value.
+type conf6 struct {
+	index int
+	file  string
+	value int32
+}
+
+const (
+	conf6Forwarding      = 0
+	conf6AcceptRA        = 3
+	conf6AcceptRedirects = 4
+	conf6Disable         = 26
+	iflaInet6Conf        = 2 // linux/if_link.h IFLA_INET6_CONF
+)
+
+// hostConf6 returns the settings of the host side.
+func hostConf6(v6 bool) []conf6 {
+	if !v6 {
+		// Without an IPv6 address the pod has nothing to say in IPv6, so the host does not listen.
+		return []conf6{{conf6Disable, "disable_ipv6", 1}}
+	}
+	return []conf6{
+		{conf6AcceptRA, "accept_ra", 0}, // a pod is no router
+		{conf6AcceptRedirects, "accept_redirects", 0},
+		{conf6Forwarding, "forwarding", 1},
+		{conf6Disable, "disable_ipv6", 0},
+	}
+}
+
+// setHostConf6 gives the host side its IPv6 settings. The kernel takes each only as a file, and
+// looking those up takes several times as long as to ask once which of them differ.
+func (p *PodLinks) setHostConf6(ctx context.Context, h *Handle, device string, v6 bool) error {
+	have, err := h.conf6(ctx, device)
+	if err != nil {
+		return err
+	}
+	if have == nil { // a host without IPv6: switching it off is done already
+		if v6 {
+			return fmt.Errorf("set up IPv6 of %s: this host has no IPv6", device)
+		}
+		return nil
+	}
+	wrote := false
+	for _, c := range hostConf6(v6) {
+		if c.index < len(have) && have[c.index] == c.value {
+			continue
+		}
+		wrote = true
+		if err := p.inHost(func() error { return writeConf6(device, c) }); err != nil {
+			return err
+		}
+	}
+	if !wrote {
+		return nil
+	}
+	if have, err = h.conf6(ctx, device); err != nil {
+		return err
+	}
+	for _, c := range hostConf6(v6) {
+		if c.index >= len(have) || have[c.index] != c.value {
+			return fmt.Errorf("write net/ipv6/conf/%s/%s = %d: the kernel did not keep it", device, c.file, c.value)
+		}
+	}
+	return nil
+}
+
+func writeConf6(device string, c conf6) error {
+	path, err := sysctlPath("net/ipv6/conf/" + device + "/" + c.file)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteString(strconv.Itoa(int(c.value)))
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("write %s = %d (it needs root and a writable /proc/sys): %w", path, c.value, err)
+	}
+	return nil
+}
+
+// conf6 returns the IPv6 settings of an interface by their DEVCONF_* index, or nil when it has no
+// IPv6.
+func (h *Handle) conf6(ctx context.Context, device string) ([]int32, error) {
+	m, err := h.query(ctx, unix.RTM_GETLINK, ifInfo(0, 0, 0).str(unix.IFLA_IFNAME, device).b)
+	if err != nil || len(m.body) < ifInfoSize {
+		return nil, fmt.Errorf("read the IPv6 settings of %s: %w", device, err)
+	}
+	var conf []int32
+	eachAttr(m.body[ifInfoSize:], func(typ uint16, v []byte) {
+		if typ != unix.IFLA_AF_SPEC {
+			return
+		}
+		eachAttr(v, func(family uint16, v []byte) {
+			if family != unix.AF_INET6 {
+				return
+			}
+			eachAttr(v, func(typ uint16, v []byte) {
+				for ; typ == iflaInet6Conf && len(v) >= 4; v = v[4:] {
+					conf = append(conf, int32(binary.NativeEndian.Uint32(v)))
+				}
+			})
+		})
+	})
+	return conf, nil
+}
