@@ -110,7 +110,7 @@ func (s *Server) deleteRecord(ctx context.Context, a *attachment) error {
 		if err != nil || !ours {
 			return err
 		}
-		err = s.cfg.Store.Delete(ctx, recordKey(a), datastore.Precondition{UID: string(w.UID), ResourceVersion: w.ResourceVersion})
+		err = s.cfg.Store.Delete(ctx, recordKey(a), datastore.Precondition{ResourceVersion: w.ResourceVersion})
 		if errors.Is(err, datastore.ErrConflict) {
 			continue // changed in between: look again; ends with ctx at the latest
 		}

@@ -273,6 +273,7 @@ func (c *chaos) release(t *testing.T, a *Allocator, n int, h held) {
 }
 
 func TestManyNodes(t *testing.T) {
+	t.Parallel()
 	store := startEtcd(t, false)
 	addPool(t, store, "p", "10.0.0.0/23", func(s *v3.IPPoolSpec) { s.BlockSize = 28 }) // 32 blocks of 16 for 50 nodes
 	view := fixedView(t, store)
@@ -323,6 +324,7 @@ func TestManyNodes(t *testing.T) {
 
 // The control: without compare-and-swap the same checker must find duplicates.
 func TestManyNodesControl(t *testing.T) {
+	t.Parallel()
 	store := startEtcd(t, false)
 	addPool(t, store, "p", "10.0.0.0/26", func(s *v3.IPPoolSpec) { s.BlockSize = 27 })
 	c := &chaos{nodes: 20, operations: 400, store: newLossy(store, 0, 7)}

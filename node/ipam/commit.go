@@ -257,7 +257,8 @@ func (b *blocks) decode(o v3.Object) (*stored, error) {
 
 // write stores a block. What it takes from the block and what was promised of it change together.
 func (b *blocks) write(q *blockQueue, cur *stored, next *block.Block, batch []*change) error {
-	o := cur.object.DeepCopy()
+	// A shallow copy will do: encodeBlock replaces what differs, and the store changes nothing.
+	o := &v3.IPAMBlock{TypeMeta: cur.object.TypeMeta, ObjectMeta: cur.object.ObjectMeta, Spec: cur.object.Spec}
 	encodeBlock(next, o)
 	ctx, cancel := context.WithTimeout(b.ctx, b.timeout)
 	defer cancel()

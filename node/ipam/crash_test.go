@@ -68,6 +68,7 @@ func (d *dying) Delete(ctx context.Context, k datastore.Key, p datastore.Precond
 // allocator then finishes the story (the runtime deletes the pod, and another one comes), and
 // nothing may be left over.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	store := startEtcd(t, false)
 	for name, story := range map[string]func(context.Context, *testing.T, datastore.Store, Options) []string{
 		"first pod of a node": storyFirst,

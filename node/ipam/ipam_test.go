@@ -16,6 +16,7 @@ import (
 )
 
 func TestAllocator(t *testing.T) {
+	t.Parallel()
 	store := startEtcd(t, false)
 	for name, f := range map[string]func(*testing.T, datastore.Store){
 		"dual stack and release":    testDualStack,

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"sync"
 
 	"weft/node/datastore"
 	"weft/node/ipam/block"
@@ -35,12 +37,10 @@ func (a *Allocator) release(ctx context.Context, handleID string) ([]netip.Addr,
 			more, err := a.releaseUnlisted(ctx, handleID)
 			return append(released, more...), err
 		}
-		for _, cidr := range handleBlocks(h) {
-			more, err := a.releaseIn(ctx, cidr, handleID)
-			if err != nil {
-				return released, fmt.Errorf("release handle %s: %w", handleID, err)
-			}
-			released = append(released, more...)
+		more, err := a.releaseAll(ctx, handleBlocks(h), handleID)
+		released = append(released, more...)
+		if err != nil {
+			return released, fmt.Errorf("release handle %s: %w", handleID, err)
 		}
 		err = a.store.Delete(ctx, handleKey(handleID), datastore.Precondition{ResourceVersion: h.ResourceVersion})
 		switch {
@@ -51,6 +51,17 @@ func (a *Allocator) release(ctx context.Context, handleID string) ([]netip.Addr,
 		}
 	}
 	return released, fmt.Errorf("release handle %s: %d attempts lost to other writers: %w", handleID, commitAttempts, datastore.ErrConflict)
+}
+
+// releaseAll gives back what a handle has in some blocks, all at once.
+func (a *Allocator) releaseAll(ctx context.Context, cidrs []netip.Prefix, handleID string) ([]netip.Addr, error) {
+	freed, errs := make([][]netip.Addr, len(cidrs)), make([]error, len(cidrs))
+	var wg sync.WaitGroup
+	for i, cidr := range cidrs {
+		wg.Go(func() { freed[i], errs[i] = a.releaseIn(ctx, cidr, handleID) })
+	}
+	wg.Wait()
+	return slices.Concat(freed...), errors.Join(errs...)
 }
 
 // releaseIn gives back what a handle has in one block. A block that the handle's record names is
