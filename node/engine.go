@@ -55,6 +55,7 @@ type engine struct {
 	cluster   *cluster
 	underlay  *underlay
 	compiler  *topology.Compiler
+	tunnels   tunnel.Compiler
 	endpoints func() map[model.EndpointID]model.Endpoint // a copy for the caller
 	parts     []part
 	metrics   *metrics
@@ -149,7 +150,7 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 			// other nodes' routes stay as they are, and pods of this host come and go.
 			p.view, p.tunnel, now = last.view, last.tunnel, lastInputs
 		default:
-			p.tunnel, err = tunnel.Compile(p.view)
+			p.tunnel, err = e.tunnels.Compile(p.view)
 			e.note("tunnel", err)
 		}
 	}

@@ -3,7 +3,6 @@ package tunnel
 import (
 	"cmp"
 	"crypto/sha1"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -26,13 +25,15 @@ func VTEPMAC(node model.NodeName) model.MAC {
 // could reach the wrong host; so is a device that cannot be made. The error joins one entry for
 // each, naming who is involved; the plan is good for everything else and is to be applied also
 // when there is an error.
-func Compile(v *topology.View) (Plan, error) {
+func Compile(v *topology.View) (Plan, error) { return new(Compiler).Compile(v) }
+
+// all compiles without the memory.
+func (c *Compiler) all(v *topology.View) {
 	rows := map[string]topology.Driver{}
 	for _, d := range Drivers() {
 		rows[d.Name] = d
 	}
-	var p Plan
-	var errs []error
+	c.devices, c.unmade, c.plan.Links = nil, nil, nil
 	seen := map[string]bool{}
 	tunnels := slices.SortedFunc(slices.Values(v.Tunnels), func(a, b topology.Tunnel) int {
 		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Family, b.Family))
@@ -40,119 +41,122 @@ func Compile(v *topology.View) (Plan, error) {
 	for _, t := range tunnels {
 		row, ok := rows[t.Driver]
 		if !ok {
-			errs = append(errs, fmt.Errorf("tunnel device %s: no driver is named %q", t.Device, t.Driver))
+			c.unmade = append(c.unmade, fmt.Errorf("tunnel device %s: no driver is named %q", t.Device, t.Driver))
 			continue
 		}
 		if seen[t.Device] {
-			errs = append(errs, fmt.Errorf("tunnel device %s: wanted twice, the one over %s is left out", t.Device, t.Family))
+			c.unmade = append(c.unmade, fmt.Errorf("tunnel device %s: wanted twice, the one over %s is left out", t.Device, t.Family))
 			continue
 		}
 		seen[t.Device] = true
-		errs = append(errs, p.addTunnel(v, t, row)...)
-	}
-	return p, errors.Join(errs...)
-}
-
-func (p *Plan) addTunnel(v *topology.View, t topology.Tunnel, row topology.Driver) []error {
-	ethernet := row.Reach == topology.VXLAN
-	mac := t.MAC
-	if ethernet && mac.IsZero() {
-		mac = VTEPMAC(v.Self)
-	}
-	addrs := slices.Clone(t.Addresses)
-	slices.SortFunc(addrs, netip.Addr.Compare)
-	p.Links = append(p.Links, Link{
-		Driver: t.Driver, Name: t.Device, Local: t.Local, Parent: t.Parent, Addresses: addrs,
-		MAC: mac, MTU: t.MTU, VNI: t.VNI, Port: t.Port,
-	})
-	peers, errs := usable(v, t, mac, ethernet)
-	if ethernet {
-		p.addEntries(t.Device, peers)
-	}
-	p.addSources(t.Device, peers, row.Families)
-	return errs
-}
-
-// addEntries adds what an Ethernet device must know of its peers. Devices come in order of their
-// names and peers in that of theirs, so that nothing is left to sort.
-func (p *Plan) addEntries(device string, peers []topology.Peer) {
-	p.Neighbours, p.FDB = slices.Grow(p.Neighbours, len(peers)), slices.Grow(p.FDB, len(peers))
-	for i := range peers {
-		peer := &peers[i]
-		p.Neighbours = append(p.Neighbours, Neighbour{device, peer.Node, topology.TunnelNextHop(peer.Address), peer.MAC})
-		p.FDB = append(p.FDB, FDBEntry{device, peer.Node, peer.MAC, peer.Address})
-	}
-}
-
-// addSources adds what the peers may send, of the families that the tunnel carries.
-func (p *Plan) addSources(device string, peers []topology.Peer, carried []model.Family) {
-	prefixes := 0
-	for i := range peers {
-		prefixes += len(peers[i].Prefixes)
-	}
-	p.Sources = slices.Grow(p.Sources, prefixes)
-	for i := range peers {
-		peer, first := &peers[i], len(p.Sources)
-		for _, inner := range peer.Prefixes {
-			if slices.Contains(carried, model.FamilyOf(inner.Addr())) {
-				p.Sources = append(p.Sources, Source{device, peer.Node, peer.Address, inner.Masked()})
-			}
+		d := &device{tunnel: t, self: v.Self, ethernet: row.Reach == topology.VXLAN, families: row.Families, mac: t.MAC}
+		if d.ethernet && d.mac.IsZero() {
+			d.mac = VTEPMAC(v.Self)
 		}
-		own := p.Sources[first:]
-		slices.SortFunc(own, CompareSources)
-		p.Sources = p.Sources[:first+len(slices.Compact(own))]
+		d.compile(v.Peers)
+		c.devices = append(c.devices, d)
+		c.plan.Links = append(c.plan.Links, d.link())
+	}
+	c.assemble()
+}
+
+func (d *device) link() Link {
+	t := d.tunnel
+	return Link{
+		Driver: t.Driver, Name: t.Device, Local: t.Local, Parent: t.Parent,
+		Addresses: slices.SortedFunc(slices.Values(t.Addresses), netip.Addr.Compare),
+		MAC:       d.mac, MTU: t.MTU, VNI: t.VNI, Port: t.Port,
 	}
 }
 
-// usable returns the peers of t's underlay family that can be told apart from each other and from
-// this host, each with the MAC of its VTEP, sorted by node and address.
-func usable(v *topology.View, t topology.Tunnel, own model.MAC, ethernet bool) ([]topology.Peer, []error) {
-	peers := make([]topology.Peer, 0, len(v.Peers))
-	addrs := make(map[netip.Addr]bool, len(v.Peers)+1) // true: more than one has it
-	macs := make(map[model.MAC]bool, len(v.Peers)+1)
-	addrs[t.Local], macs[own] = false, false
-	clean := true
-	for i := range v.Peers {
-		if model.FamilyOf(v.Peers[i].Address) != t.Family {
+// compile makes the entries of all peers.
+func (d *device) compile(all []topology.Peer) {
+	peers := d.ofFamily(all)
+	d.addrs, d.macs = make(map[netip.Addr]int, len(peers)+1), make(map[model.MAC]int, len(peers)+1)
+	d.addrs[d.tunnel.Local], d.macs[d.mac] = 1, 1
+	for i := range peers {
+		d.addrs[peers[i].Address]++
+		d.macs[peers[i].MAC]++
+	}
+	peers, d.errs = d.apart(peers)
+	d.neighbours, d.fdb, d.sources = nil, nil, nil
+	d.add(peers)
+}
+
+// ofFamily returns the peers of the underlay's family, each with the MAC of its VTEP, sorted.
+func (d *device) ofFamily(all []topology.Peer) []topology.Peer {
+	peers := make([]topology.Peer, 0, len(all))
+	for i := range all {
+		if model.FamilyOf(all[i].Address) != d.tunnel.Family {
 			continue
 		}
-		peers = append(peers, v.Peers[i])
-		peer := &peers[len(peers)-1]
-		if peer.MAC.IsZero() {
-			peer.MAC = VTEPMAC(peer.Node)
+		peers = append(peers, all[i])
+		if p := &peers[len(peers)-1]; p.MAC.IsZero() {
+			p.MAC = VTEPMAC(p.Node)
 		}
-		_, addrTaken := addrs[peer.Address]
-		_, macTaken := macs[peer.MAC]
-		addrs[peer.Address], macs[peer.MAC] = addrTaken, macTaken
-		clean = clean && !addrTaken && !macTaken && !multicast(peer.MAC)
 	}
 	if !slices.IsSortedFunc(peers, comparePeers) {
 		slices.SortFunc(peers, comparePeers)
 	}
-	if clean {
+	return peers
+}
+
+// add adds what the device must know of peers, and what these may send, of the families that the
+// tunnel carries. Peers come in the order of the plan, so that nothing is left to sort.
+func (d *device) add(peers []topology.Peer) {
+	prefixes := 0
+	for i := range peers {
+		prefixes += len(peers[i].Prefixes)
+	}
+	if d.ethernet {
+		d.neighbours, d.fdb = slices.Grow(d.neighbours, len(peers)), slices.Grow(d.fdb, len(peers))
+	}
+	d.sources = slices.Grow(d.sources, prefixes)
+	name := d.tunnel.Device
+	for i := range peers {
+		peer, first := &peers[i], len(d.sources)
+		if d.ethernet {
+			d.neighbours = append(d.neighbours, Neighbour{name, peer.Node, topology.TunnelNextHop(peer.Address), peer.MAC})
+			d.fdb = append(d.fdb, FDBEntry{name, peer.Node, peer.MAC, peer.Address})
+		}
+		for _, inner := range peer.Prefixes {
+			if slices.Contains(d.families, model.FamilyOf(inner.Addr())) {
+				d.sources = append(d.sources, Source{name, peer.Node, peer.Address, inner.Masked()})
+			}
+		}
+		own := d.sources[first:]
+		slices.SortFunc(own, func(a, b Source) int { return comparePrefix(a.Inner, b.Inner) })
+		d.sources = d.sources[:first+len(slices.Compact(own))]
+	}
+}
+
+// usable tells whether the peer, which is counted, can be told from all others and from this host.
+func (d *device) usable(p *topology.Peer) bool {
+	return d.addrs[p.Address] == 1 && (!d.ethernet || d.macs[p.MAC] == 1 && !multicast(p.MAC))
+}
+
+// apart returns the peers that are usable, and an error for each reason why others are not.
+func (d *device) apart(peers []topology.Peer) ([]topology.Peer, []error) {
+	if !slices.ContainsFunc(peers, func(p topology.Peer) bool { return !d.usable(&p) }) {
 		return peers, nil
 	}
-	c := clashes{self: v.Self, t: t, peers: peers, told: map[string]bool{}}
+	c := clashes{self: d.self, t: d.tunnel, peers: peers, told: map[string]bool{}}
 	ok := make([]topology.Peer, 0, len(peers))
 	for _, peer := range peers {
 		switch {
-		case addrs[peer.Address]:
-			c.add(peer.Address, func(p topology.Peer) bool { return p.Address == peer.Address }, t.Local == peer.Address)
-		case ethernet && macs[peer.MAC]:
-			c.add(peer.MAC, func(p topology.Peer) bool { return p.MAC == peer.MAC }, own == peer.MAC)
-		case ethernet && multicast(peer.MAC):
+		case d.addrs[peer.Address] > 1:
+			c.add(peer.Address, func(p topology.Peer) bool { return p.Address == peer.Address }, d.tunnel.Local == peer.Address)
+		case d.ethernet && d.macs[peer.MAC] > 1:
+			c.add(peer.MAC, func(p topology.Peer) bool { return p.MAC == peer.MAC }, d.mac == peer.MAC)
+		case d.ethernet && multicast(peer.MAC):
 			c.errs = append(c.errs, fmt.Errorf("tunnel device %s: node %s has the multicast address %s as its VXLAN MAC: set vxlanTunnelMACAddr of its Node to a unicast one",
-				t.Device, peer.Node, peer.MAC))
+				d.tunnel.Device, peer.Node, peer.MAC))
 		default:
 			ok = append(ok, peer)
 		}
 	}
 	slices.SortFunc(c.errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
 	return ok, c.errs
-}
-
-func comparePeers(a, b topology.Peer) int {
-	return cmp.Or(cmp.Compare(a.Node, b.Node), a.Address.Compare(b.Address))
 }
 
 func multicast(m model.MAC) bool { return m[0]&1 != 0 }

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -226,18 +227,90 @@ func TestCompileIsDeterministic(t *testing.T) {
 	})
 }
 
-func BenchmarkCompile5000(b *testing.B) {
+// TestCompilerProperty: with its memory a Compiler gives what Compile gives without, over any
+// sequence of views.
+func TestCompilerProperty(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var c Compiler
+		peers := map[string]topology.Peer{}
+		tunnels := []topology.Tunnel{vxlanTunnel(), {Driver: IPIP, Device: "weft-ipip", Family: model.IPv4, Local: addr("172.31.1.1"), Parent: "eth0", MTU: 1480}}
+		six := vxlanTunnel()
+		six.Device, six.Family, six.Local = "weft-vxlan-v6", model.IPv6, addr("fd00::1")
+		tunnels = append(tunnels, six)
+		v := &topology.View{Self: "n0", Tunnels: tunnels[:1]}
+		for range rapid.IntRange(1, 12).Draw(t, "steps") {
+			for range rapid.IntRange(0, 3).Draw(t, "changes") {
+				name := fmt.Sprintf("p%d", rapid.IntRange(0, 9).Draw(t, "peer"))
+				n := byte(rapid.IntRange(1, 20).Draw(t, "addr")) // clashes occur
+				p := topology.Peer{Node: model.NodeName(name), Address: netip.AddrFrom4([4]byte{172, 31, 2, n})}
+				if rapid.Bool().Draw(t, "six") {
+					p.Address, name = netip.AddrFrom16([16]byte{0xfd, 15: n}), name+"/6"
+				}
+				if rapid.Bool().Draw(t, "published") {
+					p.MAC = model.MAC{byte(rapid.IntRange(0x65, 0x66).Draw(t, "multicast")), 0, 0, 0, 0, byte(rapid.IntRange(1, 20).Draw(t, "mac"))}
+				}
+				for range rapid.IntRange(0, 3).Draw(t, "prefixes") {
+					p.Prefixes = append(p.Prefixes, rapid.SampledFrom(prefixes("10.0.1.0/26", "10.0.1.7/26", "10.0.0.9/32", "fd10::/122")).Draw(t, "prefix"))
+				}
+				if peers[name] = p; rapid.IntRange(0, 3).Draw(t, "gone") == 0 {
+					delete(peers, name)
+				}
+			}
+			v = &topology.View{Self: v.Self, Tunnels: v.Tunnels, Peers: v.Peers}
+			if rapid.IntRange(0, 5).Draw(t, "same peers") > 0 {
+				v.Peers = slices.SortedFunc(maps.Values(peers), comparePeers)
+			}
+			if rapid.IntRange(0, 4).Draw(t, "other tunnels") == 0 {
+				v.Tunnels = tunnels[:rapid.IntRange(0, 3).Draw(t, "tunnels")]
+			}
+			want, wantErr := Compile(v)
+			got, gotErr := c.Compile(v)
+			if d := cmp.Diff(want.Format(), got.Format()); d != "" {
+				t.Fatalf("plan (-without +with memory):\n%s", d)
+			}
+			if fmt.Sprint(wantErr) != fmt.Sprint(gotErr) {
+				t.Fatalf("error without memory:\n%v\nwith:\n%v", wantErr, gotErr)
+			}
+			if !slices.IsSortedFunc(got.Neighbours, CompareNeighbours) || !slices.IsSortedFunc(got.FDB, CompareFDB) || !slices.IsSortedFunc(got.Sources, CompareSources) {
+				t.Fatalf("not in the order that it says:\n%s", got.Format())
+			}
+		}
+	})
+}
+
+func peers5000(n int) *topology.View {
 	v := &topology.View{Self: "n0", Tunnels: []topology.Tunnel{vxlanTunnel()}}
-	for i := range 5000 {
+	for i := range n {
 		v.Peers = append(v.Peers, topology.Peer{Node: model.NodeName(fmt.Sprintf("node-%04d", i)),
 			Address:  netip.AddrFrom4([4]byte{172, 20, byte(i / 250), byte(i%250 + 1)}),
 			Prefixes: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i / 1024), byte(i / 4), byte(i % 4 * 64)}), 26)}})
 	}
+	return v
+}
+
+func BenchmarkCompile5000(b *testing.B) {
+	v := peers5000(5000)
 	b.ReportAllocs()
 	for b.Loop() {
 		p, err := Compile(v)
 		if err != nil || len(p.FDB) != 5000 {
 			b.Fatal(err, len(p.FDB))
+		}
+	}
+}
+
+// BenchmarkCompileOneMore5000 is one peer that comes or goes among 5,000.
+func BenchmarkCompileOneMore5000(b *testing.B) {
+	views := []*topology.View{peers5000(5000), peers5000(5000)}
+	for i := range views[1].Peers {
+		views[1].Peers[i].Prefixes = views[0].Peers[i].Prefixes // as the topology's Compiler does
+	}
+	views[1].Peers = slices.Delete(views[1].Peers, 2500, 2501)
+	var c Compiler
+	b.ReportAllocs()
+	for i := range b.N {
+		if _, err := c.Compile(views[i%2]); err != nil {
+			b.Fatal(err)
 		}
 	}
 }
