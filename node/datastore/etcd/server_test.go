@@ -173,7 +173,7 @@ func TestStaleSocketAndRestart(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
-		if d := time.Since(begin); d > 2*time.Second {
+		if d := time.Since(begin); d > closeTimeout/2 {
 			t.Errorf("Close with a client connected took %v", d)
 		}
 		if err := <-watching; !errors.Is(err, datastore.ErrUnavailable) {
