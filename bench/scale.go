@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,12 +24,12 @@ import (
 )
 
 // Scale measures one real node service that knows many nodes: from its start to all routes, the
-// time until one more node is in the kernel, memory, and CPU while nothing changes. The other nodes
-// are records in the store, each with one block.
+// time until one more node is in the kernel, and one more block of a node that is known, memory,
+// and CPU while nothing changes. The other nodes are records in the store, each with one block.
 type Scale struct {
 	Name  string // of the lab
 	Nodes int
-	More  int           // nodes added one at a time
+	More  int           // nodes added one at a time; and as many blocks
 	Idle  time.Duration // how long the idle CPU is watched
 	Out   io.Writer
 	Log   io.Writer
@@ -38,7 +39,9 @@ type Scale struct {
 type ScaleResult struct {
 	Nodes         int
 	Start         time.Duration   // process start to the last route
-	More          []time.Duration // record written to route in the kernel, each
+	More          []time.Duration // from before the Node and the IPAMBlock are written to the route in the kernel, each
+	Block         []time.Duration // from before the IPAMBlock of a known node is written, each
+	Load          [2]string       // load average of a minute, before and after these
 	RSS           int64           // bytes
 	IdleCPU       float64         // share of one core
 	Routes, Neigh int
@@ -94,7 +97,7 @@ func (s *Scale) Run(ctx context.Context) (res ScaleResult, err error) {
 	if res.Start, err = m.restart(ctx); err != nil {
 		return res, err
 	}
-	if res.More, err = m.oneMore(ctx); err != nil {
+	if err := m.oneMore(ctx, &res); err != nil {
 		return res, err
 	}
 	if res.IdleCPU, res.RSS, err = m.idle(ctx); err != nil {
@@ -136,16 +139,27 @@ func (m *scaleRun) load(ctx context.Context) error {
 }
 
 func (m *scaleRun) addNode(ctx context.Context, i int) error {
+	if err := m.writeNode(ctx, i); err != nil {
+		return err
+	}
+	return m.writeBlock(ctx, i)
+}
+
+func scaleName(i int) string { return fmt.Sprintf("node-%05d", i) }
+
+func (m *scaleRun) writeNode(ctx context.Context, i int) error {
 	n := &v3.Node{Spec: v3.NodeSpec{BGP: &v3.NodeBGPSpec{IPv4Address: scaleAddr(i).String() + "/14"}}}
-	n.Name = fmt.Sprintf("node-%05d", i)
+	n.Name = scaleName(i)
 	n.Spec.VXLANTunnelMACAddr = tunnel.VTEPMAC(model.NodeName(n.Name)).String()
 	n.Status.OnLink = []v3.NodeOnLink{{CIDR: "172.16.0.0/14"}}
 	typed(n, "Node")
-	if _, err := m.store.Create(ctx, n); err != nil {
-		return err
-	}
+	_, err := m.store.Create(ctx, n)
+	return err
+}
+
+func (m *scaleRun) writeBlock(ctx context.Context, i int) error {
 	cidr := scaleBlock(i)
-	affinity := "host:" + n.Name
+	affinity := "host:" + scaleName(i)
 	b := &v3.IPAMBlock{Spec: v3.IPAMBlockSpec{CIDR: cidr.String(), Affinity: &affinity,
 		Allocations: make([]*int, 64), Unallocated: make([]int, 64), Attributes: []v3.AllocationAttribute{},
 		SequenceNumberForAllocation: map[string]uint64{}}}
@@ -224,15 +238,20 @@ func (m *scaleRun) waitRoutes(ctx context.Context, want int, limit time.Duration
 	}
 }
 
-// oneMore adds nodes one at a time and measures from before the first write until the kernel
-// tells of the route.
-func (m *scaleRun) oneMore(ctx context.Context) ([]time.Duration, error) {
+// oneMore adds nodes one at a time, each when the node service has come to rest, and measures until
+// the kernel tells of the route: from before both records are written; then, for other nodes, from
+// before the IPAMBlock is, with the Node record known.
+func (m *scaleRun) oneMore(ctx context.Context, res *ScaleResult) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	pid, err := m.pid(ctx)
+	if err != nil {
+		return err
+	}
 	seen := make(chan netip.Prefix, 1024)
 	mon, err := kernel.NewMonitor(ctx, kernel.NetnsPath(m.lab.Netns("n1")))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer mon.Close()
 	done := make(chan struct{})
@@ -244,34 +263,84 @@ func (m *scaleRun) oneMore(ctx context.Context) ([]time.Duration, error) {
 			}
 		})
 	}()
-	var out []time.Duration
-	for i := m.Nodes; i < m.Nodes+m.More; i++ {
+	defer func() { cancel(); <-done }()
+	res.Load[0] = loadAverage()
+	for i := m.Nodes; i < m.Nodes+2*m.More; i++ {
+		write, times := m.addNode, &res.More
+		if i >= m.Nodes+m.More {
+			write, times = m.writeBlock, &res.Block
+			if err := m.writeNode(ctx, i); err != nil {
+				return err
+			}
+		}
+		if err := calm(ctx, pid); err != nil {
+			return err
+		}
 		begin := time.Now()
-		if err := m.addNode(ctx, i); err != nil {
-			return nil, err
+		if err := write(ctx, i); err != nil {
+			return err
 		}
 		for got := (netip.Prefix{}); got != scaleBlock(i); {
 			select {
 			case got = <-seen:
 			case <-time.After(10 * time.Second):
-				return nil, fmt.Errorf("the route to %s did not appear within 10 s", scaleBlock(i))
+				return fmt.Errorf("the route to %s did not appear within 10 s", scaleBlock(i))
 			}
 		}
-		out = append(out, time.Since(begin))
-		time.Sleep(100 * time.Millisecond)
+		*times = append(*times, time.Since(begin))
 	}
-	cancel()
-	<-done
-	return out, nil
+	res.Load[1] = loadAverage()
+	return nil
+}
+
+// calm waits until the process has used no CPU time, which is counted in ticks of 10 ms, for a while.
+func calm(ctx context.Context, pid int) error {
+	const step, still, limit = 20 * time.Millisecond, 5, 10 * time.Second
+	begin, quiet, last := time.Now(), 0, time.Duration(-1)
+	for quiet < still {
+		now, err := cpuTime(pid)
+		if err != nil {
+			return err
+		}
+		if quiet++; now != last {
+			quiet, last = 0, now
+		}
+		if time.Since(begin) > limit {
+			return fmt.Errorf("process %d did not come to rest within %v", pid, limit)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(step):
+		}
+	}
+	return nil
+}
+
+// loadAverage returns the first field of /proc/loadavg (proc(5)).
+func loadAverage() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	one, _, _ := strings.Cut(string(b), " ")
+	return one
+}
+
+func (m *scaleRun) pid(ctx context.Context) (int, error) {
+	st, err := m.lab.Status(ctx)
+	if err != nil || len(st.Nodes) != 1 || st.Nodes[0].PID == 0 {
+		return 0, fmt.Errorf("find the node's process: %w", errors.Join(err, errors.New("it is not running")))
+	}
+	return st.Nodes[0].PID, nil
 }
 
 // idle waits for calm, then reads the node's CPU time over a while, and its memory.
 func (m *scaleRun) idle(ctx context.Context) (share float64, rss int64, err error) {
-	st, err := m.lab.Status(ctx)
-	if err != nil || len(st.Nodes) != 1 || st.Nodes[0].PID == 0 {
-		return 0, 0, fmt.Errorf("find the node's process: %w", errors.Join(err, errors.New("it is not running")))
+	pid, err := m.pid(ctx)
+	if err != nil {
+		return 0, 0, err
 	}
-	pid := st.Nodes[0].PID
 	m.say("nothing changes for %v", m.Idle)
 	time.Sleep(2 * time.Second)
 	before, err := cpuTime(pid)
@@ -322,15 +391,24 @@ func residentBytes(pid int) (int64, error) {
 }
 
 func (s *Scale) print(r ScaleResult) {
+	fmt.Fprintf(s.Out, "flags                           --nodes %d --more %d --idle %v\n", s.Nodes, s.More, s.Idle)
 	fmt.Fprintf(s.Out, "nodes known                     %d\n", r.Nodes)
 	fmt.Fprintf(s.Out, "process start to all routes     %.2f s (%d routes, %d neighbours)\n", r.Start.Seconds(), r.Routes, r.Neigh)
-	more := slices.Sorted(slices.Values(r.More))
-	if len(more) > 0 {
-		fmt.Fprintf(s.Out, "one more node, store to kernel  p50 %.1f ms, max %.1f ms (%d nodes, one at a time)\n",
-			ms(more[len(more)/2]), ms(more[len(more)-1]), len(more))
-	}
+	fmt.Fprintf(s.Out, "one more node, store to kernel  %s\n", quantiles(r.More, "Node and IPAMBlock written"))
+	fmt.Fprintf(s.Out, "one more block of a known node  %s\n", quantiles(r.Block, "IPAMBlock written"))
+	fmt.Fprintf(s.Out, "load average meanwhile          %s to %s on %d CPUs\n", r.Load[0], r.Load[1], runtime.NumCPU())
 	fmt.Fprintf(s.Out, "resident memory                 %.0f MiB\n", float64(r.RSS)/(1<<20))
 	fmt.Fprintf(s.Out, "CPU while nothing changes       %.2f %% of a core (%v watched)\n", 100*r.IdleCPU, s.Idle)
+}
+
+// quantiles prints times by rank: of 20 the 99th percentile is the largest.
+func quantiles(times []time.Duration, of string) string {
+	if len(times) == 0 {
+		return "not measured (0 of them)"
+	}
+	t := slices.Sorted(slices.Values(times))
+	at := func(percent int) float64 { return ms(t[(len(t)*percent+99)/100-1]) }
+	return fmt.Sprintf("p50 %.1f ms, p99 %.1f ms, max %.1f ms (%d times, one at a time: %s)", at(50), at(99), at(100), len(t), of)
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
