@@ -32,9 +32,13 @@ type deleter struct {
 func (d deleter) delete(ctx context.Context, in input) (string, error) {
 	var err error
 	result := "deleted"
-	if in.kind.Kind == v3.KindIPPool {
+	switch {
+	case in.kind.Kind == v3.KindIPPool:
 		result, err = d.pool(ctx, in)
-	} else {
+	case in.kind.Kind == v3.KindWorkloadEndpoint && !d.opts.force:
+		// Without its record a running pod is still reachable, and its address looks unowned.
+		err = errors.New("the node that runs the pod keeps this record and removes it with the pod: detach the pod (CNI DEL) instead, or give --force when that node is gone for good")
+	default:
 		err = d.store.Delete(ctx, datastore.KeyOf(in.object), datastore.Precondition{})
 	}
 	if errors.Is(err, datastore.ErrNotFound) && d.opts.ignoreMissing {
