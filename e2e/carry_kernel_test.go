@@ -241,3 +241,34 @@ func TestStoreAway(t *testing.T) {
 	}
 	t.Logf("%d of %d packets lost, 0 route events while the store was away", lost, sent)
 }
+
+// TestNodeGone removes a node's record while its block is still known: traffic to it is refused, not
+// sent to wherever the host's other routes lead, and flows again when the node is back.
+func TestNodeGone(t *testing.T) {
+	c := newCluster(t, "e2egone")
+	c.pool("Always")
+	c.pods()
+	c.reach("n1", "n3", "VXLAN")
+	c.reach("n3", "n1", "VXLAN")
+	if _, err := c.lab.Stop(t.Context(), "n3", unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.store.Delete(t.Context(), datastore.Key{Kind: "Node", Name: "n3"}, datastore.Precondition{}); err != nil {
+		t.Fatal(err)
+	}
+	n1, to := c.nodeNetns("n1"), c.addrs["n3"].String()
+	testkit.Eventually(t, 5*time.Second, "n1 refuses what is for n3's pods", func() bool {
+		return strings.Contains(testkit.Run(t, n1, "ip", "route", "show", "type", "unreachable"), "proto 87")
+	})
+	if out, _ := testkit.Try(t, c.netns("n1"), "ping", "-c", "1", "-W", "1", to); !strings.Contains(out, "Unreachable") {
+		t.Errorf("the pod is not told that the other is unreachable: %s", out)
+	}
+	if _, err := c.lab.Start(t.Context(), "n3"); err != nil {
+		t.Fatal(err)
+	}
+	c.reach("n1", "n3", "VXLAN")
+	c.reach("n3", "n1", "VXLAN")
+	if sent, lost := c.ping("n1", "n3", 5, 20*time.Millisecond).wait(); lost != 0 {
+		t.Errorf("%d of %d pings lost after n3 is back", lost, sent)
+	}
+}

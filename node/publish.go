@@ -47,6 +47,9 @@ type tunnelAddresses interface {
 // run is one pass; it is a reconcile.Runner's function.
 func (p *publisher) run(ctx context.Context, _ bool) error {
 	err := p.publish(ctx)
+	if errors.Is(err, datastore.ErrConflict) {
+		err = nil // somebody wrote the record meanwhile: its arrival kicks the next pass
+	}
 	p.mu.Lock()
 	p.err = err
 	p.mu.Unlock()

@@ -27,6 +27,7 @@ const (
 	rankVXLAN
 	rankIPIP
 	rankBlackhole
+	rankUnreachable
 )
 
 // claim is a route that wants a prefix.
@@ -38,8 +39,10 @@ type claim struct {
 
 // Compile says which routes this host keeps: a blackhole for each block of its own, so that an
 // address that no pod has goes nowhere rather than round in circles; a route for every prefix that
-// another node holds; a host route for each address of a local endpoint. Where two claim one prefix
-// the order is: local endpoint, Direct, WireGuard, VXLAN, IPIP, blackhole; then by name.
+// another node holds, one that refuses where there is no way to it, so that the packet does not
+// leave by the host's default route; a host route for each address of a local endpoint. Where two
+// claim one prefix the order is: local endpoint, Direct, WireGuard, VXLAN, IPIP, blackhole,
+// unreachable; then by name.
 //
 // A path or endpoint that makes no sense, and an address that two endpoints claim, is an error that
 // names it. The errors are joined; the plan is good for everything else and is to be applied also
@@ -113,11 +116,13 @@ func (c *compiler) path(p *topology.Path) (n claim, ok bool) {
 	n.by = string(p.Node)
 	r := &n.route
 	r.Dst, r.Why = p.Dst, p.Why
+	if p.Foreign {
+		return n, false
+	}
 	switch p.Reach {
 	case topology.Unreachable:
-		// No route yet: the packet then follows the host's other routes. Once there is encryption
-		// this becomes a route of type unreachable, so that nothing leaves in the clear.
-		return n, false
+		r.Unreachable, n.rank = true, rankUnreachable
+		return n, true
 	case topology.Local:
 		r.Blackhole, n.rank = true, rankBlackhole
 		return n, !p.Dst.IsSingleIP() // the pod's own route says all
@@ -228,6 +233,9 @@ func (p Plan) Format() string {
 func (r Route) String() string {
 	if r.Blackhole {
 		return "blackhole " + r.Dst.String()
+	}
+	if r.Unreachable {
+		return "unreachable " + r.Dst.String()
 	}
 	s := r.Dst.String()
 	if r.Via.IsValid() {

@@ -64,6 +64,9 @@ func inputs() map[string]input {
 				direct("10.244.0.9/32", "n2", "172.31.1.2"), // borrowed from our block
 				{Dst: prefix("10.244.5.0/26"), Node: "n6", Reach: topology.Unreachable, Why: "no Node record"},
 				local("10.244.7.7/32"),
+				// Outside every pool: nothing is made of it, whoever claims it.
+				{Dst: prefix("192.0.2.0/26"), Node: "n6", Reach: topology.Unreachable, Foreign: true},
+				{Dst: prefix("198.51.100.0/26"), Node: "n1", Reach: topology.Local, Foreign: true},
 			},
 			endpoints: []model.Endpoint{
 				endpoint("web", "weft0123456789a", "10.244.0.5", "fd10:244::5"),

@@ -13,11 +13,12 @@ type Plan struct {
 
 // Route is one route of the main table with our protocol number.
 type Route struct {
-	Dst       netip.Prefix
-	Blackhole bool       // a block of this host: what no pod has goes nowhere
-	Via       netip.Addr // invalid: Dst is on Device itself (a local pod)
-	Device    string
-	Source    netip.Addr // preferred source; may be invalid
-	MTU       int        // bytes; 0: the device's
-	Why       string     // not written to the kernel
+	Dst         netip.Prefix
+	Blackhole   bool       // a block of this host: what no pod has goes nowhere
+	Unreachable bool       // another node's, with no way to it: refused rather than sent elsewhere
+	Via         netip.Addr // invalid: Dst is on Device itself (a local pod)
+	Device      string
+	Source      netip.Addr // preferred source; may be invalid
+	MTU         int        // bytes; 0: the device's
+	Why         string     // not written to the kernel
 }

@@ -195,16 +195,13 @@ func comparePrefix(a, b netip.Prefix) int {
 }
 
 func (c *compiler) path(dst netip.Prefix, node model.NodeName) Path {
+	pool, pooled := c.pools.Lookup(dst.Addr())
 	if node == c.s.Self {
-		return Path{Dst: dst, Node: node, Reach: Local, Why: "a block of this node"}
-	}
-	var pool *model.Pool
-	if found, ok := c.pools.Lookup(dst.Addr()); ok {
-		pool = found
+		return Path{Dst: dst, Node: node, Reach: Local, Foreign: !pooled, Why: "a block of this node"}
 	}
 	d := c.decide(node, pool, model.FamilyOf(dst.Addr()))
 	return Path{Dst: dst, Node: node, Reach: d.reach, Via: d.via, Device: d.device, Source: d.source,
-		MTU: d.mtu, DeviceMTU: d.deviceMTU, Why: d.why}
+		MTU: d.mtu, DeviceMTU: d.deviceMTU, Foreign: !pooled, Why: d.why}
 }
 
 // decided is a decision about the prefixes of one pool and family on one peer.

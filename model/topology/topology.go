@@ -73,7 +73,10 @@ type Path struct {
 	MTU    int // bytes that an inner packet may have
 	// DeviceMTU is the MTU of Device: a route needs an MTU of its own only where MTU is smaller.
 	DeviceMTU int
-	Why       string // one sentence
+	// Foreign tells that no pool holds Dst, so that nobody may claim it: no route at all is made of
+	// it, not even one that refuses.
+	Foreign bool
+	Why     string // one sentence
 }
 
 // Peer is another node, as the tunnels see it.

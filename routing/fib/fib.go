@@ -121,6 +121,9 @@ func kernelRoute(r routing.Route) kernel.Route {
 	if r.Blackhole {
 		return kernel.Route{Type: kernel.Blackhole}
 	}
+	if r.Unreachable {
+		return kernel.Route{Type: kernel.UnreachableType}
+	}
 	return kernel.Route{
 		Type: kernel.Unicast, Via: r.Via, Device: r.Device, Source: r.Source, MTU: r.MTU,
 		// A next hop behind a tunnel, and one in a subnet that this host has no address of, is on

@@ -100,10 +100,12 @@ func smallPlan() routing.Plan {
 		{Dst: prefix("10.244.0.5/32"), Device: podLink},
 		{Dst: prefix("10.244.1.0/26"), Via: addr("172.31.1.2"), Device: "eth0"},
 		{Dst: prefix("10.244.2.0/26"), Via: addr("172.31.2.1"), Device: "weft-vxlan", Source: addr("10.244.0.1"), MTU: 1450},
+		{Dst: prefix("10.244.3.0/26"), Unreachable: true},
 		{Dst: prefix("fd10:244::/122"), Blackhole: true},
 		{Dst: prefix("fd10:244::5/128"), Device: podLink},
 		{Dst: prefix("fd10:244:1::/122"), Via: addr("fd00:31:1::2"), Device: "eth0"},
 		{Dst: prefix("fd10:244:2::/122"), Via: addr("fd00:31:2::1"), Device: "weft-vxlan", Source: addr("fd10:244::1"), MTU: 1430},
+		{Dst: prefix("fd10:244:3::/122"), Unreachable: true},
 	}}
 }
 
@@ -115,6 +117,8 @@ blackhole fd10:244::/122 dev lo proto 87 metric 1024
 fd10:244:1::/122 via fd00:31:1::2 dev eth0 proto 87 metric 1024 onlink
 fd10:244:2::/122 via fd00:31:2::1 dev weft-vxlan proto 87 src fd10:244::1 metric 1024 onlink mtu 1430
 fd10:244::5 dev weft0123456789 proto 87 metric 1024
+unreachable 10.244.3.0/26 proto 87 metric 1024
+unreachable fd10:244:3::/122 dev lo proto 87 metric 1024
 `
 
 // ours prints our routes as iproute2 sees them.
@@ -138,7 +142,7 @@ func (r *rig) check(t testing.TB, want string) {
 
 func TestApply(t *testing.T) {
 	r := newRig(t)
-	if got, want := r.apply(t, smallPlan()), "8 added, 0 changed, 0 removed"; got != want {
+	if got, want := r.apply(t, smallPlan()), "10 added, 0 changed, 0 removed"; got != want {
 		t.Errorf("first Apply: got %q, want %q", got, want)
 	}
 	r.check(t, smallPlanInKernel)
@@ -159,7 +163,7 @@ func TestApply(t *testing.T) {
 	if got, want := r.apply(t, p), "0 added, 1 changed, 1 removed"; got != want {
 		t.Errorf("changed plan: got %q, want %q", got, want)
 	}
-	if got, want := r.apply(t, routing.Plan{}), "0 added, 0 changed, 7 removed"; got != want {
+	if got, want := r.apply(t, routing.Plan{}), "0 added, 0 changed, 9 removed"; got != want {
 		t.Errorf("zero plan: got %q, want %q", got, want)
 	}
 	r.check(t, "")
@@ -171,7 +175,7 @@ func TestLeftovers(t *testing.T) {
 	testkit.Run(t, r.ns, "ip", "route", "add", "10.9.0.0/24", "dev", "eth0", "proto", "87")
 	testkit.Run(t, r.ns, "ip", "-6", "route", "add", "fd09::/64", "dev", "eth0", "proto", "87", "metric", "5")
 	testkit.Run(t, r.ns, "ip", "route", "add", "10.8.0.0/24", "dev", "eth0", "proto", "87", "table", "77")
-	if got, want := r.apply(t, smallPlan()), "8 added, 0 changed, 2 removed"; got != want {
+	if got, want := r.apply(t, smallPlan()), "10 added, 0 changed, 2 removed"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	r.check(t, smallPlanInKernel)
@@ -288,8 +292,8 @@ func TestForeignRoutes(t *testing.T) {
 	if err == nil || strings.Count(err.Error(), "another owner") != 2 || !strings.Contains(err.Error(), "10.244.1.0/26") {
 		t.Errorf("want two errors that name the foreign routes, got %v", err)
 	}
-	if got := strings.Count(r.ours(t), "\n"); got != 6 {
-		t.Errorf("%d of 6 other routes were written", got)
+	if got := strings.Count(r.ours(t), "\n"); got != 8 {
+		t.Errorf("%d of 8 other routes were written", got)
 	}
 	if _, err := r.fib.Apply(t.Context(), routing.Plan{}); err != nil {
 		t.Fatal(err)
