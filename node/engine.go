@@ -60,6 +60,7 @@ type engine struct {
 	parts     []part
 	metrics   *metrics
 	runner    *reconcile.Runner
+	collector *collector
 
 	mu      sync.Mutex
 	plans   *plans // of the last run; nil before the first
@@ -82,12 +83,14 @@ const (
 
 func (e *engine) init(resync time.Duration) {
 	e.errs = map[string]status.Error{}
+	e.collector = newCollector()
 	e.runner = reconcile.NewRunner(e.run, reconcile.RunnerOptions{RetryMin: retryMin, RetryMax: retryMax, Resync: resync})
 }
 
 // run is one pass: read what changed, compile, apply in order, report. Before the first complete
 // snapshot it does nothing: a partial view never deletes a route.
 func (e *engine) run(ctx context.Context, full bool) error {
+	defer e.collector.kick()
 	if full {
 		e.underlay.invalidate()
 		for _, p := range e.parts {

@@ -100,6 +100,7 @@ func (s *service) run(ctx context.Context, server *etcd.Server) error {
 	})
 	g.Go(func() error { return s.monitor.Run(ctx, s.engine.onEvent) })
 	g.Go(func() error { return s.engine.runner.Run(ctx) })
+	g.Go(func() error { return s.engine.collector.run(ctx) })
 	g.Go(func() error { return s.publish.Run(ctx) })
 	g.Go(func() error { return cniServer.Run(ctx) })
 	for _, p := range s.engine.parts {

@@ -1,0 +1,62 @@
+package node
+
+import (
+	"context"
+	"runtime"
+	runtimemetrics "runtime/metrics"
+	"time"
+)
+
+const (
+	// restTime is how long no run ended before the node is taken to be at rest.
+	restTime = 40 * time.Millisecond
+	// restShare of the room that the heap has to grow, used up, makes a collection at rest worth it.
+	restShare = 0.25
+)
+
+// collector collects garbage while nothing happens, so that the next change does not meet a
+// collection half way: in a cluster of thousands this takes longer than the change itself. It never
+// collects twice without much having been allocated between.
+type collector struct {
+	ran chan struct{} // of capacity 1: a run ended
+}
+
+func newCollector() *collector { return &collector{ran: make(chan struct{}, 1)} }
+
+// kick tells that a run ended. It never blocks.
+func (c *collector) kick() {
+	select {
+	case c.ran <- struct{}{}:
+	default:
+	}
+}
+
+// run collects until ctx ends, whose cause it returns.
+func (c *collector) run(ctx context.Context) error {
+	rest := time.NewTimer(time.Hour)
+	rest.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-c.ran:
+			rest.Reset(restTime)
+		case <-rest.C:
+			if worthCollecting() {
+				runtime.GC()
+			}
+		}
+	}
+}
+
+func worthCollecting() bool {
+	s := []runtimemetrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/heap/goal:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}}
+	runtimemetrics.Read(s)
+	for i := range s {
+		if s[i].Value.Kind() != runtimemetrics.KindUint64 {
+			return false // this runtime does not tell
+		}
+	}
+	live, goal, now := s[0].Value.Uint64(), s[1].Value.Uint64(), s[2].Value.Uint64()
+	return goal > live && now > live && float64(now-live) > restShare*float64(goal-live)
+}
