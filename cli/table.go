@@ -71,7 +71,7 @@ func (t *table) line(out *bufio.Writer, row int, cells []string, widths []int) {
 		used += widths[i] + len(columnGap)
 	}
 	for _, l := range strings.Split(b.String(), "\n") {
-		out.WriteString(strings.TrimRight(t.indent+l, " ") + "\n")
+		_, _ = out.WriteString(strings.TrimRight(t.indent+l, " ") + "\n")
 	}
 }
 

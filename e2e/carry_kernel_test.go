@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -270,5 +271,38 @@ func TestNodeGone(t *testing.T) {
 	c.reach("n3", "n1", "VXLAN")
 	if sent, lost := c.ping("n1", "n3", 5, 20*time.Millisecond).wait(); lost != 0 {
 		t.Errorf("%d of %d pings lost after n3 is back", lost, sent)
+	}
+}
+
+// TestStatusAndPlan asks a real node, as an operator on that host does.
+func TestStatusAndPlan(t *testing.T) {
+	c := newCluster(t, "e2estatus")
+	c.pool("CrossSubnet")
+	c.pods()
+	c.reach("n1", "n2", "Direct")
+	c.reach("n1", "n3", "VXLAN")
+	for args, wants := range map[string][]string{
+		"status":         {"n1, ready", "172.31.1.1/24", "Direct", "VXLAN", "behind gateway 172.31.1.254", "weft-vxlan", "1450"},
+		"status -o json": {`"node": "n1"`, `"ready": true`, `"reach": "VXLAN"`},
+		"plan tunnel":    {"weft-vxlan", "172.31.2.1"},
+		"plan routing":   {"blackhole", "dev weft-vxlan", "via 172.31.1.2 dev eth0"},
+		"ipam show":      {"default-ipv4-ippool"},
+		"ipam check":     {"0 problems"},
+	} {
+		out, err := c.weft("", append([]string{"lab", "exec", "--name", "e2estatus", "n1", "--", filepath.Join(binaries, "weft")}, strings.Fields(args)...)...)
+		if err != nil {
+			t.Errorf("weft %s: %v\n%s", args, err, out)
+		}
+		for _, want := range wants {
+			if !strings.Contains(out, want) {
+				t.Errorf("weft %s does not say %q:\n%s", args, want, out)
+			}
+		}
+	}
+	// A second node on the same directories is refused, and says who is in the way.
+	out, err := c.weft("", "lab", "exec", "--name", "e2estatus", "n1", "--", filepath.Join(binaries, "weft"), "node",
+		"--run-dir", c.lab.NodeRunDir("n1"), "--node-name", "n1", "--etcd-endpoints", c.lab.StoreEndpoint())
+	if err == nil || !strings.Contains(out, "another weft node (pid ") {
+		t.Errorf("a second node: %v\n%s", err, out)
 	}
 }

@@ -118,7 +118,7 @@ func (l *Lab) Start(ctx context.Context, name string) (bool, error) {
 	if err != nil || r.alive() {
 		return false, err
 	}
-	if r, err = l.startProcess(p, s.ID); err != nil {
+	if _, err = l.startProcess(p, s.ID); err != nil {
 		return true, err
 	}
 	if !p.Own {

@@ -39,7 +39,6 @@ type cluster struct {
 	rejected   map[datastore.Key]error
 
 	nodes        map[model.NodeName]*model.Node
-	internal     map[model.NodeName][]netip.Addr // InternalIP addresses, of this node only
 	blocks       map[netip.Prefix]*model.Block
 	pools        map[string]*v3.IPPool
 	felix        map[string]*v3.FelixConfiguration

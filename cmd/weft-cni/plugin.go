@@ -34,7 +34,7 @@ func run(c call) int {
 	command := c.getenv("CNI_COMMAND")
 	switch command {
 	case "":
-		io.WriteString(c.stderr, "weft-cni is a CNI plugin, started by a container runtime with CNI_COMMAND set.\n"+
+		_, _ = io.WriteString(c.stderr, "weft-cni is a CNI plugin, started by a container runtime with CNI_COMMAND set.\n"+
 			"CNI specification versions: "+strings.Join(rpc.Versions(), ", ")+"\n")
 		return 1
 	case "VERSION":

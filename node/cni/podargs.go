@@ -3,7 +3,6 @@ package cni
 import (
 	"strings"
 
-	"weft/model"
 	"weft/node/cni/rpc"
 )
 
@@ -60,9 +59,4 @@ func parseArgs(r *rpc.Request) (podIdentity, *rpc.Error) {
 		return bad("K8S_POD_NAME is %q: want a DNS subdomain (a-z, 0-9, '-' and '.', at most 253)", id.Pod)
 	}
 	return id, nil
-}
-
-// endpointID returns the endpoint that the request is about.
-func (p podIdentity) endpointID(ifName string) model.EndpointID {
-	return model.EndpointID{Namespace: p.Namespace, Pod: p.Pod, Interface: ifName}
 }

@@ -28,7 +28,6 @@ type script struct {
 	lists   []func() (*datastore.List, error)
 	watches []func(rev string, f func([]datastore.Change) error) error
 	calls   []string
-	start   time.Time
 }
 
 func (s *script) note(format string, a ...any) {

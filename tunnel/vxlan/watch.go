@@ -72,7 +72,7 @@ func ours(m netlink.Message) bool {
 	if subsystem != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < nfgenmsg || m.Data[0] != unix.NFPROTO_INET {
 		return false
 	}
-	nameAttr := uint16(2)
+	var nameAttr uint16
 	switch kind {
 	case unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN:
 		nameAttr = unix.NFTA_CHAIN_NAME
