@@ -10,7 +10,7 @@ missing=""
 for p in $packages; do
 	dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"
 done
-go_old="Go 1.21 or newer is needed: unpack one of https://go.dev/dl/ into /usr/local and put /usr/local/go/bin into PATH"
+go_old="Go 1.21 or newer is needed: unpack the Go project's archive into /usr/local and put /usr/local/go/bin into PATH"
 if ! command -v go >/dev/null 2>&1; then
 	# Debian 12 has Go 1.19, which cannot fetch the toolchain that go.mod names.
 	[ "$(id -u)" != 0 ] || apt-get update -qq
