@@ -20,10 +20,11 @@ test: ## all tests; those that need the kernel run in network namespaces of thei
 	go vet ./...
 	go test -exec $(CURDIR)/hack/in-netns -timeout 20m $(TESTFLAGS) ./...
 
-bench: ## measure throughput, scale and CNI times; prints figures with denominators
+bench: ## measure compilers, throughput, CNI times and scale; prints figures with denominators
 	@hack/setup.sh bench
 	@$(MAKE) --no-print-directory build
 	go test -exec $(CURDIR)/hack/in-netns -run '^$$' -bench . ./model/... ./tunnel/... ./routing/... ./node/...
+	go test -exec $(CURDIR)/hack/in-netns -count=1 -v -run 'TestThroughput|TestLatency' ./tunnel/vxlan ./node/cni
 	hack/in-netns bin/weft bench scale
 
 lint: ## golangci-lint with the project's short list
