@@ -53,7 +53,7 @@ var layers = [][]string{
 	{"model"},
 	{"model/selector", "model/topology", "internal/reconcile"},
 	{"tunnel", "routing", "api/v3", "internal/kernel"},
-	{"node/datastore", "node/cni/rpc", "node/status", "node/config", "internal/testkit"},
+	{"node/datastore", "node/cni/rpc", "node/status", "node/config", "internal/testkit", "internal/traffic"},
 	{"tunnel/", "routing/", "node/datastore/", "node/ipam", "node/ipam/", "cmd/weft-cni"},
 	{"node/cni"},
 	{"node"},
