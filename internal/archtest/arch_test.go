@@ -52,10 +52,10 @@ func packages(t *testing.T) []pkg {
 var layers = [][]string{
 	{"model"},
 	{"model/selector", "model/topology", "internal/reconcile"},
-	{"tunnel", "routing", "api/v3", "internal/kernel"},
+	{"tunnel", "routing", "nat", "api/v3", "internal/kernel"},
 	{"node/datastore", "node/cni/rpc", "node/status", "node/config", "internal/testkit", "internal/traffic", "internal/nft"},
 	{"tunnel/guard"},
-	{"tunnel/", "routing/", "node/datastore/", "node/ipam", "node/ipam/", "cmd/weft-cni"},
+	{"tunnel/", "routing/", "nat/", "node/datastore/", "node/ipam", "node/ipam/", "cmd/weft-cni"},
 	{"node/cni"},
 	{"node"},
 	{"cli", "cli/", "lab", "lab/"},
@@ -120,7 +120,7 @@ func nested(a, b string) bool {
 
 // The areas never import each other: what two of them share belongs in model/topology.
 func TestAreasAreApart(t *testing.T) {
-	areas := []string{"tunnel", "encryption", "routing", "policy"}
+	areas := []string{"tunnel", "encryption", "routing", "nat", "policy"}
 	area := func(path string) string {
 		top, _, _ := strings.Cut(path, "/")
 		if slices.Contains(areas, top) {
@@ -142,7 +142,7 @@ func TestAreasAreApart(t *testing.T) {
 // Pure packages decide and do nothing: the same input gives the same output, and no test of them
 // needs root.
 func TestPurity(t *testing.T) {
-	pure := []string{"model", "model/selector", "model/topology", "tunnel", "routing", "encryption", "policy", "policy/eval"}
+	pure := []string{"model", "model/selector", "model/topology", "tunnel", "routing", "nat", "encryption", "policy", "policy/eval"}
 	banned := map[string]string{
 		"os": "I/O", "net": "I/O (net/netip is fine)", "net/http": "I/O", "syscall": "I/O", "os/exec": "I/O",
 		"time": "the clock; take a time.Time from the caller through package model if it is ever needed",
@@ -183,6 +183,7 @@ func TestDoors(t *testing.T) {
 		{"weft/tunnel/guard", []string{"tunnel/vxlan", "tunnel/ipip"}, "what a tunnel lets in is its driver's business"},
 		{"weft/tunnel/vxlan", []string{"node"}, "node/wire.go alone names the drivers"},
 		{"weft/routing/fib", []string{"node"}, "node/wire.go alone names the drivers"},
+		{"weft/nat/nftables", []string{"node"}, "node/wire.go alone names the drivers"},
 	}
 	for _, p := range packages(t) {
 		for _, d := range doors {
