@@ -50,10 +50,16 @@ type cluster struct {
 	t     *testing.T
 	lab   *lab.Lab
 	store *etcd.Store
-	addrs map[string]netip.Addr // by pod
+	addrs map[string]netip.Addr   // by pod, the first
+	every map[string][]netip.Addr // by pod, of both families
 }
 
 func newCluster(t *testing.T, name string) *cluster {
+	t.Helper()
+	return newClusterOf(t, name, lab.DefaultConfig())
+}
+
+func newClusterOf(t *testing.T, name string, config lab.Config) *cluster {
 	t.Helper()
 	testkit.RequireRoot(t)
 	testkit.LeakCheck(t)
@@ -66,7 +72,7 @@ func newCluster(t *testing.T, name string) *cluster {
 			t.Errorf("lab down: %v", err)
 		}
 	})
-	if err := l.Up(t.Context(), lab.DefaultConfig(), false); err != nil {
+	if err := l.Up(t.Context(), config, false); err != nil {
 		t.Fatal(err)
 	}
 	store, err := etcd.Open(t.Context(), etcd.Config{Endpoints: []string{l.StoreEndpoint()}})
@@ -74,7 +80,7 @@ func newCluster(t *testing.T, name string) *cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	return &cluster{t: t, lab: l, store: store, addrs: map[string]netip.Addr{}}
+	return &cluster{t: t, lab: l, store: store, addrs: map[string]netip.Addr{}, every: map[string][]netip.Addr{}}
 }
 
 type testWriter struct{ t *testing.T }
@@ -126,11 +132,15 @@ func (c *cluster) pod(node, name string) {
 		c.t.Fatal(err)
 	}
 	r, err := types100.GetResult(res)
-	if err != nil || len(r.IPs) != 1 {
+	if err != nil || len(r.IPs) == 0 {
 		c.t.Fatalf("CNI result %v: %v", res, err)
 	}
-	a, _ := netip.AddrFromSlice(r.IPs[0].Address.IP)
-	c.addrs[name] = a.Unmap()
+	c.every[name] = nil
+	for _, ip := range r.IPs {
+		a, _ := netip.AddrFromSlice(ip.Address.IP)
+		c.every[name] = append(c.every[name], a.Unmap())
+	}
+	c.addrs[name] = c.every[name][0]
 }
 
 func (c *cluster) netns(pod string) testkit.NS {
