@@ -4,6 +4,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+// Values of FelixConfiguration.mtuMode.
+const (
+	MTUSmallest = "Smallest"
+	MTUPerRoute = "PerRoute"
+)
+
 // FelixTunnelSpec holds the settings of encapsulation and MTU.
 type FelixTunnelSpec struct {
 	// IPIPEnabled forces the IP-in-IP device on or off; unset follows the pools.
@@ -41,6 +47,17 @@ type FelixTunnelSpec struct {
 
 	// MTUIfacePattern is a regular expression for the interfaces whose MTU counts for the host's.
 	MTUIfacePattern string `json:"mtuIfacePattern,omitempty"`
+
+	// MTUMode says what the MTU of pods is: Smallest (when unset), so that every path takes it, or
+	// PerRoute, so that the uplink takes it and the routes that carry less say so. An addition of this
+	// project.
+	//
+	// +kubebuilder:validation:Enum=Smallest;PerRoute
+	MTUMode string `json:"mtuMode,omitempty"`
+
+	// MTUProfile names a provider whose network carries less than the MTU of its interfaces says; the
+	// names are in docs/mtu.md. An addition of this project.
+	MTUProfile string `json:"mtuProfile,omitempty"`
 
 	// RequireMTUFile makes CNI ADD fail while the host's MTU is not known.
 	RequireMTUFile *bool `json:"requireMTUFile,omitempty"`

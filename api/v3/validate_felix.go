@@ -9,6 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"weft/model/topology"
 )
 
 // felixRules collects what is wrong with the fields of a FelixConfiguration. Unset fields pass every
@@ -123,6 +125,8 @@ func (r *felixRules) tunnel(s *FelixTunnelSpec) {
 	r.number("vxlanPort", s.VXLANPort, 1, 65535)
 	r.number("vxlanVNI", s.VXLANVNI, 1, 1<<24-1)
 	r.regexp("mtuIfacePattern", s.MTUIfacePattern)
+	r.enum("mtuMode", s.MTUMode, MTUSmallest, MTUPerRoute)
+	r.enum("mtuProfile", s.MTUProfile, topology.ProfileNames()...)
 	r.cidrs("externalNodesList", s.ExternalNodesList, 4)
 	r.enum("bpfOverlayHostSourceIP", s.BPFOverlayHostSourceIP, "TunnelAddress", "HostAddress")
 }

@@ -53,7 +53,8 @@ var layers = [][]string{
 	{"model"},
 	{"model/selector", "model/topology", "internal/reconcile"},
 	{"tunnel", "routing", "api/v3", "internal/kernel"},
-	{"node/datastore", "node/cni/rpc", "node/status", "node/config", "internal/testkit"},
+	{"node/datastore", "node/cni/rpc", "node/status", "node/config", "internal/testkit", "internal/traffic", "internal/nft"},
+	{"tunnel/guard"},
 	{"tunnel/", "routing/", "node/datastore/", "node/ipam", "node/ipam/", "cmd/weft-cni"},
 	{"node/cni"},
 	{"node"},
@@ -179,6 +180,7 @@ func TestDoors(t *testing.T) {
 		{"github.com/vishvananda/netlink", []string{"internal/kernel"}, "internal/kernel is the only door to netlink"},
 		{"go.etcd.io/etcd/client/v3", []string{"node/datastore/etcd"}, "one driver knows the store's wire"},
 		{"go.etcd.io/etcd/server/v3/embed", []string{"node/datastore/etcd"}, "one driver knows the store's wire"},
+		{"weft/tunnel/guard", []string{"tunnel/vxlan", "tunnel/ipip"}, "what a tunnel lets in is its driver's business"},
 		{"weft/tunnel/vxlan", []string{"node"}, "node/wire.go alone names the drivers"},
 		{"weft/routing/fib", []string{"node"}, "node/wire.go alone names the drivers"},
 	}

@@ -106,7 +106,8 @@ func (s *Server) newAttachment(r *rpc.Request, network string, p podIdentity) at
 // decide fills in MTU, MAC and what is asked of address management.
 func (op *adding) decide() error {
 	op.a.Forwarding = op.conf.Container.AllowIPForwarding
-	if op.a.MTU = op.conf.MTU; op.a.MTU == 0 {
+	op.a.FixedMTU = op.conf.MTU != 0
+	if op.a.MTU = op.conf.MTU; !op.a.FixedMTU {
 		mtu, err := op.cfg.MTU()
 		if err != nil {
 			return rpc.Errorf(rpc.CodeTryAgain, "the MTU of pods is not known yet: %v", err)
@@ -231,6 +232,9 @@ func (op *adding) finish(ctx context.Context) error {
 	ready.State = stateReady
 	if err := op.step(stepCommit, func() error { return op.cfg.Registry.save(ready) }); err != nil {
 		return err
+	}
+	if now, there := op.cfg.Registry.get(op.a.key()); there { // the node's MTU may have changed meanwhile
+		ready.MTU = now.MTU
 	}
 	op.a = ready
 	return op.step(stepAnswer, func() error { return nil })

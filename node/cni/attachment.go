@@ -47,7 +47,8 @@ type attachment struct {
 	Pod         string       `json:"pod"`
 	Device      string       `json:"device"` // host side
 	MAC         string       `json:"mac,omitempty"`
-	MTU         int          `json:"mtu,omitempty"` // bytes
+	MTU         int          `json:"mtu,omitempty"`      // bytes, as we last set it
+	FixedMTU    bool         `json:"fixedMTU,omitempty"` // the network configuration says it, not the node
 	Addresses   []netip.Addr `json:"addresses,omitempty"`
 	Forwarding  bool         `json:"forwarding,omitempty"` // the pod may forward
 	Handle      string       `json:"handle"`               // owner of the addresses

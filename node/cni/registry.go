@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -29,6 +30,8 @@ type Registry struct {
 	shown    map[key]bool        // in Endpoints
 	byAddr   map[netip.Addr]key  // who has an address on a link
 	onChange func()
+
+	files [16]sync.Mutex // of the entries' files, by key: taken before mu
 }
 
 const (
@@ -224,14 +227,30 @@ func (r *Registry) holder(device string) (*attachment, bool) {
 	return nil, false
 }
 
-// save writes a to the journal and keeps it; calls for one key are serialised by their callers. The
-// entry survives the death of the process, at any point. It is not forced to the disk: when the
-// machine stops, its pods stop with it, an entry of an earlier boot is only cleaned up after, and
-// what an entry that got lost would have named is found by its container at DEL.
+// save writes a to the journal and keeps it; calls for one key are serialised by their callers. An
+// entry that is among Endpoints keeps the MTU that it has, which only setMTU changes.
 func (r *Registry) save(a attachment) error {
-	b, err := encodeJournal(&a)
+	defer r.lockFile(a.key())()
+	old, known := r.get(a.key())
+	if known && r.isShown(a.key()) {
+		a.MTU = old.MTU
+	}
+	if err := r.write(&a, known); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.set(&a)
+	return nil
+}
+
+// write puts a into its file, which is locked and, if known, there. The entry survives the death of
+// the process, at any point. It is not forced to the disk: when the machine stops, its pods stop with
+// it, an entry of an earlier boot is only cleaned up after, and what an entry that got lost would have
+// named is found by its container at DEL.
+func (r *Registry) write(a *attachment, known bool) error {
+	b, err := encodeJournal(a)
 	if err == nil {
-		_, known := r.get(a.key())
 		path := filepath.Join(r.dir, a.key().file())
 		if !known || !appendFile(path, b) {
 			err = replaceFile(path, filepath.Join(r.dir, "."+a.key().file()), b)
@@ -240,9 +259,42 @@ func (r *Registry) save(a attachment) error {
 	if err != nil {
 		return fmt.Errorf("write journal entry %s: %w", a.key(), err)
 	}
+	return nil
+}
+
+// lockFile keeps others from writing the entry of k until the function that it returns is called.
+func (r *Registry) lockFile(k key) (unlock func()) {
+	h := fnv.New32a()
+	_, _ = io.WriteString(h, k.container)
+	m := &r.files[h.Sum32()%uint32(len(r.files))]
+	m.Lock()
+	return m.Unlock
+}
+
+func (r *Registry) isShown(k key) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.set(&a)
+	return r.shown[k]
+}
+
+// setMTU notes that both ends of the link of k are to have an MTU of so many bytes. An entry that is
+// not among Endpoints any more stays as it is.
+func (r *Registry) setMTU(k key, mtu int) error {
+	defer r.lockFile(k)()
+	old, known := r.get(k)
+	if !known || old.MTU == mtu || !r.isShown(k) {
+		return nil
+	}
+	a := *old
+	a.MTU = mtu
+	if err := r.write(&a, true); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.all[k] == old { // else show replaced it
+		r.set(&a)
+	}
 	return nil
 }
 
@@ -308,10 +360,11 @@ func (r *Registry) unlockAndTell(changed bool) {
 
 // remove forgets k, in memory and on disk.
 func (r *Registry) remove(k key) error {
+	r.hide(k) // setMTU leaves it alone from here on
+	defer r.lockFile(k)()
 	if err := os.Remove(filepath.Join(r.dir, k.file())); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove journal entry %s: %w", k, err)
 	}
-	r.hide(k)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unset(k)

@@ -14,6 +14,7 @@ import (
 	"weft/internal/kernel"
 	"weft/internal/reconcile"
 	"weft/tunnel"
+	"weft/tunnel/guard"
 )
 
 // Driver makes the kernel look like the VXLAN part of a tunnel plan. Apply is called by one
@@ -21,7 +22,7 @@ import (
 type Driver struct {
 	h     *kernel.Handle
 	log   *slog.Logger
-	guard *guard
+	guard *guard.Guard
 
 	mu      sync.Mutex // for Observe: guards what follows
 	devices map[string]*device
@@ -31,18 +32,18 @@ type Driver struct {
 
 // New returns a Driver that works through h, in h's network namespace. It touches nothing yet.
 func New(h *kernel.Handle, log *slog.Logger) *Driver {
-	return &Driver{h: h, log: log, guard: &guard{h: h}, devices: map[string]*device{}}
+	return &Driver{h: h, log: log, guard: guard.New(h, tunnel.VXLAN), devices: map[string]*device{}}
 }
 
 // Close releases the Driver's sockets and leaves the kernel as it is.
-func (d *Driver) Close() {
-	d.guard.mu.Lock()
-	defer d.guard.mu.Unlock()
-	d.guard.close()
-}
+func (d *Driver) Close() { d.guard.Close() }
 
 // Dropped returns how many packets the guard refused.
-func (d *Driver) Dropped(ctx context.Context) (Dropped, error) { return d.guard.dropped(ctx) }
+func (d *Driver) Dropped(ctx context.Context) (guard.Dropped, error) { return d.guard.Dropped(ctx) }
+
+// Watch calls kick when somebody else changed the guard, until ctx ends, whose error it returns.
+// The next Apply then repairs it.
+func (d *Driver) Watch(ctx context.Context, kick func()) error { return d.guard.Watch(ctx, kick) }
 
 // Invalidate makes the next Apply read everything again; of the guard, while Watch runs, only the
 // outline.
@@ -50,11 +51,7 @@ func (d *Driver) Invalidate() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.fresh = false
-	if d.guard.watched.Load() {
-		d.guard.look.Store(true)
-	} else {
-		d.guard.touch.Store(true)
-	}
+	d.guard.Invalidate()
 	for _, dev := range d.devices {
 		dev.invalidate()
 	}
@@ -104,7 +101,7 @@ func (d *Driver) Apply(ctx context.Context, p tunnel.Plan) (reconcile.Result, er
 // last Apply left them.
 func (d *Driver) applyAll(ctx context.Context, there *inventory, p tunnel.Plan) (reconcile.Result, error) {
 	// Whatever can receive now, and whatever will: so that no device is ever without a guard.
-	res, err := d.guard.apply(ctx, endpoints(p.Links, there.ours()), p.Sources)
+	res, err := d.guard.Apply(ctx, endpoints(p.Links, there.ours()), p.Sources)
 	if err != nil {
 		return res, err
 	}
@@ -120,7 +117,7 @@ func (d *Driver) applyAll(ctx context.Context, there *inventory, p tunnel.Plan) 
 	if err := errors.Join(errs...); err != nil {
 		return res, err
 	}
-	r, err := d.guard.apply(ctx, endpoints(p.Links, nil), p.Sources)
+	r, err := d.guard.Apply(ctx, endpoints(p.Links, nil), p.Sources)
 	return res.Add(r), err
 }
 
@@ -156,14 +153,14 @@ func equalLink(a, b tunnel.Link) bool {
 		a.MAC == b.MAC && a.MTU == b.MTU && a.VNI == b.VNI && a.Port == b.Port
 }
 
-func endpoints(links []tunnel.Link, there []kernel.VXLAN) []endpoint {
-	var e []endpoint
+func endpoints(links []tunnel.Link, there []kernel.VXLAN) []guard.Endpoint {
+	var e []guard.Endpoint
 	for _, l := range links {
-		e = append(e, endpoint{l.Port, l.VNI})
+		e = append(e, guard.VXLAN(l.Port, l.VNI))
 	}
 	for _, v := range there {
 		if v.Port > 0 {
-			e = append(e, endpoint{v.Port, v.VNI})
+			e = append(e, guard.VXLAN(v.Port, v.VNI))
 		}
 	}
 	return e

@@ -238,10 +238,10 @@ func TestGuardSharesItsTable(t *testing.T) {
 		}
 		rules := testkit.Run(t, n1.NS, "nft", "list", "table", "inet", "weft")
 		want := len(p.Links) > 0
-		if strings.Contains(rules, "chain tunnel-input") != want || strings.Contains(rules, "tunnel-ip4-in-ip4-32") != (i == 2) {
+		if strings.Contains(rules, "chain tunnel-vxlan-input") != want || strings.Contains(rules, "tunnel-vxlan-ip4-in-ip4-32") != (i == 2) {
 			t.Errorf("plan %d: the guard is not as wanted:\n%s", i, rules)
 		}
-		if want && !strings.Contains(rules, fmt.Sprintf("udp dport %d jump tunnel-peers", p.Links[0].Port)) {
+		if want && !strings.Contains(rules, fmt.Sprintf("udp dport %d jump tunnel-vxlan-peers", p.Links[0].Port)) {
 			t.Errorf("plan %d: no rule for port %d:\n%s", i, p.Links[0].Port, rules)
 		}
 	}
@@ -252,7 +252,7 @@ func TestGuardSharesItsTable(t *testing.T) {
 func TestNoDeviceWithoutGuard(t *testing.T) {
 	hosts := cluster(t, 2)
 	n1 := hosts[0]
-	testkit.Run(t, n1.NS, "nft", "add table inet weft; add chain inet weft tunnel-input; add chain inet weft theirs; add rule inet weft theirs jump tunnel-input")
+	testkit.Run(t, n1.NS, "nft", "add table inet weft; add chain inet weft tunnel-vxlan-input; add chain inet weft theirs; add rule inet weft theirs jump tunnel-vxlan-input")
 	_, err := n1.driver.Apply(context.Background(), plan(t, n1, hosts))
 	if err == nil || !strings.Contains(err.Error(), "guard") || !strings.Contains(err.Error(), "remove it") {
 		t.Errorf("got %v, want an error about the guard that says what to do", err)

@@ -63,7 +63,7 @@ func TestIPv6Underlay(t *testing.T) {
 		t.Errorf("the guard refused %d packets of a known node, %v", d.Unknown, err)
 	}
 	// n2 no longer allows n1's block: what came through must not any more.
-	set := "tunnel-ip6-in-ip6-122"
+	set := "tunnel-vxlan-ip6-in-ip6-122"
 	testkit.Run(t, hosts[1].NS, "nft", "flush", "set", "inet", "weft", set)
 	if out, err := ping(); err == nil {
 		t.Errorf("ping goes through although the guard allows nothing:\n%s", out)

@@ -67,7 +67,7 @@ func TestFiveThousandPeers(t *testing.T) {
 	}{
 		{"neighbours", strings.Count(testkit.Neighbours(t, n1.NS, kernel.VXLANDevice), "\n")},
 		{"FDB entries", strings.Count(testkit.FDB(t, n1.NS, kernel.VXLANDevice), "\n")},
-		{"guard elements", strings.Count(testkit.Run(t, n1.NS, "nft", "list", "set", "inet", "weft", "tunnel-ip4-in-ip4-26"), "172.20.")},
+		{"guard elements", strings.Count(testkit.Run(t, n1.NS, "nft", "list", "set", "inet", "weft", "tunnel-vxlan-ip4-in-ip4-26"), "172.20.")},
 	}
 	for _, c := range counts {
 		if c.have != n {
@@ -84,7 +84,7 @@ func TestFiveThousandPeers(t *testing.T) {
 	again.Observe(kernel.Event{Kind: kernel.EventLost})
 	timed("device deleted, all anew", time.Second, do(again, full))
 	testkit.Run(t, n1.NS, "nft", "flush", "ruleset")
-	again.guard.touch.Store(true)
+	again.guard.Invalidate()
 	timed("ruleset flushed, guard anew", time.Second, do(again, full))
 	timed("none", time.Second, do(again, tunnel.Plan{}))
 }
@@ -139,7 +139,7 @@ func TestThroughput(t *testing.T) {
 	}{
 		{"ours", func() {
 			for _, h := range hosts {
-				h.driver.guard.touch.Store(true)
+				h.driver.guard.Invalidate()
 				p := plan(t, h, hosts)
 				p.Sources = append(p.Sources, bigPlan(t, h, 5000).Sources...)
 				apply(t, h, p)

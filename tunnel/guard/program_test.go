@@ -1,17 +1,16 @@
-package vxlan
+package guard
 
 import (
-	"bytes"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables/expr"
-	"github.com/mdlayher/netlink"
-	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
+	"weft/internal/nft"
 	"weft/tunnel"
 )
 
@@ -24,24 +23,46 @@ func TestCompileGuard(t *testing.T) {
 		source("172.31.1.2", "10.244.9.7/32"), source("172.31.1.2", "10.244.1.0/26"), source("172.31.1.3", "10.244.2.0/26"),
 		source("fd00::2", "fd00:10::/122"), source("172.31.1.3", "10.244.2.9/26"), // the last is 10.244.2.0/26 again
 	}
-	p := compileGuard([]endpoint{{8472, 77}, {4789, 4096}, {4789, 4096}}, sources)
-	want := "port 4789 vni 4096\nport 8472 vni 77\n" +
-		"set tunnel-ip4-in-ip4-26: 2 elements\nset tunnel-ip4-in-ip4-32: 1 elements\nset tunnel-ip6-in-ip6-122: 1 elements\n"
+	p := compile([]Endpoint{VXLAN(8472, 77), VXLAN(4789, 4096), VXLAN(4789, 4096)}, sources)
+	want := "protocol 17 port 4789 vni 4096\nprotocol 17 port 8472 vni 77\n" +
+		"set ip4-in-ip4-26: 2 elements\nset ip4-in-ip4-32: 1 elements\nset ip6-in-ip6-122: 1 elements\n"
 	if d := cmp.Diff(want, p.format()); d != "" {
 		t.Errorf("program (-want +got):\n%s", d)
 	}
 	// Two ports: of each, pods refused at both hooks and the jump; two VNIs with three shapes each;
 	// the drop at the end.
-	rules := p.rules()
-	if got, want := len(rules), 2*3+2*3+1; got != want {
-		t.Errorf("%d rules, want %d", got, want)
-	}
-	last := rules[len(rules)-1]
-	if v, ok := last.exprs[len(last.exprs)-1].(*expr.Verdict); !ok || v.Kind != expr.VerdictDrop || last.chain != chainPeers {
-		t.Errorf("the last rule of %s is not drop", last.chain)
-	}
-	if p := compileGuard(nil, sources); !p.empty() || len(p.elements) > 0 {
+	checkRules(t, p, 2*3+2*3+1)
+	if p := compile(nil, sources); !p.empty() || len(p.elements) > 0 || !p.whole().Empty() {
 		t.Errorf("without endpoints there is a guard: %s", p.format())
+	}
+	// IPIP: IPv4 in IPv4 only, whatever else the sources have.
+	p = compile([]Endpoint{IPIP()}, sources)
+	checkRules(t, p, 3+2+1)
+}
+
+func compile(endpoints []Endpoint, sources []tunnel.Source) *program {
+	p := &program{names: testNames}
+	p.revise(endpoints, sources)
+	return p
+}
+
+var testNames = names{"t-", "t-input", "t-forward", "t-peers", "t-unknown", "t-from-pods"}
+
+func checkRules(t *testing.T, p *program, want int) {
+	t.Helper()
+	got := 0
+	for _, c := range p.chains() {
+		got += len(c.Rules)
+		if c.Name != testNames.peers {
+			continue
+		}
+		last := c.Rules[len(c.Rules)-1]
+		if v, ok := last[len(last)-1].(*expr.Verdict); !ok || v.Kind != expr.VerdictDrop {
+			t.Errorf("the last rule of %s is not drop", c.Name)
+		}
+	}
+	if got != want {
+		t.Errorf("%d rules, want %d", got, want)
 	}
 }
 
@@ -56,7 +77,7 @@ func TestGuardKeys(t *testing.T) {
 		for range rapid.IntRange(1, 8).Draw(t, "n") {
 			sources = append(sources, tunnel.Source{Outer: v4("outer"), Inner: netip.PrefixFrom(v4("inner"), rapid.SampledFrom([]int{24, 26, 29, 32}).Draw(t, "bits"))})
 		}
-		p := compileGuard([]endpoint{{4789, 1}}, sources)
+		p := compile([]Endpoint{VXLAN(4789, 1)}, sources)
 		outer := rapid.OneOf(rapid.Just(sources[0].Outer), rapid.Just(v4("foreign"))).Draw(t, "from")
 		inner := v4("packet")
 		want := false
@@ -66,7 +87,7 @@ func TestGuardKeys(t *testing.T) {
 		got := false
 		for _, s := range p.shapes {
 			b := inner.AsSlice()
-			for i, m := range maskOf(s) {
+			for i, m := range nft.PrefixMask(s.inner, s.bits) {
 				b[i] &= m
 			}
 			cut, _ := netip.AddrFromSlice(b)
@@ -83,7 +104,7 @@ func TestGuardKeys(t *testing.T) {
 // one program's sets to those of the next, and revising gives what compiling anew gives.
 func TestReviseProperty(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		p := &program{}
+		p := &program{names: testNames}
 		sets := map[string]map[string]bool{} // as the kernel would have them
 		for range rapid.IntRange(1, 6).Draw(t, "plans") {
 			var sources []tunnel.Source
@@ -96,7 +117,7 @@ func TestReviseProperty(t *testing.T) {
 			if rapid.Bool().Draw(t, "sorted") {
 				slices.SortFunc(sources, tunnel.CompareSources)
 			}
-			ends := []endpoint{{4789, 1}, {4789, 2}}[:rapid.IntRange(0, 2).Draw(t, "endpoints")]
+			ends := []Endpoint{VXLAN(4789, 1), VXLAN(4789, 2)}[:rapid.IntRange(0, 2).Draw(t, "endpoints")]
 			before := slices.Clone(p.endpoints)
 			shapes := slices.Clone(p.shapes)
 			d := p.revise(ends, sources)
@@ -127,12 +148,13 @@ func TestReviseProperty(t *testing.T) {
 					delete(sets, name)
 				}
 			}
-			want := compileGuard(ends, sources)
+			want := compile(ends, sources)
 			wantSets := map[string]map[string]bool{}
-			for sh, sd := range want.all().sets {
-				wantSets[sh.set()] = map[string]bool{}
-				for _, e := range sd.add {
-					wantSets[sh.set()][string(e.Key)] = true
+			for _, set := range want.whole().Sets {
+				name := strings.TrimPrefix(set.Spec.Name, testNames.prefix)
+				wantSets[name] = map[string]bool{}
+				for _, e := range set.Elements() {
+					wantSets[name][string(e.Key)] = true
 				}
 			}
 			if d := cmp.Diff(wantSets, sets); d != "" {
@@ -144,51 +166,6 @@ func TestReviseProperty(t *testing.T) {
 			if same := slices.Equal(before, p.endpoints) && slices.Equal(shapes, p.shapes); same == d.rules {
 				t.Fatalf("same rules: %v, delta says rules differ: %v", same, d.rules)
 			}
-		}
-	})
-}
-
-func event(kind int, family byte, attrs ...netlink.Attribute) netlink.Message {
-	data, _ := netlink.MarshalAttributes(attrs)
-	return netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind)},
-		Data: append([]byte{family, 0, 0, 0}, data...)}
-}
-
-func str(typ uint16, s string) netlink.Attribute {
-	return netlink.Attribute{Type: typ, Data: append([]byte(s), 0)}
-}
-
-func TestEventsThatAreOurs(t *testing.T) {
-	for _, c := range []struct {
-		name string
-		m    netlink.Message
-		want bool
-	}{
-		{"our table deleted", event(unix.NFT_MSG_DELTABLE, unix.NFPROTO_INET, str(unix.NFTA_TABLE_NAME, "weft")), true},
-		{"another table deleted", event(unix.NFT_MSG_DELTABLE, unix.NFPROTO_INET, str(unix.NFTA_TABLE_NAME, "filter")), false},
-		{"a table of our name of another family", event(unix.NFT_MSG_DELTABLE, unix.NFPROTO_IPV4, str(unix.NFTA_TABLE_NAME, "weft")), false},
-		{"our chain", event(unix.NFT_MSG_DELCHAIN, unix.NFPROTO_INET, str(unix.NFTA_CHAIN_TABLE, "weft"), str(unix.NFTA_CHAIN_NAME, chainInput)), true},
-		{"another chain of the table", event(unix.NFT_MSG_NEWCHAIN, unix.NFPROTO_INET, str(unix.NFTA_CHAIN_TABLE, "weft"), str(unix.NFTA_CHAIN_NAME, "policy")), false},
-		{"our rule", event(unix.NFT_MSG_NEWRULE, unix.NFPROTO_INET, str(unix.NFTA_RULE_TABLE, "weft"), str(unix.NFTA_RULE_CHAIN, chainPeers)), true},
-		{"our element", event(unix.NFT_MSG_NEWSETELEM, unix.NFPROTO_INET, str(unix.NFTA_SET_ELEM_LIST_TABLE, "weft"), str(unix.NFTA_SET_ELEM_LIST_SET, "tunnel-ip4-in-ip4-26")), true},
-		{"our counter", event(unix.NFT_MSG_DELOBJ, unix.NFPROTO_INET, str(unix.NFTA_OBJ_TABLE, "weft"), str(unix.NFTA_OBJ_NAME, counterPods)), true},
-		{"end of a transaction", event(unix.NFT_MSG_NEWGEN, unix.NFPROTO_UNSPEC), false},
-		{"cut short", netlink.Message{Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES << 8}, Data: []byte{1}}, false},
-	} {
-		if got := ours(c.m); got != c.want {
-			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
-		}
-	}
-}
-
-func FuzzEvent(f *testing.F) {
-	f.Add(uint16(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_DELTABLE), event(unix.NFT_MSG_DELTABLE, unix.NFPROTO_INET, str(unix.NFTA_TABLE_NAME, "weft")).Data)
-	f.Add(uint16(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWRULE), []byte{1, 0, 0, 0, 3, 0, 1, 0})
-	f.Fuzz(func(t *testing.T, typ uint16, data []byte) {
-		before := bytes.Clone(data)
-		ours(netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(typ)}, Data: data})
-		if !bytes.Equal(before, data) {
-			t.Error("the message was changed")
 		}
 	})
 }

@@ -1,10 +1,11 @@
-package vxlan
+package nft
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -13,14 +14,11 @@ import (
 	"weft/internal/kernel"
 )
 
-// Watch calls kick when somebody else changed the guard, until ctx ends, whose error it returns.
-// The next Apply then repairs it. nftables has its own events, which kernel.Watch does not carry.
-func (d *Driver) Watch(ctx context.Context, kick func()) error {
-	return d.guard.watch(ctx, kick)
-}
-
-func (g *guard) watch(ctx context.Context, kick func()) error {
-	ns, err := g.h.Namespace()
+// Watch calls kick when somebody else changed the owner's part, until ctx ends, whose error it
+// returns. The next Apply then repairs it. nftables has its own events, which kernel.Watch does not
+// carry.
+func (o *Owner) Watch(ctx context.Context, kick func()) error {
+	ns, err := o.h.Namespace()
 	if err != nil {
 		return err
 	}
@@ -36,9 +34,9 @@ func (g *guard) watch(ctx context.Context, kick func()) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	// What happened before we listened is unknown.
-	g.touch.Store(true)
-	g.watched.Store(true)
-	defer g.watched.Store(false)
+	o.touch.Store(true)
+	o.watched.Store(true)
+	defer o.watched.Store(false)
 	kick()
 	for {
 		msgs, err := c.Receive()
@@ -47,16 +45,16 @@ func (g *guard) watch(ctx context.Context, kick func()) error {
 		}
 		switch {
 		case errors.Is(err, unix.ENOBUFS): // events were lost
-			g.touch.Store(true)
+			o.touch.Store(true)
 			kick()
 			continue
 		case err != nil:
 			return fmt.Errorf("watch nftables: %w", err)
 		}
 		for _, m := range msgs {
-			if m.Header.PID != g.port.Load() && ours(m) {
-				g.foreign.Store(true)
-				g.touch.Store(true)
+			if !o.ports.ours(m.Header.PID) && concerns(m, o.prefix) {
+				o.foreign.Store(true)
+				o.touch.Store(true)
 				kick()
 				break
 			}
@@ -64,9 +62,10 @@ func (g *guard) watch(ctx context.Context, kick func()) error {
 	}
 }
 
-// ours tells whether an nftables event is about something of the guard's. In every kind of message
-// the first attributes are strings that name the table and then the chain, set or object.
-func ours(m netlink.Message) bool {
+// concerns tells whether an nftables event is about the table, or about something in it whose name
+// begins with prefix. In every kind of message the first attributes are strings that name the table and
+// then the chain, set or object.
+func concerns(m netlink.Message, prefix string) bool {
 	const nfgenmsg = 4 // struct nfgenmsg: family, version, resource id
 	subsystem, kind := int(m.Header.Type)>>8, int(m.Header.Type)&0xff
 	if subsystem != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < nfgenmsg || m.Data[0] != unix.NFPROTO_INET {
@@ -102,5 +101,41 @@ func ours(m netlink.Message) bool {
 			name = ad.String()
 		}
 	}
-	return table == kernel.NFTable && (nameAttr == 0 || strings.HasPrefix(name, guardPrefix))
+	return table == kernel.NFTable && (nameAttr == 0 || strings.HasPrefix(name, prefix))
+}
+
+// ports are the netlink ports that an owner's own events carry. The one before the last is kept, as its
+// events may still be under way when a new socket is opened.
+type ports struct {
+	mu        sync.Mutex
+	now, last uint32
+}
+
+func (p *ports) add(port uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.now, p.last = port, p.now
+}
+
+func (p *ports) ours(port uint32) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return port != 0 && (port == p.now || port == p.last)
+}
+
+func portOf(c *netlink.Conn) (uint32, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var port uint32
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		var sa unix.Sockaddr
+		sa, inner = unix.Getsockname(int(fd))
+		if n, ok := sa.(*unix.SockaddrNetlink); ok {
+			port = n.Pid
+		}
+	})
+	return port, errors.Join(err, inner)
 }

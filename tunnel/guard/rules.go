@@ -1,0 +1,112 @@
+package guard
+
+import (
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"weft/internal/kernel"
+	"weft/internal/nft"
+	"weft/model"
+)
+
+// Offsets into a VXLAN packet over UDP, in bytes from the UDP header (RFC 7348 section 5): UDP 8,
+// VXLAN 8, inner Ethernet 14, inner IP. In IPIP the inner header is the transport header.
+const (
+	offsetVNI       = 8 + 4
+	offsetEtherType = 8 + 8 + 12
+	offsetInnerIP   = 8 + 8 + 14
+)
+
+// chains returns the chains with their rules. They come first at their hooks, so that nothing later,
+// tracking of connections included, sees what is refused here. Every packet to an endpoint's port or
+// protocol ends in accept or drop.
+func (p *program) chains() []nft.Chain {
+	base := func(hook *nftables.ChainHook) *nft.Base {
+		return &nft.Base{Type: nftables.ChainTypeFilter, Hook: hook, Priority: *nftables.ChainPriorityRaw}
+	}
+	input := nft.Chain{Name: p.names.input, Base: base(nftables.ChainHookInput)}
+	forward := nft.Chain{Name: p.names.forward, Base: base(nftables.ChainHookForward)}
+	peers := nft.Chain{Name: p.names.peers}
+	for i, e := range p.endpoints {
+		if i > 0 && p.endpoints[i-1].Port == e.Port {
+			continue
+		}
+		// A pod is never a VTEP. Its packets may carry a node's address after masquerading, so
+		// that only the node it runs on can tell. Tunnels in tunnels to a node end here too.
+		refuse := nft.Rule(fromWeftLink(), e.packets(), nft.Count(p.names.pods), nft.Drop())
+		input.Rules = append(input.Rules, refuse, nft.Rule(e.packets(), nft.Jump(p.names.peers)))
+		forward.Rules = append(forward.Rules, refuse)
+	}
+	for _, e := range p.vnis() {
+		for _, s := range p.shapes {
+			if m := s.match(e); m != nil {
+				peers.Rules = append(peers.Rules, nft.Rule(m, s.lookup(e, p.names), nft.Accept()))
+			}
+		}
+	}
+	peers.Rules = append(peers.Rules, nft.Rule(nft.Count(p.names.unknown), nft.Drop()))
+	return []nft.Chain{peers, input, forward}
+}
+
+// vnis returns an endpoint of each VNI, whatever the port.
+func (p *program) vnis() []Endpoint {
+	var one []Endpoint
+	for _, e := range p.endpoints {
+		one = append(one, Endpoint{Protocol: e.Protocol, VNI: e.VNI})
+	}
+	return canonical(one)
+}
+
+// packets matches packets to the endpoint's port or protocol. A fragment that is not the first has no
+// port; the first one is judged here, and without it the others come to nothing.
+func (e Endpoint) packets() []expr.Any {
+	m := nft.L4Proto().Is(byte(e.Protocol))
+	if e.Protocol == unix.IPPROTO_UDP {
+		m = append(m, nft.DestPort().Is(nft.Port(e.Port)...)...)
+	}
+	return m
+}
+
+// fromWeftLink matches what comes in by a pod's link or by one of our tunnels.
+func fromWeftLink() []expr.Any { return nft.InputInterface().Is([]byte(kernel.PodLinkPrefix)...) }
+
+// match matches packets of the endpoint's VNI whose addresses are of the shape; nil when there are
+// none.
+func (s shape) match(e Endpoint) []expr.Any {
+	if e.Protocol == unix.IPPROTO_IPIP {
+		if s.outer != model.IPv4 || s.inner != model.IPv4 {
+			return nil
+		}
+		return nft.Family(model.IPv4)
+	}
+	return slices.Concat(nft.Family(s.outer),
+		nft.Payload(expr.PayloadBaseTransportHeader, offsetEtherType, 2).Is(etherType(s.inner)...),
+		nft.Payload(expr.PayloadBaseTransportHeader, offsetVNI, 3).Is(byte(e.VNI>>16), byte(e.VNI>>8), byte(e.VNI)))
+}
+
+// lookup matches when outer and inner source together are an element.
+func (s shape) lookup(e Endpoint, n names) []expr.Any {
+	offset, length := nft.SourceAt(s.inner)
+	if e.Protocol == unix.IPPROTO_UDP {
+		offset += offsetInnerIP
+	}
+	inner := nft.Payload(expr.PayloadBaseTransportHeader, offset, length).Masked(nft.PrefixMask(s.inner, s.bits))
+	return nft.In(s.spec(n).Name, nft.SourceAddr(s.outer), inner)
+}
+
+func etherType(f model.Family) []byte {
+	if f == model.IPv4 {
+		return []byte{0x08, 0x00}
+	}
+	return []byte{0x86, 0xdd}
+}
+
+// spec is the set of a shape.
+func (s shape) spec(n names) nftables.Set {
+	return nftables.Set{Name: n.prefix + s.set(), KeyByteOrder: binaryutil.BigEndian,
+		KeyType: nftables.MustConcatSetType(nft.AddrType(s.outer), nft.AddrType(s.inner))}
+}
