@@ -40,8 +40,8 @@ func Announce(s *model.Snapshot, v *View, ready func(driver string) bool, settle
 		slices.Contains(was.Sends, direct) && (!settled || v.goesDirect()) {
 		next.Sends = append(next.Sends, direct)
 	}
-	slices.SortFunc(next.Receives, compareEnds)
-	slices.SortFunc(next.Sends, compareEnds)
+	SortEnds(next.Receives)
+	SortEnds(next.Sends)
 	return next
 }
 

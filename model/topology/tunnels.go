@@ -108,6 +108,9 @@ func keptWhy(nodes []string) string {
 	return "no pool asks for it; kept since these may still send by it: " + strings.Join(nodes, ", ") + more
 }
 
+// SortEnds puts ends in the order in which records list them.
+func SortEnds(ends []model.TunnelEnd) { slices.SortFunc(ends, compareEnds) }
+
 func sortedEnds(m map[model.TunnelEnd][]string) []model.TunnelEnd {
 	ends := make([]model.TunnelEnd, 0, len(m))
 	for e := range m {
