@@ -3,6 +3,7 @@ package model
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // NodeName is the name of a node: a DNS-1123 subdomain, unique in the cluster.
@@ -108,9 +109,15 @@ type Node struct {
 	// it published nothing (another implementation wrote the record); then the prefix length of
 	// its address decides.
 	OnLink []OnLink
-	// TunnelAddresses are the addresses of the node's VXLAN device, at most one a family
-	// (Node.spec.ipv4VXLANTunnelAddr, ipv6VXLANTunnelAddr).
+	// TunnelAddresses are the addresses of the node's tunnel devices. Weft's own records hold one
+	// a family, which all devices of that family share (Node.spec.ipv4VXLANTunnelAddr,
+	// ipv6VXLANTunnelAddr, bgp.ipv4IPIPTunnelAddr).
 	TunnelAddresses []netip.Addr
+	// Tunnels is what the node published of its tunnels (Node.status.tunnels); nil when it
+	// published nothing: an earlier release, or another implementation, wrote the record.
+	Tunnels *Tunnels
+	// IPIP tells that the record names an address of an IPIP device.
+	IPIP bool
 	// VXLANMAC is the Ethernet address of the node's VTEP (Node.spec.vxlanTunnelMACAddr).
 	VXLANMAC MAC
 }
@@ -121,6 +128,67 @@ type Node struct {
 type OnLink struct {
 	Prefix  netip.Prefix
 	Gateway bool
+}
+
+// TunnelEnd is one way of tunnelling: two ends fit when they are equal.
+type TunnelEnd struct {
+	Encap  Encap  // EncapNone, in Tunnels.Sends only: without a tunnel
+	Family Family // of the underlay; 0 with EncapNone
+	VNI    int    // with EncapVXLAN
+	Port   int    // UDP, with EncapVXLAN
+}
+
+// String prints "VXLAN over IPv4, VNI 4096, UDP 4789".
+func (e TunnelEnd) String() string {
+	switch e.Encap {
+	case EncapVXLAN:
+		return fmt.Sprintf("%s over %s, VNI %d, UDP %d", e.Encap, e.Family, e.VNI, e.Port)
+	case EncapNone:
+		return "no encapsulation"
+	default:
+		return fmt.Sprintf("%s over %s", e.Encap, e.Family)
+	}
+}
+
+// Tunnels is what a node says about its tunnels, so that a change of encapsulation loses nothing:
+// peers use only what it receives, and it takes nothing away that a peer may still use.
+type Tunnels struct {
+	// Receives are the ends that stand ready in the node's kernel. Sorted.
+	Receives []TunnelEnd
+	// Sends are the ends that the node may be sending by. It is written before the first packet
+	// goes that way and withdrawn after the last. Sorted.
+	Sends []TunnelEnd
+}
+
+// Receives tells whether packets to the node may travel by e. A node that published nothing is
+// taken at what its record says: it has VXLAN at the cluster's settings, and IPIP when it has an
+// address for that device.
+func (n *Node) Receives(e TunnelEnd) bool {
+	if n.Tunnels == nil {
+		return e.Encap != EncapIPIP || n.IPIP
+	}
+	return slices.Contains(n.Tunnels.Receives, e)
+}
+
+// MaySend tells whether the node has announced that it may send by e.
+func (n *Node) MaySend(e TunnelEnd) bool {
+	return n.Tunnels == nil || slices.Contains(n.Tunnels.Sends, e)
+}
+
+// Restrict returns n, or a copy that may send only by what said allows too: what a node is about to
+// take back it does not use again before it has announced it anew.
+func (n *Node) Restrict(said Tunnels) *Node {
+	if n.Tunnels == nil || !slices.ContainsFunc(n.Tunnels.Sends, func(e TunnelEnd) bool { return !slices.Contains(said.Sends, e) }) {
+		return n
+	}
+	c := *n
+	c.Tunnels = &Tunnels{Receives: n.Tunnels.Receives}
+	for _, e := range n.Tunnels.Sends {
+		if slices.Contains(said.Sends, e) {
+			c.Tunnels.Sends = append(c.Tunnels.Sends, e)
+		}
+	}
+	return &c
 }
 
 // Address returns the node's underlay address of family f.
@@ -209,8 +277,13 @@ type Underlay struct {
 type VXLANConfig struct {
 	VNI  int // 24 bits; 4096 by default
 	Port int // UDP; 4789 by default
-	MTU  int // of the device over IPv4, bytes; 0 computes it
-	MTU6 int // of the device over IPv6
+}
+
+// MTUConfig is the part of FelixConfiguration that the MTU planner reads; sizes in bytes, 0 computes.
+type MTUConfig struct {
+	IPIP   int // ipipMTU: of the IPIP device
+	VXLAN  int // vxlanMTU: of the VXLAN device over IPv4
+	VXLAN6 int // vxlanMTUV6: of the one over IPv6
 }
 
 // Snapshot is one consistent view of all that the compilers read. It is replaced, never mutated.
@@ -222,4 +295,8 @@ type Snapshot struct {
 	Endpoints map[EndpointID]Endpoint // of this node
 	Underlay  Underlay
 	VXLAN     VXLANConfig
+	MTU       MTUConfig
+	// IgnoreReadiness moves traffic without regard to what the peers receive. Packets are lost; it
+	// is the control of the tests that show that otherwise none is.
+	IgnoreReadiness bool
 }

@@ -207,15 +207,22 @@ func nodeOf(o *v3.Node) (*model.Node, error) {
 			n.Addresses = append(n.Addresses, p)
 		}
 	}
-	for _, s := range []string{o.Spec.IPv4VXLANTunnelAddr, o.Spec.IPv6VXLANTunnelAddr} {
+	ipip := ""
+	if o.Spec.BGP != nil {
+		ipip = o.Spec.BGP.IPv4IPIPTunnelAddr
+	}
+	n.IPIP = ipip != ""
+	for _, s := range []string{o.Spec.IPv4VXLANTunnelAddr, o.Spec.IPv6VXLANTunnelAddr, ipip} {
 		if s == "" {
 			continue
 		}
 		a, err := netip.ParseAddr(s)
 		if err != nil {
-			return nil, fmt.Errorf("VXLAN tunnel address %q: %w", s, err)
+			return nil, fmt.Errorf("tunnel address %q: %w", s, err)
 		}
-		n.TunnelAddresses = append(n.TunnelAddresses, a)
+		if !slices.Contains(n.TunnelAddresses, a) {
+			n.TunnelAddresses = append(n.TunnelAddresses, a)
+		}
 	}
 	if s := o.Spec.VXLANTunnelMACAddr; s != "" {
 		m, err := model.ParseMAC(s)
@@ -230,6 +237,9 @@ func nodeOf(o *v3.Node) (*model.Node, error) {
 			return nil, fmt.Errorf("status.onLink %q: %w", l.CIDR, err)
 		}
 		n.OnLink = append(n.OnLink, model.OnLink{Prefix: p, Gateway: l.Gateway})
+	}
+	if o.Status.Tunnels != nil {
+		n.Tunnels = &model.Tunnels{Receives: endsOf(o.Status.Tunnels.Receives), Sends: endsOf(o.Status.Tunnels.Sends)}
 	}
 	return n, nil
 }
@@ -298,7 +308,8 @@ func (c *cluster) snapshot() (s *model.Snapshot, generation uint64, ok bool) {
 	if !c.everSynced {
 		return nil, 0, false
 	}
-	s = &model.Snapshot{Self: c.self, Nodes: maps.Clone(c.nodes), Blocks: maps.Clone(c.blocks), VXLAN: c.vxlan()}
+	s = &model.Snapshot{Self: c.self, Nodes: maps.Clone(c.nodes), Blocks: maps.Clone(c.blocks)}
+	s.VXLAN, s.MTU = c.tunnelSettings()
 	for _, p := range c.pools {
 		if pool, ok := poolOf(p); ok {
 			s.Pools = append(s.Pools, pool)
@@ -340,25 +351,23 @@ const (
 	defaultVXLANPort = 4789
 )
 
-// vxlan merges the FelixConfigurations that apply to this node, field by field: its own before the
-// one that selects it before the default one.
-func (c *cluster) vxlan() model.VXLANConfig {
-	v := model.VXLANConfig{VNI: defaultVNI, Port: defaultVXLANPort}
-	for _, f := range c.felixChain() {
-		if f.Spec.VXLANVNI != nil {
-			v.VNI = *f.Spec.VXLANVNI
-		}
-		if f.Spec.VXLANPort != nil {
-			v.Port = *f.Spec.VXLANPort
-		}
-		if f.Spec.VXLANMTU != nil {
-			v.MTU = *f.Spec.VXLANMTU
-		}
-		if f.Spec.VXLANMTUV6 != nil {
-			v.MTU6 = *f.Spec.VXLANMTUV6
+// tunnelSettings merges the FelixConfigurations that apply to this node, field by field: its own
+// before the one that selects it before the default one.
+func (c *cluster) tunnelSettings() (model.VXLANConfig, model.MTUConfig) {
+	v, m := model.VXLANConfig{VNI: defaultVNI, Port: defaultVXLANPort}, model.MTUConfig{}
+	set := func(to *int, from *int) {
+		if from != nil {
+			*to = *from
 		}
 	}
-	return v
+	for _, f := range c.felixChain() {
+		set(&v.VNI, f.Spec.VXLANVNI)
+		set(&v.Port, f.Spec.VXLANPort)
+		set(&m.VXLAN, f.Spec.VXLANMTU)
+		set(&m.VXLAN6, f.Spec.VXLANMTUV6)
+		set(&m.IPIP, f.Spec.IPIPMTU)
+	}
+	return v, m
 }
 
 // felixChain returns the FelixConfigurations of this node, the weakest first. Of several that

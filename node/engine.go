@@ -37,6 +37,7 @@ type plans struct {
 	routing routing.Plan
 
 	endpoints map[model.EndpointID]model.Endpoint // that routing was compiled with
+	snapshot  *model.Snapshot                     // that the view was compiled from
 }
 
 // sameRouting tells whether both compile to the same routes.
@@ -61,6 +62,9 @@ type engine struct {
 	metrics   *metrics
 	runner    *reconcile.Runner
 	collector *collector
+	announcer *announcer
+	// ignoreReadiness is the control of the tests of live changes.
+	ignoreReadiness bool
 
 	mu      sync.Mutex
 	plans   *plans // of the last run; nil before the first
@@ -98,11 +102,14 @@ func (e *engine) run(ctx context.Context, full bool) error {
 		}
 	}
 	started := time.Now()
+	e.announcer.running.Lock()
+	defer e.announcer.running.Unlock()
 	p, err := e.compile(ctx)
 	if p == nil {
 		return err
 	}
 	changed, applyErr := e.apply(ctx, p)
+	e.announce(p, applyErr == nil)
 	err = errors.Join(err, applyErr)
 	e.mu.Lock()
 	e.plans = p
@@ -135,14 +142,17 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 	p := &plans{}
 	now := inputs{e.cluster.currentGeneration(), underGen}
 	if last != nil && now == lastInputs {
-		p.view, p.tunnel = last.view, last.tunnel
+		p.view, p.tunnel, p.snapshot = last.view, last.tunnel, last.snapshot
 	} else {
 		snap, gen, ok := e.cluster.snapshot()
 		if !ok {
 			return nil, nil
 		}
 		now.cluster = gen
-		snap.Underlay = under
+		snap.Underlay, snap.IgnoreReadiness, p.snapshot = under, e.ignoreReadiness, snap
+		if self := e.announcer.restrict(snap.Nodes[snap.Self]); self != nil {
+			snap.Nodes[snap.Self] = self
+		}
 		p.view, err = e.compiler.Compute(snap)
 		e.note("topology", err)
 		switch {
@@ -151,7 +161,7 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 		case err != nil:
 			// Somebody removed the record, which is being written anew. Until it is there the
 			// other nodes' routes stay as they are, and pods of this host come and go.
-			p.view, p.tunnel, now = last.view, last.tunnel, lastInputs
+			p.view, p.tunnel, p.snapshot, now = last.view, last.tunnel, last.snapshot, lastInputs
 		default:
 			p.tunnel, err = e.tunnels.Compile(p.view)
 			e.note("tunnel", err)
@@ -168,6 +178,17 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 	e.inputs = now
 	e.mu.Unlock()
 	return p, nil
+}
+
+// announce says what this node's record is to say of its tunnels after this run.
+func (e *engine) announce(p *plans, settled bool) {
+	ready := func(driver string) bool {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		_, failed := e.errs[tunnelPart(driver)]
+		return !failed
+	}
+	e.announcer.ran(p.snapshot.Nodes[p.snapshot.Self], topology.Announce(p.snapshot, p.view, ready, settled))
 }
 
 // apply goes through the parts in order; one that fails does not keep the others from their work.

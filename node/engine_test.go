@@ -32,6 +32,7 @@ func newTestEngine(t *testing.T, c *cluster, pods map[model.EndpointID]model.End
 		applied = append(applied, p)
 		return reconcile.Result{}, nil
 	}, resync: func() {}}}
+	e.announcer = &announcer{kick: func() {}, again: func() {}, now: time.Now}
 	e.init(time.Hour)
 	return e, &applied
 }

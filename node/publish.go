@@ -29,6 +29,11 @@ type publisher struct {
 	cluster  *cluster
 	underlay *underlay
 	tunnels  tunnelAddresses
+	// announced is what the engine wants said of the tunnels.
+	announced *announcer
+	// unsure tells that the last write may have arrived or not: the next one is made even if the
+	// record, as far as it is known, says the same already.
+	unsure bool
 
 	mu    sync.Mutex
 	found map[model.Family]found
@@ -85,6 +90,10 @@ func (p *publisher) publish(ctx context.Context) error {
 		return err
 	}
 	setRecord(want, addrs, topology.PublishedOnLink(under, addrs), tunnel.VTEPMAC(p.self))
+	// Before the first run the record stays as an earlier process left it: its kernel still does.
+	if say, ok := p.announced.take(); ok {
+		want.Status.Tunnels = &v3.NodeTunnels{Receives: endsTo(say.Receives), Sends: endsTo(say.Sends)}
+	}
 	// The record comes first: without it this node has no addresses to be reached at, while the
 	// tunnel's own address only matters to traffic of the host itself.
 	if have, err = p.write(ctx, have, want); err != nil {
@@ -98,7 +107,7 @@ func (p *publisher) publish(ctx context.Context) error {
 
 // write creates or updates the record when it differs.
 func (p *publisher) write(ctx context.Context, have, want *v3.Node) (*v3.Node, error) {
-	if have != nil && reflect.DeepEqual(have.Spec, want.Spec) && reflect.DeepEqual(have.Status, want.Status) {
+	if have != nil && !p.unsure && reflect.DeepEqual(have.Spec, want.Spec) && reflect.DeepEqual(have.Status, want.Status) {
 		return have, nil
 	}
 	var o v3.Object
@@ -108,6 +117,7 @@ func (p *publisher) write(ctx context.Context, have, want *v3.Node) (*v3.Node, e
 	} else {
 		o, err = p.store.Update(ctx, want)
 	}
+	p.unsure = err != nil && !errors.Is(err, datastore.ErrConflict)
 	if err != nil {
 		return nil, fmt.Errorf("publish Node %s: %w", p.self, err)
 	}
@@ -207,45 +217,71 @@ func setRecord(n *v3.Node, addrs []netip.Prefix, onLink []model.OnLink, mac mode
 	}
 }
 
-// tunnelAddresses makes the record's tunnel addresses fit the pools: one of each family that a
-// VXLAN pool asks for, inside such a pool.
+// tunnelAddresses makes the record's tunnel addresses fit the pools: one of each family for which
+// there is a tunnel, inside a pool. All tunnels of a family share it, so that connections of this
+// host to pods outlive a change of encapsulation.
 func (p *publisher) tunnelAddresses(ctx context.Context, s *model.Snapshot, n *v3.Node) error {
 	var errs []error
 	for _, f := range []model.Family{model.IPv4, model.IPv6} {
-		field := &n.Spec.IPv4VXLANTunnelAddr
+		fields := map[model.Encap]*string{model.EncapVXLAN: &n.Spec.IPv4VXLANTunnelAddr, model.EncapIPIP: &n.Spec.BGP.IPv4IPIPTunnelAddr}
 		if f == model.IPv6 {
-			field = &n.Spec.IPv6VXLANTunnelAddr
+			fields = map[model.Encap]*string{model.EncapVXLAN: &n.Spec.IPv6VXLANTunnelAddr}
 		}
-		pools := slices.DeleteFunc(slices.Clone(s.Pools), func(q model.Pool) bool {
-			return q.Encap != model.EncapVXLAN || model.FamilyOf(q.CIDR.Addr()) != f
-		})
-		if *field != "" && holds(pools, *field) {
-			continue
-		}
-		if *field != "" {
-			if err := p.tunnels.release(ctx, f); err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			*field = ""
-		}
-		var names []string
-		for _, q := range pools {
-			if !q.Disabled {
-				names = append(names, q.Name)
+		current := ""
+		for _, e := range []model.Encap{model.EncapVXLAN, model.EncapIPIP} {
+			if field := fields[e]; field != nil && current == "" {
+				current = *field
 			}
 		}
-		if len(names) == 0 {
-			continue
-		}
-		a, err := p.tunnels.assign(ctx, f, names)
+		addr, err := p.tunnelAddress(ctx, s, n, f, current)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("assign the %s tunnel address: %w", f, err))
+			errs = append(errs, err)
 			continue
 		}
-		*field = a.String()
+		for e, field := range fields {
+			*field = ""
+			if hasTunnel(s, n, e, f) {
+				*field = addr
+			}
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// tunnelAddress returns the address for the tunnels of a family, "" for none: the current one as
+// long as a pool holds it.
+func (p *publisher) tunnelAddress(ctx context.Context, s *model.Snapshot, n *v3.Node, f model.Family, current string) (string, error) {
+	wanted := hasTunnel(s, n, model.EncapVXLAN, f) || hasTunnel(s, n, model.EncapIPIP, f)
+	if current != "" && wanted && holds(s.Pools, current) {
+		return current, nil
+	}
+	if current != "" {
+		if err := p.tunnels.release(ctx, f); err != nil {
+			return "", err
+		}
+	}
+	var names []string
+	for _, q := range s.Pools {
+		if !q.Disabled && q.Encap != model.EncapNone && model.FamilyOf(q.CIDR.Addr()) == f {
+			names = append(names, q.Name)
+		}
+	}
+	if len(names) == 0 || !wanted {
+		return "", nil
+	}
+	a, err := p.tunnels.assign(ctx, f, names)
+	if err != nil {
+		return "", fmt.Errorf("assign the %s tunnel address: %w", f, err)
+	}
+	return a.String(), nil
+}
+
+// hasTunnel tells whether a pool asks for a tunnel, or this node still receives by it.
+func hasTunnel(s *model.Snapshot, n *v3.Node, e model.Encap, f model.Family) bool {
+	if t := n.Status.Tunnels; t != nil && slices.ContainsFunc(endsOf(t.Receives), func(end model.TunnelEnd) bool { return end.Encap == e && end.Family == f }) {
+		return true
+	}
+	return slices.ContainsFunc(s.Pools, func(q model.Pool) bool { return q.Encap == e && model.FamilyOf(q.CIDR.Addr()) == f })
 }
 
 func holds(pools []model.Pool, addr string) bool {

@@ -125,7 +125,7 @@ func fillView(st *status.Status, v *topology.View, drivers []topology.Driver) {
 		if t.Port > 0 {
 			outer = fmt.Sprintf("UDP %d, VNI %d", t.Port, t.VNI)
 		}
-		st.Tunnels = append(st.Tunnels, status.Tunnel{Device: t.Device, Driver: t.Driver, Outer: outer, MTU: t.MTU})
+		st.Tunnels = append(st.Tunnels, status.Tunnel{Device: t.Device, Driver: t.Driver, Outer: outer, MTU: t.MTU, Why: t.Why})
 	}
 }
 

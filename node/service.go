@@ -185,12 +185,13 @@ func (s *service) build(ctx context.Context) error {
 	s.drivers = drivers(tunnels)
 	s.ipam = ipam.New(s.store, s.cfg.NodeName, ipam.Options{View: s.cluster.ipamView, InUse: s.inUse, Log: s.log})
 	s.engine = &engine{log: s.log, cluster: s.cluster, underlay: s.underlay, compiler: topology.NewCompiler(s.drivers),
-		endpoints: s.registry.Endpoints, metrics: s.metrics}
+		endpoints: s.registry.Endpoints, metrics: s.metrics, ignoreReadiness: s.cfg.IgnoreReadiness,
+		announcer: &announcer{kick: func() { s.publish.Kick() }, again: func() { s.engine.runner.Kick() }, now: time.Now}}
 	s.engine.parts = s.parts(tunnels)
 	s.engine.init(s.cfg.Resync)
 	s.publisher = &publisher{self: model.NodeName(s.cfg.NodeName), cfg: s.cfg.Address, log: s.log, store: s.store,
 		stores: storeAddresses(ctx, s.cfg.Datastore.Endpoints), cluster: s.cluster, underlay: s.underlay,
-		tunnels: &nodeTunnel{s.ipam, s.cfg.NodeName}}
+		announced: s.engine.announcer, tunnels: &nodeTunnel{s.ipam, s.cfg.NodeName}}
 	s.publish = reconcile.NewRunner(s.publisher.run, reconcile.RunnerOptions{
 		RetryMin: retryMin, RetryMax: retryMax, Resync: s.cfg.Resync})
 	s.registry.OnChange(s.engine.runner.Kick)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"weft/internal/kernel"
 	"weft/internal/reconcile"
@@ -40,6 +39,9 @@ func drivers(have map[string]tunnelDriver) []topology.Driver {
 	})
 }
 
+// tunnelPart is the name of the part that applies a tunnel driver.
+func tunnelPart(driver string) string { return "tunnel/" + driver }
+
 // removal ends the name of a part that only removes.
 const removal = "/remove"
 
@@ -61,7 +63,7 @@ func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 	for _, name := range names {
 		d := tunnels[name]
 		parts = append(parts, part{
-			name: "tunnel/" + name, why: "devices and static neighbours come before the routes through them: never a lost first packet",
+			name: tunnelPart(name), why: "devices and static neighbours come before the routes through them: never a lost first packet",
 			apply: func(ctx context.Context, p *plans) (reconcile.Result, error) {
 				mine := p.tunnel.For(name)
 				if len(mine.Links) == 0 {
@@ -78,11 +80,14 @@ func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 		observe: routes.Observe, resync: routes.Resync,
 	})
 	for _, name := range names {
-		r := &remover{driver: tunnels[name], kick: func() { s.engine.runner.Kick() }, now: time.Now}
+		d := tunnels[name]
 		parts = append(parts, part{
-			name: "tunnel/" + name + removal, why: "a device goes after the routes that pointed at it",
+			name: tunnelPart(name) + removal, why: "a device goes after the routes that pointed at it",
 			apply: func(ctx context.Context, p *plans) (reconcile.Result, error) {
-				return r.apply(ctx, len(p.tunnel.For(name).Links) > 0)
+				if len(p.tunnel.For(name).Links) > 0 {
+					return reconcile.Result{}, nil
+				}
+				return d.Apply(ctx, tunnel.Plan{})
 			},
 			observe: func(kernel.Event) bool { return false }, resync: func() {},
 		})

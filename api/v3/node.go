@@ -150,6 +150,43 @@ type NodeOnLink struct {
 	Gateway bool `json:"gateway,omitempty"`
 }
 
+// NodeTunnels is what a node says of its tunnels.
+type NodeTunnels struct {
+	// Receives are the tunnels that stand ready in the node's kernel.
+	//
+	// +optional
+	Receives []NodeTunnelEnd `json:"receives,omitempty"`
+
+	// Sends are the tunnels that the node may be sending by.
+	//
+	// +optional
+	Sends []NodeTunnelEnd `json:"sends,omitempty"`
+}
+
+// NodeTunnelEnd is one way of tunnelling.
+type NodeTunnelEnd struct {
+	// Encapsulation is VXLAN, IPIP, or, in sends only, None: without a tunnel.
+	//
+	// +kubebuilder:validation:Enum=VXLAN;IPIP;None
+	Encapsulation string `json:"encapsulation"`
+
+	// Family of the underlay: IPv4 or IPv6.
+	//
+	// +optional
+	// +kubebuilder:validation:Enum=IPv4;IPv6
+	Family string `json:"family,omitempty"`
+
+	// VNI of VXLAN.
+	//
+	// +optional
+	VNI int `json:"vni,omitempty"`
+
+	// Port is the UDP port of VXLAN.
+	//
+	// +optional
+	Port int `json:"port,omitempty"`
+}
+
 // NodeStatus is what a node publishes of itself.
 type NodeStatus struct {
 	// WireguardPublicKey is the key of the IPv4 device, in base64.
@@ -172,6 +209,13 @@ type NodeStatus struct {
 	//
 	// +optional
 	OnLink []NodeOnLink `json:"onLink,omitempty"`
+
+	// Tunnels is which tunnels the node can receive by and may be sending by. Peers use what it
+	// receives; what may be sent by stays in place. Without it the cluster's settings are taken for
+	// granted.
+	//
+	// +optional
+	Tunnels *NodeTunnels `json:"tunnels,omitempty"`
 }
 
 // Node is a host of the cluster.

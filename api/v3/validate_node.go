@@ -89,6 +89,31 @@ func validateNodeStatus(path *field.Path, s *NodeStatus) field.ErrorList {
 		_, e := checkMaskedCIDR(path.Child("onLink").Index(i).Child("cidr"), l.CIDR, 0)
 		errs = append(errs, e...)
 	}
+	if t := s.Tunnels; t != nil {
+		errs = append(errs, checkTunnelEnds(path.Child("tunnels", "receives"), t.Receives, "VXLAN", "IPIP")...)
+		errs = append(errs, checkTunnelEnds(path.Child("tunnels", "sends"), t.Sends, "VXLAN", "IPIP", "None")...)
+	}
+	return errs
+}
+
+func checkTunnelEnds(path *field.Path, ends []NodeTunnelEnd, encaps ...string) field.ErrorList {
+	var errs field.ErrorList
+	for i, e := range ends {
+		at := path.Index(i)
+		errs = append(errs, checkEnum(at.Child("encapsulation"), e.Encapsulation, encaps...)...)
+		if e.Encapsulation != "None" {
+			errs = append(errs, checkEnum(at.Child("family"), e.Family, "IPv4", "IPv6")...)
+		}
+		if e.Encapsulation != "VXLAN" {
+			continue
+		}
+		if e.VNI < 1 || e.VNI > 1<<24-1 {
+			errs = append(errs, invalid(at.Child("vni"), e.VNI, "want 1 to 16777215")...)
+		}
+		if e.Port < 1 || e.Port > 65535 {
+			errs = append(errs, invalid(at.Child("port"), e.Port, "want 1 to 65535")...)
+		}
+	}
 	return errs
 }
 

@@ -110,69 +110,6 @@ func (c *compiler) driver(e model.Encap) (Driver, bool) {
 	return Driver{}, false
 }
 
-// findTunnels names the devices that this host must have: one for each encapsulation and family that
-// a pool asks for.
-func (c *compiler) findTunnels() {
-	type want struct {
-		encap  model.Encap
-		family model.Family
-	}
-	wanted := map[want]string{}
-	for _, p := range c.s.Pools {
-		w := want{p.Encap, model.FamilyOf(p.CIDR.Addr())}
-		if _, ok := wanted[w]; !ok && p.Encap != model.EncapNone {
-			wanted[w] = p.Name
-		}
-	}
-	for w, pool := range wanted {
-		if t, ok := c.tunnel(w.encap, w.family, pool); ok {
-			c.tunnels = append(c.tunnels, t)
-		}
-	}
-	slices.SortFunc(c.tunnels, func(a, b Tunnel) int {
-		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Family, b.Family))
-	})
-}
-
-func (c *compiler) tunnel(e model.Encap, f model.Family, pool string) (Tunnel, bool) {
-	d, ok := c.driver(e)
-	if !ok {
-		c.problem("IPPool %s wants %s, which this node has no driver for", pool, e)
-		return Tunnel{}, false
-	}
-	overhead, ok := d.Overhead[f]
-	if !ok || !slices.Contains(d.Families, f) {
-		c.problem("IPPool %s wants %s for %s, which that encapsulation does not carry", pool, e, f)
-		return Tunnel{}, false
-	}
-	addr, ok := c.self.Address(f)
-	if !ok {
-		c.problem("IPPool %s wants %s over %s, but this node has no %s underlay address", pool, e, f, f)
-		return Tunnel{}, false
-	}
-	parent, ok := c.under.carrier(c.s.Underlay.Links, addr.Addr())
-	if !ok {
-		c.problem("no interface of this host has the node address %s", addr.Addr())
-		return Tunnel{}, false
-	}
-	t := Tunnel{Driver: d.Name, Device: d.DeviceOver(f), Family: f, Local: addr.Addr(), Parent: parent.Name,
-		MTU: parent.MTU - overhead}
-	if d.Reach == VXLAN {
-		t.MAC, t.VNI, t.Port = c.self.VXLANMAC, c.s.VXLAN.VNI, c.s.VXLAN.Port
-		mtu := c.s.VXLAN.MTU
-		if f == model.IPv6 {
-			mtu = c.s.VXLAN.MTU6
-		}
-		if mtu > 0 {
-			t.MTU = mtu
-		}
-	}
-	if a, ok := c.self.TunnelAddress(f); ok {
-		t.Addresses = []netip.Addr{a}
-	}
-	return t, true
-}
-
 // appendPaths decides a block and what was borrowed from it.
 func (c *compiler) appendPaths(paths []Path, b *model.Block) []Path {
 	if b.Node != "" {
@@ -250,19 +187,24 @@ func (c *compiler) decideNew(node model.NodeName, pool *model.Pool, f model.Fami
 	if !ok {
 		return decision{why: "this host has no route towards " + to.Addr().String()}
 	}
-	encap, cross, mode := pool.Encap, pool.CrossSubnet, modeText(pool)
+	cross, mode := pool.CrossSubnet, modeText(pool)
 	link := c.linkTo(peer, to.Addr(), f, h)
-	switch {
-	case encap == model.EncapNone:
-		return c.direct(to.Addr(), h, mode)
-	case cross && link.both():
+	if pool.Encap == model.EncapNone || cross && link.both() {
 		return c.direct(to.Addr(), h, mode)
 	}
-	why := mode
 	if cross {
-		why += link.why(node, h)
+		mode += link.why(node, h)
 	}
-	return c.encapsulated(encap, f, to.Addr(), h, why)
+	i, missing := c.pick(peer, pool.Encap, f)
+	switch {
+	case i >= 0 && missing == "":
+		return c.encapsulated(i, to.Addr(), h, mode)
+	case i >= 0:
+		return c.encapsulated(i, to.Addr(), h, mode+"; not yet: "+missing)
+	case c.mayGoDirect(peer, f, link):
+		return c.direct(to.Addr(), h, mode+"; not yet: "+missing)
+	}
+	return decision{why: mode + ", and " + missing}
 }
 
 func modeText(p *model.Pool) string {
@@ -316,18 +258,12 @@ func (c *compiler) direct(to netip.Addr, h hop, mode string) decision {
 	return d
 }
 
-func (c *compiler) encapsulated(e model.Encap, f model.Family, to netip.Addr, h hop, why string) decision {
-	row, ok := c.driver(e)
-	if !ok {
-		return decision{why: why + ", and this node has no driver for " + e.String()}
-	}
-	i := slices.IndexFunc(c.tunnels, func(t Tunnel) bool { return t.Driver == row.Name && t.Family == f })
-	if i < 0 {
-		return decision{why: why + ", and this node cannot have a " + e.String() + " device over " + f.String()}
-	}
+// encapsulated is the way through the i-th tunnel device.
+func (c *compiler) encapsulated(i int, to netip.Addr, h hop, why string) decision {
 	t := c.tunnels[i]
+	row, _ := c.driver(t.End.Encap)
 	d := decision{reach: row.Reach, via: TunnelNextHop(to), device: t.Device, deviceMTU: t.MTU,
-		mtu: min(t.MTU, h.mtu-row.Overhead[f]), why: why}
+		mtu: min(t.MTU, h.mtu-row.Overhead[t.Family]), why: why}
 	if len(t.Addresses) > 0 {
 		d.source = t.Addresses[0]
 	}
@@ -357,8 +293,10 @@ func (c *compiler) appendPeers(peers []Peer, name model.NodeName, holds []netip.
 				p.Prefixes = append(p.Prefixes, h)
 			}
 		}
-		if t, ok := n.TunnelAddress(family); ok && !covered(p.Prefixes, t) {
-			p.Prefixes = append(p.Prefixes, model.HostPrefix(t))
+		for _, t := range n.TunnelAddresses {
+			if model.FamilyOf(t) == family && !covered(p.Prefixes, t) {
+				p.Prefixes = append(p.Prefixes, model.HostPrefix(t))
+			}
 		}
 		slices.SortFunc(p.Prefixes, comparePrefix)
 		peers = append(peers, p)

@@ -30,6 +30,9 @@ func (k *Compiler) Compute(s *model.Snapshot) (*View, error) {
 		return k.all(s)
 	}
 	changed := changedNodes(k.last.s, s)
+	if k.last.keepsOther(s, changed) {
+		return k.all(s)
+	}
 	touched := touchedBlocks(k.last.s, s, changed)
 	if len(changed)+touched.Size() > len(s.Blocks)/4 {
 		return k.all(s)
@@ -54,8 +57,23 @@ func (k *Compiler) all(s *model.Snapshot) (*View, error) {
 
 // sameGround tells whether what all paths depend on is the same.
 func sameGround(a, b *model.Snapshot) bool {
-	return a.Self == b.Self && a.Nodes[a.Self] == b.Nodes[b.Self] && a.VXLAN == b.VXLAN &&
+	return a.Self == b.Self && a.Nodes[a.Self] == b.Nodes[b.Self] && a.VXLAN == b.VXLAN && a.MTU == b.MTU && a.IgnoreReadiness == b.IgnoreReadiness &&
 		slices.Equal(a.Pools, b.Pools) && reflect.DeepEqual(a.Underlay, b.Underlay)
+}
+
+// keepsOther tells whether a changed node says or said something that decides which devices are kept.
+func (c *compiler) keepsOther(s *model.Snapshot, changed map[model.NodeName]bool) bool {
+	holds := func(n *model.Node) bool {
+		return n != nil && n.Tunnels != nil && slices.ContainsFunc(n.Tunnels.Sends, func(e model.TunnelEnd) bool {
+			return e.Encap != model.EncapNone && !c.wants(e)
+		})
+	}
+	for name := range changed {
+		if holds(c.s.Nodes[name]) || holds(s.Nodes[name]) {
+			return true
+		}
+	}
+	return false
 }
 
 // changedNodes returns the nodes that came, went or changed.

@@ -101,6 +101,11 @@ type Tunnel struct {
 	MTU       int // bytes, inner
 	VNI       int
 	Port      int // UDP
+	// End is what peers know the device by.
+	End model.TunnelEnd
+	// Kept tells that no pool asks for the device any more: it stays until nobody can be using it.
+	Kept bool
+	Why  string // one sentence: who asks for it, or who may still use it
 }
 
 // View is what the areas compile from.

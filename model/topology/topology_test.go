@@ -42,6 +42,7 @@ func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 func rackSnapshot(pool model.Pool) *model.Snapshot {
 	n1, n2, n3 := node("n1", "172.31.1.1/24"), node("n2", "172.31.1.2/24"), node("n3", "172.31.2.1/24")
 	n1.TunnelAddresses = []netip.Addr{netip.MustParseAddr("10.244.0.1")}
+	n1.IPIP, n2.IPIP, n3.IPIP = true, true, true
 	n1.VXLANMAC, n2.VXLANMAC, n3.VXLANMAC = model.MAC{0x66, 1}, model.MAC{0x66, 2}, model.MAC{0x66, 3}
 	pool.Name, pool.CIDR = "default", prefix("10.244.0.0/16")
 	return &model.Snapshot{
@@ -140,7 +141,7 @@ func TestVXLANMTUOfEachFamily(t *testing.T) {
 	s.Nodes["n1"].Addresses = append(s.Nodes["n1"].Addresses, prefix("fd00::1/64"))
 	s.Underlay.Links[0].Addresses = append(s.Underlay.Links[0].Addresses, prefix("fd00::1/64"))
 	for _, tc := range []struct{ four, six, want4, want6 int }{{0, 0, 1450, 1430}, {1400, 0, 1400, 1430}, {0, 1300, 1450, 1300}} {
-		s.VXLAN.MTU, s.VXLAN.MTU6 = tc.four, tc.six
+		s.MTU.VXLAN, s.MTU.VXLAN6 = tc.four, tc.six
 		v, err := Compute(s, testDrivers())
 		if err != nil || len(v.Tunnels) != 2 {
 			t.Fatalf("tunnels %v, %v", v.Tunnels, err)

@@ -30,6 +30,9 @@ type Config struct {
 	Health    Health
 	Log       Log
 	Resync    time.Duration // period of the full comparison with the kernel
+	// IgnoreReadiness moves traffic before the peers are ready for it, which loses packets: the
+	// control of the tests of live changes.
+	IgnoreReadiness bool
 }
 
 // Datastore says where the cluster's resources are.
@@ -96,6 +99,8 @@ func Bind(fs *pflag.FlagSet) func() (*Config, error) {
 	fs.StringVar(&r.Log.Level, "log-level", "info", "debug, info, warn or error")
 	fs.StringVar(&r.Log.Format, "log-format", "text", "text or json")
 	fs.DurationVar(&r.Resync, "resync-interval", 10*time.Minute, "period of the full comparison with the kernel; events repair at once")
+	fs.BoolVar(&r.IgnoreReadiness, "ignore-readiness", false, "for tests: change encapsulation before the peers are ready for it; loses packets")
+	_ = fs.MarkHidden("ignore-readiness")
 	return func() (*Config, error) {
 		if err := r.fill(fs); err != nil {
 			return nil, err

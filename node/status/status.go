@@ -60,6 +60,7 @@ type Tunnel struct {
 	Driver string `json:"driver"`
 	Outer  string `json:"outer"` // "UDP 4789, VNI 4096"
 	MTU    int    `json:"mtu"`
+	Why    string `json:"why,omitempty"` // who asks for it, or what it waits for to go
 }
 
 // Error is the last failure of one part.

@@ -1,0 +1,264 @@
+package topology
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"weft/model"
+)
+
+// world is a cluster in which every node learns, applies and publishes at moments of its own. The
+// store is a sequence of states; a node has seen it up to some point.
+type world struct {
+	history []*model.Snapshot // Self and Underlay are the reader's
+	hosts   map[model.NodeName]*simHost
+	ignore  bool
+}
+
+// simHost is one node: what it knows, what its kernel has, and how far its run has come.
+type simHost struct {
+	name    model.NodeName
+	seen    int // index into history
+	k       *Compiler
+	devices map[model.TunnelEnd]bool
+	routes  map[model.NodeName]Path // to the block of each peer
+
+	view *View           // of the run that is under way
+	from *model.Snapshot // what it was compiled from
+	step int             // of the run: 0 none
+
+	say   *model.Tunnels // what the last run wants the record to say
+	took  *model.Tunnels // what was taken from that to be written
+	basis *model.Node    // the record that is to be replaced; nil: nothing is under way
+}
+
+var simModes = []model.Pool{
+	{Encap: model.EncapVXLAN}, {Encap: model.EncapVXLAN, CrossSubnet: true},
+	{Encap: model.EncapIPIP}, {Encap: model.EncapIPIP, CrossSubnet: true},
+}
+
+func newWorld(ignore bool) *world {
+	s := rackSnapshot(simModes[0])
+	s.Underlay = model.Underlay{}
+	for p, b := range s.Blocks {
+		if b.Node == "gone" || !p.Overlaps(s.Pools[0].CIDR) {
+			delete(s.Blocks, p)
+		}
+		b.Borrowed = nil
+	}
+	for _, n := range s.Nodes {
+		n.Tunnels = &model.Tunnels{}
+	}
+	s.IgnoreReadiness = ignore
+	w := &world{history: []*model.Snapshot{s}, hosts: map[model.NodeName]*simHost{}, ignore: ignore}
+	for name := range s.Nodes {
+		w.hosts[name] = &simHost{name: name, k: NewCompiler(testDrivers()), devices: map[model.TunnelEnd]bool{}, routes: map[model.NodeName]Path{}}
+	}
+	return w
+}
+
+func (w *world) last() *model.Snapshot { return w.history[len(w.history)-1] }
+
+func (w *world) write(change func(*model.Snapshot)) {
+	s := *w.last()
+	s.Nodes, s.Pools = maps.Clone(s.Nodes), slices.Clone(s.Pools)
+	change(&s)
+	w.history = append(w.history, &s)
+}
+
+func (w *world) setPool(p model.Pool) {
+	w.write(func(s *model.Snapshot) {
+		p.Name, p.CIDR = s.Pools[0].Name, s.Pools[0].CIDR
+		s.Pools[0] = p
+	})
+}
+
+// advance makes one small step of the host; it tells whether anything happened.
+func (w *world) advance(h *simHost, t interface{ Fatal(...any) }) bool {
+	switch h.step {
+	case 0: // a run begins with what the host has seen
+		s := *w.history[h.seen]
+		s.Self, s.Underlay = h.name, simUnderlay(h.name)
+		if h.took != nil {
+			s.Nodes = maps.Clone(s.Nodes)
+			s.Nodes[h.name] = s.Nodes[h.name].Restrict(*h.took)
+		}
+		v, err := h.k.Compute(&s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.view, h.from = v, &s
+	case 1: // devices come before routes
+		for _, tun := range h.view.Tunnels {
+			h.devices[tun.End] = true
+		}
+	case 2, 3: // routes, one peer after the other
+		for i, p := range slices.DeleteFunc(slices.Clone(h.view.Paths), func(p Path) bool { return p.Reach == Local }) {
+			if i == h.step-2 {
+				h.routes[p.Node] = p
+			}
+		}
+	case 4: // and go after them
+		maps.DeleteFunc(h.devices, func(e model.TunnelEnd, _ bool) bool {
+			return !slices.ContainsFunc(h.view.Tunnels, func(t Tunnel) bool { return t.End == e })
+		})
+	case 5:
+		say := Announce(h.from, h.view, func(string) bool { return true }, true)
+		h.say = &say
+	}
+	h.step = (h.step + 1) % 6
+	return h.step != 0
+}
+
+// publish makes one step of writing the host's record: taking what to say, between two runs, then
+// the compare-and-swap, at any later time.
+func (w *world) publish(h *simHost) {
+	switch {
+	case h.basis != nil:
+		if w.last().Nodes[h.name] == h.basis && !equalTunnels(*h.took, *h.basis.Tunnels) {
+			w.write(func(s *model.Snapshot) {
+				n := *s.Nodes[h.name]
+				n.Tunnels = h.took
+				s.Nodes[h.name] = &n
+			})
+		}
+		h.basis = nil
+	case h.step == 0 && h.say != nil:
+		h.took, h.basis, h.say = h.say, w.history[h.seen].Nodes[h.name], nil
+	}
+}
+
+func equalTunnels(a, b model.Tunnels) bool {
+	return slices.Equal(a.Receives, b.Receives) && slices.Equal(a.Sends, b.Sends)
+}
+
+func simUnderlay(n model.NodeName) model.Underlay {
+	rack, host := 1, n[1:]
+	if n == "n3" {
+		rack, host = 2, "1"
+	}
+	own, other := fmt.Sprintf("172.31.%d.", rack), fmt.Sprintf("172.31.%d.0/24", 3-rack)
+	return model.Underlay{
+		Links: []model.Link{{Name: "eth0", MTU: 1500, Up: true, Addresses: []netip.Prefix{prefix(own + string(host) + "/24")}}},
+		Routes: []model.UnderlayRoute{{Dst: prefix(own + "0/24"), Device: "eth0"},
+			{Dst: prefix(other), Device: "eth0", Via: netip.MustParseAddr(own + "254")}},
+	}
+}
+
+// lost returns the pairs whose packets would be lost now.
+func (w *world) lost() (out []string) {
+	for _, from := range w.hosts {
+		for peer, p := range from.routes {
+			if p.Reach == Direct {
+				continue
+			}
+			i := slices.IndexFunc([]string{"weft-vxlan", "weft-ipip"}, func(d string) bool { return strings.HasPrefix(p.Device, d) })
+			e := []model.TunnelEnd{{Encap: model.EncapVXLAN, Family: model.IPv4, VNI: 4096, Port: 4789}, {Encap: model.EncapIPIP, Family: model.IPv4}}
+			if p.Reach == Unreachable || !w.hosts[peer].devices[e[i]] {
+				out = append(out, fmt.Sprintf("%s sends to %s by %s %s (%s), which has %v", from.name, peer, p.Reach, p.Device, p.Why, w.hosts[peer].devices))
+			}
+		}
+	}
+	return out
+}
+
+// settle lets every host see and do everything, round after round.
+func (w *world) settle(t interface{ Fatal(...any) }) {
+	for range 60 {
+		before := len(w.history)
+		for _, name := range []model.NodeName{"n1", "n2", "n3"} {
+			h := w.hosts[name]
+			for h.step != 0 {
+				w.advance(h, t)
+			}
+			h.seen = len(w.history) - 1
+			for w.advance(h, t) {
+			}
+			for h.basis != nil || h.say != nil {
+				w.publish(h)
+			}
+		}
+		if len(w.history) == before && w.hosts["n1"].seen == before-1 {
+			return
+		}
+	}
+	t.Fatal("the cluster does not come to rest")
+}
+
+func (w *world) drawn(t *rapid.T, check func(string)) {
+	names := []model.NodeName{"n1", "n2", "n3"}
+	for i := range rapid.IntRange(20, 200).Draw(t, "steps") {
+		h := w.hosts[rapid.SampledFrom(names).Draw(t, fmt.Sprint("host", i))]
+		switch what := rapid.IntRange(0, 19).Draw(t, fmt.Sprint("what", i)); {
+		case what == 0:
+			w.setPool(rapid.SampledFrom(simModes).Draw(t, fmt.Sprint("mode", i)))
+		case what == 1: // killed and started: the kernel and the store are all that is left
+			*h = simHost{name: h.name, seen: len(w.history) - 1, k: NewCompiler(testDrivers()), devices: h.devices, routes: h.routes}
+		case what < 4:
+			w.publish(h)
+		case what < 8:
+			h.seen = rapid.IntRange(h.seen, len(w.history)-1).Draw(t, fmt.Sprint("seen", i))
+		default:
+			w.advance(h, t)
+		}
+		for _, l := range w.lost() {
+			check(fmt.Sprintf("step %d: %s", i, l))
+		}
+	}
+}
+
+// TestModeChangesLoseNothing interleaves, at random, pool changes with the small steps of three
+// nodes that see the store late, die half way and start again. At no moment does a node send by
+// what its peer does not receive; in the end all is as the pool wants and nothing is left over.
+func TestModeChangesLoseNothing(t *testing.T) {
+	steps := 0
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(false)
+		w.settle(t)
+		if l := w.lost(); len(l) > 0 {
+			t.Fatal(l)
+		}
+		w.drawn(t, func(l string) { t.Fatal(l) })
+		w.settle(t)
+		steps += len(w.history)
+		pool := w.last().Pools[0]
+		for _, h := range w.hosts {
+			if len(h.devices) != 1 || h.view.Tunnels[0].Kept {
+				t.Fatalf("%s is left with %v for %s", h.name, h.view.Tunnels, modeText(&pool))
+			}
+			for peer, p := range h.routes {
+				sameRack := h.name != "n3" && peer != "n3"
+				want := map[model.Encap]Reach{model.EncapVXLAN: VXLAN, model.EncapIPIP: IPIP}[pool.Encap]
+				if pool.CrossSubnet && sameRack {
+					want = Direct
+				}
+				if p.Reach != want {
+					t.Fatalf("%s reaches %s by %s (%s), want %s", h.name, peer, p.Reach, p.Why, want)
+				}
+			}
+		}
+	})
+	if steps < 1000 {
+		t.Errorf("only %d states of the store were gone through", steps)
+	}
+	t.Logf("0 packets lost in %d states of the store", steps)
+}
+
+// TestIgnoringReadinessLoses is the control: the same steps without the handshake.
+func TestIgnoringReadinessLoses(t *testing.T) {
+	lost := 0
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(true)
+		w.settle(t)
+		w.drawn(t, func(string) { lost++ })
+	})
+	if lost == 0 {
+		t.Error("nothing was lost: the simulation would not notice")
+	}
+}
