@@ -38,7 +38,7 @@ const (
 // Config is a validated lab.yaml.
 type Config struct {
 	Name    string   `json:"name"`
-	MTU     int      `json:"mtu"` // bytes, of every link of the underlay
+	MTU     int      `json:"mtu"` // bytes, of the links of a subnet that names none
 	Subnets []Subnet `json:"subnets"`
 	Nodes   []Node   `json:"nodes"`
 }
@@ -48,6 +48,7 @@ type Subnet struct {
 	Name  string       `json:"name"`
 	CIDR  netip.Prefix `json:"cidr"`  // IPv4; the zero Prefix when there is none
 	CIDR6 netip.Prefix `json:"cidr6"` // IPv6; the zero Prefix when there is none
+	MTU   int          `json:"mtu"`   // bytes, of its links, the router's included
 }
 
 // Node is one host of the lab.
@@ -73,6 +74,7 @@ type rawSubnet struct {
 	Name  string `json:"name"`
 	CIDR  string `json:"cidr"`
 	CIDR6 string `json:"cidr6"`
+	MTU   *int   `json:"mtu"`
 }
 
 type rawNode struct {
@@ -156,20 +158,15 @@ func (p *problems) add(path, format string, args ...any) {
 
 func (r rawConfig) validate() (Config, error) {
 	var errs problems
-	c := Config{Name: r.Name, MTU: defaultMTU}
+	c := Config{Name: r.Name}
 	if c.Name == "" {
 		c.Name = DefaultName
 	}
 	if err := CheckName(c.Name); err != nil {
 		errs.add("name", "%w", err)
 	}
-	if r.MTU != nil {
-		c.MTU = *r.MTU
-	}
-	if c.MTU < minMTU || c.MTU > maxMTU {
-		errs.add("mtu", "%d: want %d to %d bytes", c.MTU, minMTU, maxMTU)
-	}
-	c.Subnets = validateSubnets(r.Subnets, &errs)
+	c.MTU = parseMTU("mtu", r.MTU, defaultMTU, &errs)
+	c.Subnets = validateSubnets(r.Subnets, c.MTU, &errs)
 	c.Nodes = validateNodes(r.Nodes, c.Subnets, &errs)
 	if len(errs) > 0 {
 		return Config{}, errors.Join(errs...)
@@ -177,14 +174,24 @@ func (r rawConfig) validate() (Config, error) {
 	return c, nil
 }
 
-func validateSubnets(raw []rawSubnet, errs *problems) []Subnet {
+func parseMTU(path string, mtu *int, otherwise int, errs *problems) int {
+	if mtu == nil {
+		return otherwise
+	}
+	if *mtu < minMTU || *mtu > maxMTU {
+		errs.add(path, "%d: want %d to %d bytes", *mtu, minMTU, maxMTU)
+	}
+	return *mtu
+}
+
+func validateSubnets(raw []rawSubnet, mtu int, errs *problems) []Subnet {
 	if len(raw) == 0 {
 		errs.add("subnets", "want at least one")
 	}
 	var subnets []Subnet
 	for i, r := range raw {
 		path := fmt.Sprintf("subnets[%d]", i)
-		s := Subnet{Name: r.Name}
+		s := Subnet{Name: r.Name, MTU: parseMTU(path+".mtu", r.MTU, mtu, errs)}
 		if err := CheckName(r.Name); err != nil {
 			errs.add(path+".name", "%w", err)
 		}

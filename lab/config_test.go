@@ -59,6 +59,7 @@ func TestParseNamesTheField(t *testing.T) {
 		{"name too long", head + nodes + "name: " + strings.Repeat("a", 33) + "\n", "want 1 to 32"},
 		{"mtu", head + nodes + "mtu: 1279\n", "mtu: 1279: want 1280 to 65535"},
 		{"mtu zero", head + nodes + "mtu: 0\n", "mtu: 0: want"},
+		{"mtu of a subnet", "subnets: [{name: a, cidr: 10.1.0.0/24, mtu: 70000}]\n" + nodes, "subnets[0].mtu: 70000: want 1280 to 65535"},
 		{"no subnets", nodes, "subnets: want at least one"},
 		{"no nodes", head, "nodes: want at least one"},
 		{"subnet name twice", "subnets: [{name: a, cidr: 10.1.0.0/24}, {name: a, cidr: 10.2.0.0/24}]\n" + nodes, `subnets[1].name: "a" is also`},
@@ -91,6 +92,22 @@ func TestParseNamesTheField(t *testing.T) {
 				t.Errorf("got error %v, want one with %q", err, tt.want)
 			}
 		})
+	}
+}
+
+func TestSubnetMTU(t *testing.T) {
+	c, err := Parse([]byte("mtu: 9000\nsubnets: [{name: a, cidr: 10.1.0.0/24}, {name: b, cidr: 10.2.0.0/24, mtu: 1500}]\nnodes: [{name: n1, subnet: a}, {name: n2, subnet: b}]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range Compile(c, "/x").Wires {
+		want := 9000
+		if w.Bridge == "br-b" {
+			want = 1500
+		}
+		if w.MTU != want {
+			t.Errorf("%s on %s: MTU %d, want %d", w.Name, w.Bridge, w.MTU, want)
+		}
 	}
 }
 

@@ -79,13 +79,13 @@ func Compile(c Config, dir string) Plan {
 	for i, s := range c.Subnets {
 		br := linkName("br-"+s.Name, fmt.Sprintf("br-%d", i+1), names)
 		bridges[s.Name] = br
-		p.Bridges = append(p.Bridges, Bridge{router, br, c.MTU})
+		p.Bridges = append(p.Bridges, Bridge{router, br, s.MTU})
 		// The router sits at a port of the switch like everybody else. With its addresses on the
 		// bridge itself every forwarded tunnel packet would be cut up: a bridge device sends no
 		// packets that are larger than its MTU on behalf of its own host once they are encapsulated.
 		p.Wires = append(p.Wires, Wire{
 			Namespace: router, Name: linkName("sw-"+s.Name, fmt.Sprintf("sw-%d", i+1), names), Bridge: br,
-			Peer: router, PeerName: linkName("to-"+s.Name, fmt.Sprintf("to-%d", i+1), names), MTU: c.MTU, Addresses: s.routers(),
+			Peer: router, PeerName: linkName("to-"+s.Name, fmt.Sprintf("to-%d", i+1), names), MTU: s.MTU, Addresses: s.routers(),
 		})
 	}
 	p.Processes = append(p.Processes, storeProcess(c, dir))
@@ -95,7 +95,7 @@ func Compile(c Config, dir string) Plan {
 		p.Namespaces = append(p.Namespaces, Namespace{ns, hostSysctls()})
 		p.Wires = append(p.Wires, Wire{
 			Namespace: router, Name: linkName(n.Name, fmt.Sprintf("port-%d", i+1), names), Bridge: bridges[n.Subnet],
-			Peer: ns, PeerName: uplink, MTU: c.MTU, Addresses: n.addresses(s),
+			Peer: ns, PeerName: uplink, MTU: s.MTU, Addresses: n.addresses(s),
 		})
 		p.Routes = append(p.Routes, c.routes(ns, s)...)
 		p.Processes = append(p.Processes, nodeProcess(c, n, dir))
