@@ -66,7 +66,7 @@ func sample() *status.Status {
 			}},
 			{Node: "n5", Address: "172.31.2.5"},
 		},
-		Tunnels:    []status.Tunnel{{Device: "weft-vxlan", Driver: "vxlan", Outer: "UDP 4789, VNI 4096", MTU: 1450}},
+		Tunnels:    []status.Tunnel{{Device: "weft-vxlan", Driver: "vxlan", Outer: "UDP 4789, VNI 4096", MTU: 1450, Why: "IPPool pods asks for it"}},
 		Endpoints:  2,
 		Problems:   []string{"n4 has published no IPv4 address: is weft node running there?"},
 		LastErrors: []status.Error{{Part: "routing/fib", Time: ago(90 * time.Second), Text: "put route 10.244.3.0/26:\nno such device"}},

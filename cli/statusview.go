@@ -215,9 +215,9 @@ func (v *statusView) tunnels(w io.Writer, s *status.Status) error {
 		return nil
 	}
 	v.title(w, "Tunnels")
-	t := table{indent: "  ", width: v.width, header: []string{"DEVICE", "DRIVER", "MTU", "OUTER"}}
+	t := table{indent: "  ", width: v.width, header: []string{"DEVICE", "DRIVER", "MTU", "OUTER", "WHY"}}
 	for _, tun := range s.Tunnels {
-		t.add(tun.Device, tun.Driver, strconv.Itoa(tun.MTU), tun.Outer)
+		t.add(tun.Device, tun.Driver, strconv.Itoa(tun.MTU), tun.Outer, tun.Why)
 	}
 	return t.print(w)
 }
