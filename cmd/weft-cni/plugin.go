@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -95,7 +94,7 @@ func (c call) exchange(command string, conf *config) ([]byte, *rpc.Error) {
 	if err := c.readConfig(command, &req, conf); err != nil {
 		return nil, err
 	}
-	b, jerr := json.Marshal(req)
+	b, jerr := encodeRequest(&req)
 	if jerr != nil {
 		return nil, rpc.Errorf(rpc.CodeDecoding, "encode request: %v", jerr)
 	}
@@ -103,15 +102,15 @@ func (c call) exchange(command string, conf *config) ([]byte, *rpc.Error) {
 	if err != nil {
 		return nil, err
 	}
-	if netns != nil {
-		defer netns.Close()
+	if netns >= 0 {
+		defer unix.Close(netns)
 	}
 	answer, ioerr := ask(conf.Socket, b, netns, timeout(command))
 	if ioerr != nil {
 		return nil, unreachable(command, conf.Socket, ioerr)
 	}
 	var resp rpc.Response
-	if jerr := json.Unmarshal(answer, &resp); jerr != nil {
+	if jerr := decodeResponse(answer, &resp); jerr != nil {
 		return nil, unreachable(command, conf.Socket, errors.New("it closed the connection without a whole answer"))
 	}
 	if resp.Error != nil {
@@ -129,7 +128,7 @@ func (c call) readConfig(command string, req *rpc.Request, conf *config) *rpc.Er
 	if len(in) > rpc.MaxMessage/2 {
 		return rpc.Errorf(rpc.CodeIO, "the network configuration on stdin is larger than %d bytes", rpc.MaxMessage/2)
 	}
-	if err := json.Unmarshal(in, conf); err != nil {
+	if err := decodeConfig(in, conf); err != nil {
 		return rpc.Errorf(rpc.CodeDecoding, "decode network configuration from stdin: %v", err)
 	}
 	if !rpc.ValidNetworkName(conf.Name) {
@@ -146,19 +145,24 @@ func (c call) readConfig(command string, req *rpc.Request, conf *config) *rpc.Er
 	return rpc.CheckVersion(conf.CNIVersion, command)
 }
 
-// openNetns opens the container's network namespace, to be sent to the node. At DEL it may be gone.
-func openNetns(r *rpc.Request) (*os.File, *rpc.Error) {
+// openNetns opens the container's network namespace, to be sent to the node, and returns its
+// descriptor, or -1 where there is none: at DEL it may be gone.
+func openNetns(r *rpc.Request) (int, *rpc.Error) {
 	if r.Netns == "" || r.Command != rpc.Add && r.Command != rpc.Check && r.Command != rpc.Del {
-		return nil, nil
+		return -1, nil
 	}
-	f, err := os.OpenFile(r.Netns, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO must not hold us
-	if err == nil {
-		return f, nil
+	for {
+		fd, err := unix.Open(r.Netns, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0) // a FIFO must not hold us
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err == nil:
+			return fd, nil
+		case r.Command == rpc.Del:
+			return -1, nil
+		}
+		return -1, rpc.Errorf(rpc.CodeInvalidNetns, "open the container's network namespace (CNI_NETNS is %s): %v", r.Netns, err)
 	}
-	if r.Command == rpc.Del {
-		return nil, nil
-	}
-	return nil, rpc.Errorf(rpc.CodeInvalidNetns, "open the container's network namespace (CNI_NETNS): %v", err)
 }
 
 // timeout is how long the node may take before the plugin gives up; the node bounds itself
