@@ -15,18 +15,20 @@ import (
 
 const (
 	// batchRequests and batchBytes bound what one sendmsg carries. The kernel handles the
-	// messages in order before the call returns and queues one acknowledgement each, about 1 KiB
-	// of receive buffer; the bound keeps them within even an unforced default buffer (208 KiB).
+	// messages in order before the call returns and queues one answer for each that failed, about
+	// 1 KiB of receive buffer; the bound keeps them within even an unforced default buffer (208 KiB).
 	batchRequests = 128
 	batchBytes    = 32 << 10
-	nlmsgHeader   = unix.NLMSG_HDRLEN
+	// queryBatch bounds what one sendmsg asks: an answer about a link takes up to 4 KiB of buffer.
+	queryBatch  = 32
+	nlmsgHeader = unix.NLMSG_HDRLEN
 )
 
 // request is one netlink message to send: body is the fixed struct and the attributes, as encoder
 // makes them.
 type request struct {
 	typ   uint16 // RTM_*
-	flags uint16 // NLM_F_CREATE and the like; REQUEST and ACK are added
+	flags uint16 // NLM_F_CREATE and the like; REQUEST is added, and ACK where one is needed
 	body  []byte
 }
 
@@ -37,7 +39,7 @@ type message struct {
 }
 
 // conn is a netlink socket for requests of our own making: many in one system call, each with its
-// own acknowledgement, and dumps that are whole or an error. One exchange at a time.
+// own outcome, and dumps that are whole or an error. One exchange at a time.
 type conn struct {
 	mu   sync.Mutex
 	file *os.File
@@ -86,7 +88,7 @@ func setReceiveBuffer(fd, size int) error {
 func (c *conn) close() { c.file.Close() }
 
 // exec sends requests in order, many in one system call, and returns one error for each of them:
-// nil where the kernel acknowledged it. One that failed does not stop the rest. The second result
+// nil where the kernel did it. One that failed does not stop the rest. The second result
 // is not nil when the exchange itself broke; requests whose fate is unknown then carry it too.
 func (h *Handle) exec(ctx context.Context, reqs []request) ([]error, error) {
 	c := h.conn
@@ -132,68 +134,110 @@ func batchEnd(reqs []request, start int) int {
 // errPending marks a request that is not answered yet.
 var errPending = errors.New("no answer yet")
 
+// execBatch asks for one acknowledgement, of the last request. The kernel handles requests in their
+// order (net/netlink/af_netlink.c, netlink_rcv_skb) and answers those that fail in any case: what is
+// unanswered when the last one is answered was done.
 func (c *conn) execBatch(reqs []request, errs []error) error {
 	first := c.seq + 1
 	var out []byte
 	for i, r := range reqs {
 		c.seq++
-		out = appendMessage(out, r.typ, r.flags|unix.NLM_F_REQUEST|unix.NLM_F_ACK, c.seq, r.body)
+		flags := r.flags | unix.NLM_F_REQUEST
+		if i == len(reqs)-1 {
+			flags |= unix.NLM_F_ACK
+		}
+		out = appendMessage(out, r.typ, flags, c.seq, r.body)
 		errs[i] = errPending
 	}
 	if err := c.send(out); err != nil {
 		return err
 	}
-	for pending := len(reqs); pending > 0; {
+	for last := len(reqs) - 1; errors.Is(errs[last], errPending); {
 		err := c.receive(func(m header, body []byte) (bool, error) {
 			i := m.seq - first // wraps together with seq; foreign numbers fall outside
 			if i >= uint32(len(reqs)) || m.typ != unix.NLMSG_ERROR || !errors.Is(errs[i], errPending) {
 				return true, nil
 			}
 			errs[i] = ackError(m, body)
-			pending--
 			return true, nil
 		})
 		if err != nil {
 			return err
 		}
 	}
+	for i, err := range errs {
+		if errors.Is(err, errPending) {
+			errs[i] = nil
+		}
+	}
 	return nil
+}
+
+// answer is what the kernel says to a query: a message or an error.
+type answer struct {
+	message
+	err error
 }
 
 // query sends one request that is answered by one message.
 func (h *Handle) query(ctx context.Context, typ uint16, body []byte) (message, error) {
+	a, err := h.queries(ctx, []request{{typ: typ, body: body}})
+	if err != nil {
+		return message{}, err
+	}
+	return a[0].message, a[0].err
+}
+
+// queries sends requests that are answered by one message each, many in one system call, and returns
+// the answers in their order. The error says that the exchange itself broke.
+func (h *Handle) queries(ctx context.Context, reqs []request) ([]answer, error) {
 	c := h.conn
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer c.follow(ctx)()
-	c.seq++
-	seq := c.seq
-	if err := c.send(appendMessage(nil, typ, unix.NLM_F_REQUEST, seq, body)); err != nil {
-		return message{}, c.cause(ctx, err)
+	answers := make([]answer, 0, len(reqs))
+	for len(reqs) > 0 {
+		n := min(len(reqs), queryBatch)
+		some, err := c.queryBatch(reqs[:n])
+		if err != nil {
+			return nil, c.cause(ctx, err)
+		}
+		answers, reqs = append(answers, some...), reqs[n:]
 	}
-	var res message
-	var answer error
-	done := false
-	for !done {
+	return answers, nil
+}
+
+func (c *conn) queryBatch(reqs []request) ([]answer, error) {
+	first := c.seq + 1
+	var out []byte
+	for _, r := range reqs {
+		c.seq++
+		out = appendMessage(out, r.typ, unix.NLM_F_REQUEST, c.seq, r.body)
+	}
+	if err := c.send(out); err != nil {
+		return nil, err
+	}
+	answers, done := make([]answer, len(reqs)), make([]bool, len(reqs))
+	for pending := len(reqs); pending > 0; {
 		err := c.receive(func(m header, body []byte) (bool, error) {
-			if m.seq != seq {
+			i := m.seq - first
+			if i >= uint32(len(reqs)) || done[i] {
 				return true, nil
 			}
-			done = true
-			if m.typ == unix.NLMSG_ERROR {
-				if answer = ackError(m, body); answer == nil {
-					answer = errors.New("the kernel acknowledged the query without an answer")
-				}
-				return false, nil
+			done[i] = true
+			pending--
+			if m.typ != unix.NLMSG_ERROR {
+				answers[i].message = message{m.typ, append([]byte(nil), body...)}
+			} else if answers[i].err = ackError(m, body); answers[i].err == nil {
+				answers[i].err = errors.New("the kernel acknowledged the query without an answer")
 			}
-			res = message{m.typ, append([]byte(nil), body...)}
-			return false, nil
+			return true, nil
 		})
 		if err != nil {
-			return message{}, c.cause(ctx, err)
+			return nil, err
 		}
 	}
-	return res, answer
+	return answers, nil
 }
 
 // dump returns every message of a dump, all of them or an error: an interrupted dump is started

@@ -42,8 +42,18 @@ func (h *Handle) LinkByName(ctx context.Context, name string) (Link, bool, error
 	if err := checkLinkName(name); err != nil {
 		return Link{}, false, err
 	}
-	body := ifInfo(0, 0, 0).str(unix.IFLA_IFNAME, name).u32(unix.IFLA_EXT_MASK, extFilterSkipStats).b
-	m, err := h.query(ctx, unix.RTM_GETLINK, body)
+	r := linkByName(name)
+	m, err := h.query(ctx, r.typ, r.body)
+	return linkOf(name, m, err)
+}
+
+// linkByName asks for one link, without its counters.
+func linkByName(name string) request {
+	return request{unix.RTM_GETLINK, 0, ifInfo(0, 0, 0).str(unix.IFLA_IFNAME, name).u32(unix.IFLA_EXT_MASK, extFilterSkipStats).b}
+}
+
+// linkOf reads the answer to linkByName.
+func linkOf(name string, m message, err error) (Link, bool, error) {
 	if errors.Is(err, unix.ENODEV) {
 		return Link{}, false, nil
 	}

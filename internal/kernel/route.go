@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -203,25 +205,37 @@ func devicesOf(puts []reconcile.Change[RouteKey, Route]) map[string]bool {
 	return res
 }
 
-// indexes looks up interface indexes: one by one for a few names, else all in one dump. A name that
-// does not exist is absent from the result.
+// indexes looks up interface indexes: by name for some, else all in one dump. A name that does not
+// exist is absent from the result.
 func (h *Handle) indexes(ctx context.Context, names map[string]bool) (map[string]int, error) {
-	const few = 4
+	const some = 128
 	res := make(map[string]int, len(names))
-	if len(names) > few {
+	if len(names) > some {
 		links, err := h.Links(ctx)
 		for _, l := range links {
 			res[l.Name] = l.Index
 		}
 		return res, err
 	}
-	for name := range names {
-		l, ok, err := h.LinkByName(ctx, name)
+	asked := slices.Collect(maps.Keys(names))
+	reqs := make([]request, len(asked))
+	for i, name := range asked {
+		if err := checkLinkName(name); err != nil {
+			return nil, err
+		}
+		reqs[i] = linkByName(name)
+	}
+	answers, err := h.queries(ctx, reqs)
+	if err != nil {
+		return nil, fmt.Errorf("look up links: %w", err)
+	}
+	for i, a := range answers {
+		l, there, err := linkOf(asked[i], a.message, a.err)
 		if err != nil {
 			return nil, err
 		}
-		if ok {
-			res[name] = l.Index
+		if there {
+			res[asked[i]] = l.Index
 		}
 	}
 	return res, nil

@@ -220,22 +220,19 @@ const vethInfoPeer = 1 // linux/veth.h VETH_INFO_PEER
 // can point to it. The pod side stays down: nothing can be sent yet.
 func (p *PodLinks) Configure(ctx context.Context, l PodLink) error {
 	err := p.withHost(ctx, func(h *Handle) error {
-		link, there, err := h.LinkByName(ctx, l.Device)
-		if err != nil || !there {
-			return errors.Join(err, whenAbsent(there))
+		link, have, err := h.linkConf6(ctx, l.Device)
+		if err != nil {
+			return err
 		}
 		v6 := hasFamily(l.Addresses, model.IPv6)
-		if err := h.all(ctx, []request{setPodConf(link.Index, v6), noProxyDelay(link.Index)}); err != nil {
+		if err := p.setHostConf6(l.Device, v6, have); err != nil {
 			return err
 		}
-		if err := p.setHostConf6(ctx, h, l.Device, v6); err != nil {
-			return err
-		}
-		reqs := []request{setUp(link.Index)}
+		reqs := []request{setPodConf(link.Index, v6), noProxyDelay(link.Index)}
 		if v6 {
-			reqs = []request{addAddr(link.Index, netip.PrefixFrom(podGateway6, 64), unix.RT_SCOPE_LINK), reqs[0]}
+			reqs = append(reqs, addAddr(link.Index, netip.PrefixFrom(podGateway6, 64), unix.RT_SCOPE_LINK))
 		}
-		return h.all(ctx, reqs)
+		return h.all(ctx, append(reqs, setUp(link.Index)))
 	})
 	if err != nil {
 		return fmt.Errorf("configure pod link %s: %w", l.Device, err)
@@ -262,9 +259,15 @@ func setAll(s []sysctl) error {
 // carry packets.
 func (p *PodLinks) Activate(ctx context.Context, ns *os.File, l PodLink) error {
 	err := p.inPod(ns, podSysctls(l), func(h *Handle) error {
-		link, there, err := h.LinkByName(ctx, l.IfName)
-		if err != nil || !there {
-			return errors.Join(err, whenAbsent(there))
+		link, conf, err := h.linkConf6(ctx, l.IfName)
+		if err != nil {
+			return err
+		}
+		if off := len(conf) <= conf6Disable || conf[conf6Disable] != 0; off && hasFamily(l.Addresses, model.IPv6) {
+			on := []sysctl{{"net/ipv6/conf/" + l.IfName + "/disable_ipv6", "0"}}
+			if err := enter(ns, func() error { return setAll(on) }); err != nil {
+				return err
+			}
 		}
 		if err := h.all(ctx, podRequests(link.Index, l.Addresses)); err != nil {
 			return err
@@ -303,9 +306,6 @@ func (h *Handle) awaitRunning(ctx context.Context, name string) error {
 func podSysctls(l PodLink) []sysctl {
 	var s []sysctl
 	v4, v6 := hasFamily(l.Addresses, model.IPv4), hasFamily(l.Addresses, model.IPv6)
-	if v6 {
-		s = append(s, sysctl{"net/ipv6/conf/" + l.IfName + "/disable_ipv6", "0"})
-	}
 	if l.Forwarding && v4 {
 		s = append(s, sysctl{"net/ipv4/ip_forward", "1"})
 	}

@@ -26,12 +26,23 @@ func (p *PodLinks) Check(ctx context.Context, ns *os.File, l PodLink) error {
 // Routed returns an error unless the host's routes to all of the link's addresses lead into the
 // link. It says what the kernel would do with a packet, not what is in a table.
 func (p *PodLinks) Routed(ctx context.Context, l PodLink) error {
+	if err := checkLinkName(l.Device); err != nil {
+		return err
+	}
 	return p.withHost(ctx, func(h *Handle) error {
-		link, there, err := h.LinkByName(ctx, l.Device)
+		reqs := []request{linkByName(l.Device)}
+		for _, a := range l.Addresses {
+			reqs = append(reqs, routeTo(a))
+		}
+		answers, err := h.queries(ctx, reqs)
+		if err != nil {
+			return fmt.Errorf("look up pod link %s and its routes: %w", l.Device, err)
+		}
+		link, there, err := linkOf(l.Device, answers[0].message, answers[0].err)
 		if err != nil || !there {
 			return fmt.Errorf("look up pod link %s: %w", l.Device, errors.Join(err, whenAbsent(there)))
 		}
-		return h.checkRoutes(ctx, link, l.Addresses)
+		return checkRoutes(link, l.Addresses, answers[1:])
 	})
 }
 
@@ -43,13 +54,22 @@ func (h *Handle) checkHost(ctx context.Context, l PodLink) error {
 	if !there {
 		return fmt.Errorf("host side %s is gone", l.Device)
 	}
-	return errors.Join(checkLink("host side", link, l.MTU, podHostMAC), h.checkRoutes(ctx, link, l.Addresses))
+	var reqs []request
+	for _, a := range l.Addresses {
+		reqs = append(reqs, routeTo(a))
+	}
+	answers, err := h.queries(ctx, reqs)
+	if err == nil {
+		err = checkRoutes(link, l.Addresses, answers)
+	}
+	return errors.Join(checkLink("host side", link, l.MTU, podHostMAC), err)
 }
 
-func (h *Handle) checkRoutes(ctx context.Context, link Link, addrs []netip.Addr) error {
+// checkRoutes reads the answers to routeTo of addrs: all must lead into the link.
+func checkRoutes(link Link, addrs []netip.Addr, answers []answer) error {
 	var errs []error
-	for _, a := range addrs {
-		oif, err := h.routeDevice(ctx, a)
+	for i, a := range addrs {
+		oif, err := routeDevice(answers[i].body), answers[i].err
 		switch {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("host route to %s: %w", a, err))
@@ -92,22 +112,23 @@ func checkLink(what string, l Link, mtu int, mac model.MAC) error {
 	return nil
 }
 
-// routeDevice asks the kernel which interface it would send to dst through.
-func (h *Handle) routeDevice(ctx context.Context, dst netip.Addr) (int, error) {
+// routeTo asks the kernel which way it would send to dst.
+func routeTo(dst netip.Addr) request {
 	e := (&encoder{}).raw(familyOf(dst), byte(dst.BitLen()), 0, 0, 0, 0, 0, 0).rawU32(0)
-	m, err := h.query(ctx, unix.RTM_GETROUTE, e.addr(unix.RTA_DST, dst).b)
-	if err != nil {
-		return 0, err
-	}
+	return request{unix.RTM_GETROUTE, 0, e.addr(unix.RTA_DST, dst).b}
+}
+
+// routeDevice returns the interface in a route message, 0 where it names none.
+func routeDevice(b []byte) int {
 	oif := 0
-	if len(m.body) >= unix.SizeofRtMsg {
-		eachAttr(m.body[unix.SizeofRtMsg:], func(typ uint16, v []byte) {
+	if len(b) >= unix.SizeofRtMsg {
+		eachAttr(b[unix.SizeofRtMsg:], func(typ uint16, v []byte) {
 			if typ == unix.RTA_OIF {
 				oif = int(getU32(v))
 			}
 		})
 	}
-	return oif, nil
+	return oif
 }
 
 // addressesOf lists the addresses of one interface.

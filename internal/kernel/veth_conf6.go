@@ -41,38 +41,22 @@ func hostConf6(v6 bool) []conf6 {
 	}
 }
 
-// setHostConf6 gives the host side its IPv6 settings. The kernel takes each only as a file, and
-// looking those up takes several times as long as to ask once which of them differ.
-func (p *PodLinks) setHostConf6(ctx context.Context, h *Handle, device string, v6 bool) error {
-	have, err := h.conf6(ctx, device)
-	if err != nil {
-		return err
-	}
+// setHostConf6 gives the host side its IPv6 settings where it has others: have, by their DEVCONF_*
+// index, nil without IPv6. The kernel takes each only as a file, and looking those up takes several
+// times as long as to ask once which of them differ.
+func (p *PodLinks) setHostConf6(device string, v6 bool, have []int32) error {
 	if have == nil { // a host without IPv6: switching it off is done already
 		if v6 {
 			return fmt.Errorf("set up IPv6 of %s: this host has no IPv6", device)
 		}
 		return nil
 	}
-	wrote := false
 	for _, c := range hostConf6(v6) {
 		if c.index < len(have) && have[c.index] == c.value {
 			continue
 		}
-		wrote = true
 		if err := p.inHost(func() error { return writeConf6(device, c) }); err != nil {
 			return err
-		}
-	}
-	if !wrote {
-		return nil
-	}
-	if have, err = h.conf6(ctx, device); err != nil {
-		return err
-	}
-	for _, c := range hostConf6(v6) {
-		if c.index >= len(have) || have[c.index] != c.value {
-			return fmt.Errorf("write net/ipv6/conf/%s/%s = %d: the kernel did not keep it", device, c.file, c.value)
 		}
 	}
 	return nil
@@ -94,15 +78,27 @@ func writeConf6(device string, c conf6) error {
 	return nil
 }
 
-// conf6 returns the IPv6 settings of an interface by their DEVCONF_* index, or nil when it has no
-// IPv6.
-func (h *Handle) conf6(ctx context.Context, device string) ([]int32, error) {
-	m, err := h.query(ctx, unix.RTM_GETLINK, ifInfo(0, 0, 0).str(unix.IFLA_IFNAME, device).b)
-	if err != nil || len(m.body) < ifInfoSize {
-		return nil, fmt.Errorf("read the IPv6 settings of %s: %w", device, err)
+// linkConf6 returns an interface with its IPv6 settings by their DEVCONF_* index, nil when it has no
+// IPv6. An absent interface is an error that wraps unix.ENODEV.
+func (h *Handle) linkConf6(ctx context.Context, device string) (Link, []int32, error) {
+	if err := checkLinkName(device); err != nil {
+		return Link{}, nil, err
 	}
-	var conf []int32
-	eachAttr(m.body[ifInfoSize:], func(typ uint16, v []byte) {
+	r := linkByName(device)
+	m, err := h.query(ctx, r.typ, r.body)
+	link, there, err := linkOf(device, m, err)
+	if err != nil || !there {
+		return Link{}, nil, errors.Join(err, whenAbsent(there))
+	}
+	return link, parseConf6(m.body), nil
+}
+
+// parseConf6 reads the IPv6 settings of a link message.
+func parseConf6(b []byte) (conf []int32) {
+	if len(b) < ifInfoSize {
+		return nil
+	}
+	eachAttr(b[ifInfoSize:], func(typ uint16, v []byte) {
 		if typ != unix.IFLA_AF_SPEC {
 			return
 		}
@@ -117,5 +113,5 @@ func (h *Handle) conf6(ctx context.Context, device string) ([]int32, error) {
 			})
 		})
 	})
-	return conf, nil
+	return conf
 }
