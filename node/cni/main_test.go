@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -53,6 +55,8 @@ type testNode struct {
 	Store  string // etcd endpoint
 	DieAt  string // step at which the process kills itself
 	FailAt string // step that fails
+	// FollowMTU makes the node want the MTU that the file "mtu" in Dir says, instead of 1450.
+	FollowMTU bool
 }
 
 const testNodeName = "n-1"
@@ -82,6 +86,18 @@ func (n *testNode) ready() error {
 		return fmt.Errorf("%s: %w", rest, ErrLimited)
 	}
 	return fmt.Errorf("%s", why)
+}
+
+// mtu is what pods are to have.
+func (n *testNode) mtu() int {
+	if n.FollowMTU {
+		if b, err := os.ReadFile(filepath.Join(n.Dir, "mtu")); err == nil {
+			if mtu, err := strconv.Atoi(string(b)); err == nil {
+				return mtu
+			}
+		}
+	}
+	return 1450
 }
 
 // run serves until its standard input ends. It prints "ready", and "done COMMAND MICROSECONDS" for
@@ -119,7 +135,10 @@ func (n *testNode) run() error {
 		}})
 	defer alloc.Close()
 	routes := fib.New(h, log)
+	mtus := NewMTUSyncer(reg, links, log)
+	mtu := func() (int, error) { return n.mtu(), nil }
 	runner := reconcile.NewRunner(func(ctx context.Context, _ bool) error {
+		_, mtuErr := mtus.Apply(ctx, n.mtu())
 		var eps []model.Endpoint
 		for _, e := range reg.Endpoints() {
 			eps = append(eps, e)
@@ -129,14 +148,14 @@ func (n *testNode) run() error {
 			return err
 		}
 		_, err = routes.Apply(ctx, plan)
-		return err
+		return errors.Join(mtuErr, err)
 	}, reconcile.RunnerOptions{RetryMin: 10 * time.Millisecond, RetryMax: time.Second, Resync: time.Hour})
 	reg.OnChange(runner.Kick)
 	if _, err := alloc.Assign(ctx, ipam.Request{HandleID: "warm"}); err == nil { // reads the pools once
 		_, _ = alloc.Release(ctx, "warm")
 	}
 	srv, err := New(Config{Node: testNodeName, Socket: n.socket(), Registry: reg, Links: links, IPAM: FromAllocator(alloc),
-		Store: store, MTU: func() (int, error) { return 1450, nil }, Ready: n.ready, Apply: runner.Await, Log: log, Step: n.step,
+		Store: store, MTU: mtu, Ready: n.ready, Apply: runner.Await, Log: log, Step: n.step,
 		Observe: func(op, result string, d time.Duration) { fmt.Println("done", op, result, d.Microseconds()) }})
 	if err != nil {
 		return err
@@ -145,10 +164,19 @@ func (n *testNode) run() error {
 	g.Go(func() error { return ignoreCanceled(runner.Run(ctx)) })
 	g.Go(func() error {
 		return ignoreCanceled(kernel.Watch(ctx, "", func(e kernel.Event) {
-			if routes.Observe(e) {
+			if routes.Observe(e) || mtus.Observe(e) {
 				runner.Kick()
 			}
 		}))
+	})
+	g.Go(func() error {
+		for last := n.mtu(); n.FollowMTU && ctx.Err() == nil; time.Sleep(time.Millisecond) {
+			if now := n.mtu(); now != last {
+				last = now
+				runner.Kick()
+			}
+		}
+		return nil
 	})
 	g.Go(func() error { return srv.Run(ctx) })
 	g.Go(func() error {
