@@ -74,7 +74,14 @@ func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 			observe: d.Observe, resync: d.Invalidate, watch: d.Watch,
 		})
 	}
+	reverse := fib.NewReversePath("", s.log)
 	parts = append(parts, part{
+		name: "rp_filter", why: "packets may arrive by another way than the routes lead, as soon as these change",
+		apply: func(ctx context.Context, p *plans) (reconcile.Result, error) {
+			return reverse.Apply(ctx, loose(p.view))
+		},
+		observe: reverse.Observe, resync: reverse.Invalidate,
+	}, part{
 		name: "routing/fib", why: "routes lead to what stands by now",
 		apply:   func(ctx context.Context, p *plans) (reconcile.Result, error) { return routes.Apply(ctx, p.routing) },
 		observe: routes.Observe, resync: routes.Resync,
@@ -93,6 +100,15 @@ func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 		})
 	}
 	return parts
+}
+
+// loose lists the interfaces that packets of other nodes come in by.
+func loose(v *topology.View) []string {
+	devices := slices.Clone(v.Uplinks)
+	for _, t := range v.Tunnels {
+		devices = append(devices, t.Device)
+	}
+	return devices
 }
 
 // programmed returns when a run that began after the call has ended. What that run could not do is

@@ -3,6 +3,7 @@ package topology
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -75,7 +76,7 @@ func newCompiler(s *model.Snapshot, drivers []Driver) (*compiler, error) {
 
 // view puts together what was decided; paths and peers are sorted.
 func (c *compiler) view(paths []Path, peers []Peer) *View {
-	v := &View{Self: c.s.Self, Paths: paths, Peers: peers, Tunnels: c.tunnels}
+	v := &View{Self: c.s.Self, Paths: paths, Peers: peers, Tunnels: c.tunnels, Uplinks: slices.Sorted(maps.Keys(c.carriers))}
 	v.Problems = slices.Clone(c.problems)
 	for i := range paths {
 		if p := &paths[i]; p.Reach == Unreachable {

@@ -114,6 +114,7 @@ type View struct {
 	Paths   []Path   // sorted by Dst
 	Peers   []Peer   // sorted by Node; all nodes but this one that have an underlay address
 	Tunnels []Tunnel // sorted by Device
+	Uplinks []string // the interfaces that carry this node's addresses, sorted
 	PodMTU  int      // bytes: what a pod interface may have so that every path takes it
 	// PodMTUWhy says where PodMTU comes from.
 	PodMTUWhy string
