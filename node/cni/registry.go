@@ -22,8 +22,9 @@ import (
 // Registry is the journal of what is attached on this host: one file per attachment, so that one
 // damaged file costs one pod. A file has a line for each state; the last one counts. It is safe for concurrent use.
 type Registry struct {
-	dir string
-	log *slog.Logger
+	dir    string
+	log    *slog.Logger
+	spares spares
 
 	mu       sync.Mutex
 	all      map[key]*attachment // values are replaced, never changed
@@ -252,7 +253,7 @@ func (r *Registry) write(a *attachment, known bool) error {
 	b, err := encodeJournal(a)
 	if err == nil {
 		path := filepath.Join(r.dir, a.key().file())
-		if !known || !appendFile(path, b) {
+		if !(known && appendFile(path, b)) && !(!known && r.spares.use(path, b)) {
 			err = replaceFile(path, filepath.Join(r.dir, "."+a.key().file()), b)
 		}
 	}
@@ -362,7 +363,7 @@ func (r *Registry) unlockAndTell(changed bool) {
 func (r *Registry) remove(k key) error {
 	r.hide(k) // setMTU leaves it alone from here on
 	defer r.lockFile(k)()
-	if err := os.Remove(filepath.Join(r.dir, k.file())); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := r.spares.put(filepath.Join(r.dir, k.file())); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove journal entry %s: %w", k, err)
 	}
 	r.mu.Lock()
