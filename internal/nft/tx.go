@@ -67,6 +67,9 @@ func (tx *Tx) AddRules(c Chain) {
 	chain := &nftables.Chain{Table: tx.table, Name: c.Name}
 	for _, r := range c.Rules {
 		tx.nft.AddRule(&nftables.Rule{Table: tx.table, Chain: chain, Exprs: r})
+		if hasMasqueradeTo(r) && tx.err == nil {
+			tx.err = renameLast(tx.nft)
+		}
 	}
 	tx.res.Changed++
 }
