@@ -284,6 +284,10 @@ type MTUConfig struct {
 	IPIP   int // ipipMTU: of the IPIP device
 	VXLAN  int // vxlanMTU: of the VXLAN device over IPv4
 	VXLAN6 int // vxlanMTUV6: of the one over IPv6
+	// PerRoute (mtuMode) gives pods what the uplink takes; otherwise they have what every path takes.
+	PerRoute     bool
+	IfacePattern string // mtuIfacePattern: a regular expression; empty: the interface of the node's address
+	Profile      string // mtuProfile: a name of topology.Profiles; empty: none
 }
 
 // Snapshot is one consistent view of all that the compilers read. It is replaced, never mutated.

@@ -366,6 +366,11 @@ func (c *cluster) tunnelSettings() (model.VXLANConfig, model.MTUConfig) {
 		set(&m.VXLAN, f.Spec.VXLANMTU)
 		set(&m.VXLAN6, f.Spec.VXLANMTUV6)
 		set(&m.IPIP, f.Spec.IPIPMTU)
+		if f.Spec.MTUMode != "" {
+			m.PerRoute = f.Spec.MTUMode == v3.MTUPerRoute
+		}
+		m.IfacePattern = cmp.Or(f.Spec.MTUIfacePattern, m.IfacePattern)
+		m.Profile = cmp.Or(f.Spec.MTUProfile, m.Profile)
 	}
 	return v, m
 }

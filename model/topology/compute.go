@@ -51,6 +51,7 @@ type compiler struct {
 	under    *underlay
 	carriers map[string]bool // the interfaces that this node's addresses are on
 	pools    *bart.Table[*model.Pool]
+	mtu      mtuPlan
 	tunnels  []Tunnel
 	problems []string
 	decided  map[model.NodeName][]decided
@@ -70,6 +71,7 @@ func newCompiler(s *model.Snapshot, drivers []Driver) (*compiler, error) {
 	for i := range s.Pools {
 		c.addPool(&s.Pools[i])
 	}
+	c.planMTU()
 	c.findTunnels()
 	return c, nil
 }
@@ -246,7 +248,7 @@ func (c *compiler) linkTo(peer *model.Node, to netip.Addr, f model.Family, h hop
 }
 
 func (c *compiler) direct(to netip.Addr, h hop, mode string) decision {
-	d := decision{reach: Direct, via: to, device: h.device, mtu: h.mtu, deviceMTU: h.mtu}
+	d := decision{reach: Direct, via: to, device: h.device, mtu: c.hopMTU(h), deviceMTU: h.mtu}
 	if l, ok := c.under.links[h.device]; ok {
 		d.deviceMTU = l.MTU
 	}
@@ -264,7 +266,11 @@ func (c *compiler) encapsulated(i int, to netip.Addr, h hop, why string) decisio
 	t := c.tunnels[i]
 	row, _ := c.driver(t.End.Encap)
 	d := decision{reach: row.Reach, via: TunnelNextHop(to), device: t.Device, deviceMTU: t.MTU,
-		mtu: min(t.MTU, h.mtu-row.Overhead[t.Family]), why: why}
+		mtu: c.insideMTU(&t, row.Overhead[t.Family], h), why: why}
+	if t.Family == model.IPv6 && d.mtu < minMTU6 {
+		d.why += fmt.Sprintf("; its way has room for %d bytes only, and IPv6 needs %d", d.mtu, minMTU6)
+		d.mtu = minMTU6
+	}
 	if len(t.Addresses) > 0 {
 		d.source = t.Addresses[0]
 	}
@@ -311,32 +317,4 @@ func comparePeers(a, b Peer) int {
 
 func covered(ps []netip.Prefix, a netip.Addr) bool {
 	return slices.ContainsFunc(ps, func(p netip.Prefix) bool { return p.Contains(a) })
-}
-
-// podMTU finds the largest packet that every path takes, also paths to nodes that are yet to come:
-// the uplink's MTU less the overhead of what the pools ask for.
-func (c *compiler) podMTU(v *View) {
-	set := func(mtu int, format string, args ...any) {
-		v.PodMTU, v.PodMTUWhy = mtu, fmt.Sprintf(format, args...)
-	}
-	smaller := func(mtu int) bool { return v.PodMTU == 0 || mtu < v.PodMTU }
-	for _, a := range c.self.Addresses {
-		l, ok := c.under.carrier(c.s.Underlay.Links, a.Addr())
-		switch {
-		case !ok:
-			v.Problems = append(v.Problems, fmt.Sprintf("no interface of this host has the node address %s", a.Addr()))
-		case smaller(l.MTU):
-			set(l.MTU, "%s carries %s", l.Name, a.Addr())
-		}
-	}
-	for _, t := range c.tunnels {
-		if smaller(t.MTU) {
-			set(t.MTU, "%s over %s", t.Device, t.Parent)
-		}
-	}
-	for i := range v.Paths {
-		if p := &v.Paths[i]; p.Reach != Local && p.Reach != Unreachable && smaller(p.MTU) {
-			set(p.MTU, "the path to %s on node %s", p.Dst, p.Node)
-		}
-	}
 }

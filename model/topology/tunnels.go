@@ -158,11 +158,12 @@ func (c *compiler) tunnel(e model.TunnelEnd) (Tunnel, error) {
 	if !ok {
 		return Tunnel{}, fmt.Errorf("but no interface of this host has the node address %s", addr.Addr())
 	}
-	t := Tunnel{Driver: d.Name, Device: d.DeviceOver(f), Family: f, Local: addr.Addr(), Parent: parent.Name,
-		MTU: parent.MTU - overhead, End: e, VNI: e.VNI, Port: e.Port}
-	if mtu := c.configuredMTU(e); mtu > 0 {
-		t.MTU = mtu
+	mtu, err := c.tunnelMTU(e, parent, overhead)
+	if err != nil {
+		return Tunnel{}, err
 	}
+	t := Tunnel{Driver: d.Name, Device: d.DeviceOver(f), Family: f, Local: addr.Addr(), Parent: parent.Name,
+		MTU: mtu, End: e, VNI: e.VNI, Port: e.Port}
 	if d.Reach == VXLAN {
 		t.MAC = c.self.VXLANMAC
 	}
@@ -170,17 +171,6 @@ func (c *compiler) tunnel(e model.TunnelEnd) (Tunnel, error) {
 		t.Addresses = []netip.Addr{a}
 	}
 	return t, nil
-}
-
-func (c *compiler) configuredMTU(e model.TunnelEnd) int {
-	switch {
-	case e.Encap == model.EncapIPIP:
-		return c.s.MTU.IPIP
-	case e.Family == model.IPv6:
-		return c.s.MTU.VXLAN6
-	default:
-		return c.s.MTU.VXLAN
-	}
 }
 
 // pick chooses the tunnel towards a peer for a pool that wants e: the one that it wants once both
