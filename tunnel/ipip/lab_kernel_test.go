@@ -69,6 +69,8 @@ func require(t *testing.T, w Way) {
 // host is a namespace on the underlay; a node of the cluster when it has a pod.
 type host struct {
 	testkit.NS
+	under  testkit.NS // the other end of its wire is there, as port
+	port   string
 	name   model.NodeName
 	addr   netip.Addr // underlay
 	block  netip.Prefix
@@ -131,11 +133,10 @@ func (h *host) sysctl(t *testing.T, path, value string) {
 // attach makes a namespace with 172.31.1.i on the underlay.
 func attach(t *testing.T, under testkit.NS, i int) *host {
 	t.Helper()
-	h := &host{NS: testkit.NewNetns(t), name: model.NodeName(fmt.Sprintf("n%d", i)),
+	h := &host{NS: testkit.NewNetns(t), under: under, port: fmt.Sprintf("port%d", i), name: model.NodeName(fmt.Sprintf("n%d", i)),
 		addr: netip.AddrFrom4([4]byte{172, 31, 1, byte(i)})}
-	port := fmt.Sprintf("port%d", i)
-	testkit.Wire(t, under, port, h.NS, "eth0")
-	testkit.Run(t, under, "ip", "link", "set", port, "master", "br0")
+	testkit.Wire(t, under, h.port, h.NS, "eth0")
+	testkit.Run(t, under, "ip", "link", "set", h.port, "master", "br0")
 	h.AddAddress(t, "eth0", h.addr.String()+"/24")
 	return h
 }

@@ -266,7 +266,9 @@ int weft_ipip_out(struct __sk_buff *skb)
 	    bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), 0))
 		return drop(NOT_SENT);
 	count(SENT);
-	if (rc == BPF_FIB_LKUP_RET_FWD_DISABLED)
+	// While the next hop's MAC is unknown the packet waits. It then goes where its route says, and the
+	// route that it has until now is the inner one: without a hop the kernel gives it the outer one.
+	if (rc != BPF_FIB_LKUP_RET_SUCCESS)
 		return bpf_redirect_neigh(fib.ifindex, 0, 0, 0);
 	hop.nh_family = fib.family;
 	if (fib.family == AF_INET)
