@@ -246,6 +246,15 @@ type Endpoint struct {
 	Device    string // host side of the veth pair, "weft" and 11 hex digits
 	Addresses []netip.Addr
 	MAC       MAC // inside the pod
+	// Labels, Profiles and Ports are what policy needs to know of the pod: its own labels (with
+	// projectcalico.org/namespace and the like), the profiles it inherits from and falls back to,
+	// first wins, and its named ports.
+	Labels   map[string]string
+	Profiles []string
+	Ports    []EndpointPort
+	// Sources are prefixes that the pod may send from besides its addresses
+	// (allowSpoofedSourcePrefixes).
+	Sources []netip.Prefix
 }
 
 // Link is an interface of the underlay.
@@ -300,6 +309,8 @@ type Snapshot struct {
 	Underlay  Underlay
 	VXLAN     VXLANConfig
 	MTU       MTUConfig
+	NAT       NATConfig
+	Policy    PolicyView
 	// IgnoreReadiness moves traffic without regard to what the peers receive. Packets are lost; it
 	// is the control of the tests that show that otherwise none is.
 	IgnoreReadiness bool

@@ -52,10 +52,10 @@ func packages(t *testing.T) []pkg {
 var layers = [][]string{
 	{"model"},
 	{"model/selector", "model/topology", "internal/reconcile"},
-	{"tunnel", "routing", "nat", "api/v3", "internal/kernel"},
+	{"tunnel", "routing", "nat", "policy", "api/v3", "internal/kernel"},
 	{"node/datastore", "node/cni/rpc", "node/status", "node/config", "internal/testkit", "internal/traffic", "internal/nft"},
 	{"tunnel/guard"},
-	{"tunnel/", "routing/", "nat/", "node/datastore/", "node/ipam", "node/ipam/", "cmd/weft-cni"},
+	{"tunnel/", "routing/", "nat/", "policy/", "node/datastore/", "node/ipam", "node/ipam/", "cmd/weft-cni"},
 	{"node/cni"},
 	{"node"},
 	{"cli", "cli/", "lab", "lab/"},
@@ -142,7 +142,7 @@ func TestAreasAreApart(t *testing.T) {
 // Pure packages decide and do nothing: the same input gives the same output, and no test of them
 // needs root.
 func TestPurity(t *testing.T) {
-	pure := []string{"model", "model/selector", "model/topology", "tunnel", "routing", "nat", "encryption", "policy", "policy/eval"}
+	pure := []string{"model", "model/selector", "model/topology", "tunnel", "routing", "nat", "encryption", "policy", "policy/eval", "policy/eval/reference"}
 	banned := map[string]string{
 		"os": "I/O", "net": "I/O (net/netip is fine)", "net/http": "I/O", "syscall": "I/O", "os/exec": "I/O",
 		"time": "the clock; take a time.Time from the caller through package model if it is ever needed",
