@@ -6,8 +6,9 @@ import (
 )
 
 // Patch is Sync of what the last Sync or Patch wanted, with puts added to it or replaced in it, and
-// without deletes; a key that is in both is put. While the kernel is as the last one left it, the
-// cost is that of the difference; else, and after an error, it is a whole Sync.
+// without deletes; a key that is in both is put. While the kernel is as the last one left it, but
+// for what Observe and Forget told, the cost is that of the difference; else, and after an error, it
+// is a whole Sync.
 func (s *Syncer[K, V]) Patch(ctx context.Context, puts map[K]V, deletes []K) (Result, error) {
 	s.mu.Lock()
 	have := s.have
@@ -18,24 +19,51 @@ func (s *Syncer[K, V]) Patch(ctx context.Context, puts map[K]V, deletes []K) (Re
 	case have == nil:
 		return s.Sync(ctx, s.patched(puts, deletes))
 	}
-	// have is known only after a Sync without errors: it is what s.want asks for, so that no put
-	// repairs anything.
-	toPut := s.puts(have, puts)
-	var toDelete []Change[K, V]
-	for _, k := range deletes {
-		if h, ok := have[k]; ok && !has(puts, k) {
-			toDelete = append(toDelete, Change[K, V]{Key: k, Exists: true, Have: h})
+	s.mu.Lock()
+	doubts := s.fold()
+	s.mu.Unlock()
+	// have is known only after a Sync without errors: it is what s.want asks for, but for what is in
+	// doubt, so that only that is repaired.
+	before := s.revise(puts, deletes)
+	last := make(map[K]V, len(doubts))
+	gone := make(map[K]V, len(deletes))
+	for k, d := range doubts {
+		w, wanted := s.want[k]
+		if b, ok := before[k]; ok {
+			last[k] = b
+		} else if wanted && !has(puts, k) {
+			last[k] = w
+		}
+		if !wanted {
+			gone[k] = d.last
 		}
 	}
-	before := s.revise(puts, deletes)
-	var res Result
-	errs, failed := s.put(ctx, toPut, nil, &res)
-	errs = append(errs, s.delete(ctx, s.unheld(toDelete, failed), &res)...)
-	s.remember(before, failed)
-	if len(errs) > 0 {
-		s.Invalidate()
+	for _, k := range deletes {
+		if h, ok := have[k]; ok && !has(puts, k) {
+			gone[k] = h
+		}
 	}
-	return res, joinErrors(errs)
+	toPut := s.puts(have, puts, doubts)
+	for k := range last {
+		if !has(puts, k) {
+			h, ok := have[k]
+			toPut = append(toPut, Change[K, V]{Key: k, Exists: ok, Have: h, Want: last[k]})
+		}
+	}
+	var res Result
+	errs, failed := s.put(ctx, toPut, last, &res)
+	errs = append(errs, s.delete(ctx, s.unheld(changes(gone), failed), &res)...)
+	s.remember(before, failed)
+	return s.settle(ctx, doubts, res, errs)
+}
+
+// changes makes deletes of entries.
+func changes[K comparable, V any](gone map[K]V) []Change[K, V] {
+	all := make([]Change[K, V], 0, len(gone))
+	for k, v := range gone {
+		all = append(all, Change[K, V]{Key: k, Exists: true, Have: v})
+	}
+	return all
 }
 
 // patched returns what Patch wants as a map of its own.

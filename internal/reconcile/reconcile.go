@@ -91,18 +91,19 @@ func (r Result) String() string {
 	return s
 }
 
-// Syncer keeps one Table as wanted. It reads the kernel at its first Sync and whenever
-// Invalidate or Observe said that somebody else touched it; otherwise it compares with what it
-// wrote itself, so that one changed entry among thousands costs one write and no dump.
-// Sync and Patch are called by one goroutine; Invalidate, Observe and Wants by any.
+// Syncer keeps one Table as wanted. It reads the kernel at its first Sync, after an error and after
+// Invalidate; otherwise it compares with what it wrote itself and what Observe and Forget told
+// since, so that one changed entry among thousands costs one write and no dump.
+// Sync and Patch are called by one goroutine; Invalidate, Observe, Forget and Wants by any.
 type Syncer[K comparable, V any] struct {
 	table  Table[K, V]
 	policy DeletePolicy
 
 	mu    sync.Mutex
-	have  map[K]V // nil: unknown, List before the next comparison
-	stale bool    // set while a List is under way: its outcome may be out of date
-	want  map[K]V // of the last Sync; changed by its goroutine only
+	have  map[K]V       // nil: unknown, List before the next comparison
+	stale bool          // set while a List is under way: its outcome may be out of date
+	seen  map[K]seen[V] // what others made of entries of have, as told; have itself is behind there
+	want  map[K]V       // of the last Sync; changed by its goroutine only
 
 	last map[K]V // what is as the last Sync wanted it; want itself if all is; only Sync uses it
 }
@@ -116,26 +117,7 @@ func NewSyncer[K comparable, V any](t Table[K, V], p DeletePolicy) *Syncer[K, V]
 func (s *Syncer[K, V]) Invalidate() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.have, s.stale = nil, true
-}
-
-// Observe compares a kernel event with what the last Sync left there and tells whether somebody
-// else changed it; if so, the next Sync reads the kernel again. gone means the entry was removed.
-// Events of our own writes agree with what we hold and cost nothing.
-func (s *Syncer[K, V]) Observe(k K, v V, gone bool) (foreign bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.have == nil {
-		s.stale = true
-		return true
-	}
-	have, ok := s.have[k]
-	switch {
-	case gone && !ok, !gone && ok && s.table.Equal(v, have):
-		return false
-	}
-	s.have, s.stale = nil, true
-	return true
+	s.forgetAll()
 }
 
 // Sync makes the table equal to want: puts first, then deletes by the delete policy. It returns
@@ -145,32 +127,34 @@ func (s *Syncer[K, V]) Sync(ctx context.Context, want map[K]V) (Result, error) {
 	s.mu.Lock()
 	s.want = want
 	s.mu.Unlock()
-	have, err := s.load(ctx)
+	have, doubts, err := s.load(ctx)
 	if err != nil {
 		return Result{}, err
 	}
 	var res Result
-	errs, failed := s.put(ctx, s.puts(have, want), s.last, &res)
+	errs, failed := s.put(ctx, s.puts(have, want, doubts), s.last, &res)
 	var deletes []Change[K, V]
 	for k, h := range have {
 		if !has(want, k) {
 			deletes = append(deletes, Change[K, V]{Key: k, Exists: true, Have: h})
 		}
 	}
+	for k, d := range doubts {
+		if !has(want, k) && !has(have, k) {
+			deletes = append(deletes, Change[K, V]{Key: k, Exists: true, Have: d.last})
+		}
+	}
 	errs = append(errs, s.delete(ctx, s.unheld(deletes, failed), &res)...)
 	s.remember(s.last, failed)
-	if len(errs) > 0 {
-		s.Invalidate()
-	}
-	return res, joinErrors(errs)
+	return s.settle(ctx, doubts, res, errs)
 }
 
-// puts returns what is missing or different.
-func (s *Syncer[K, V]) puts(have, want map[K]V) []Change[K, V] {
+// puts returns what is missing, different or in doubt.
+func (s *Syncer[K, V]) puts(have, want map[K]V, doubts map[K]doubt[V]) []Change[K, V] {
 	var puts []Change[K, V]
 	for k, w := range want {
 		h, ok := have[k]
-		if !ok || !s.table.Equal(h, w) {
+		if !ok || !s.table.Equal(h, w) || has(doubts, k) {
 			puts = append(puts, Change[K, V]{Key: k, Exists: ok, Have: h, Want: w})
 		}
 	}
@@ -290,18 +274,19 @@ func joinErrors(errs []error) error {
 // load returns what the kernel holds, reading it when that is unknown. The map is also s.have: only
 // Sync's goroutine changes it, under the lock and never while it ranges over it; Observe reads it
 // under the lock.
-func (s *Syncer[K, V]) load(ctx context.Context) (map[K]V, error) {
+func (s *Syncer[K, V]) load(ctx context.Context) (map[K]V, map[K]doubt[V], error) {
 	s.mu.Lock()
 	if s.have != nil {
 		defer s.mu.Unlock()
-		return s.have, nil
+		doubts := s.fold()
+		return s.have, doubts, nil
 	}
 	s.stale = false
 	s.mu.Unlock()
 
 	listed, err := s.table.List(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if listed == nil {
 		listed = make(map[K]V) // nil is "unknown" in s.have
@@ -311,7 +296,7 @@ func (s *Syncer[K, V]) load(ctx context.Context) (map[K]V, error) {
 	if !s.stale {
 		s.have = listed
 	}
-	return listed, nil
+	return listed, nil, nil
 }
 
 // note records what we are about to make true, before the write, so that the kernel's echo of
@@ -322,6 +307,7 @@ func (s *Syncer[K, V]) note(k K, v V, present bool) {
 	if s.have == nil {
 		return
 	}
+	delete(s.seen, k) // older than what we write now
 	if present {
 		s.have[k] = v
 	} else {

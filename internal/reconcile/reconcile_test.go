@@ -26,6 +26,7 @@ type fakeKernel struct {
 	deletes          int
 	onList           func()
 	onWrite          func()
+	wrote            func(k int, v string, gone bool) // the event of a write, as others hear it
 	deletedBeforePut bool
 }
 
@@ -60,6 +61,9 @@ func (f *fakeKernel) Put(_ context.Context, k int, v string) error {
 		return errRefused
 	}
 	f.entries[k] = v
+	if f.wrote != nil {
+		f.wrote(k, v, false)
+	}
 	if f.onWrite != nil {
 		f.onWrite()
 	}
@@ -70,6 +74,9 @@ func (f *fakeKernel) Delete(_ context.Context, k int, _ string) error {
 	f.deletes++
 	if f.stuck[k] {
 		return errRefused
+	}
+	if v, there := f.entries[k]; there && f.wrote != nil {
+		f.wrote(k, v, true)
 	}
 	delete(f.entries, k)
 	return nil
@@ -153,22 +160,73 @@ func TestObserve(t *testing.T) {
 		v       string
 		gone    bool
 		foreign bool
+		reads   bool
 	}{
-		{"echo of our put", 1, "A", false, false},
-		{"echo of a delete", 9, "", true, false},
-		{"changed by another", 1, "z", false, true},
-		{"removed by another", 1, "", true, true},
-		{"added by another", 7, "z", false, true},
+		{"echo of our put", 1, "A", false, false, false},
+		{"echo of a delete", 9, "", true, false, false},
+		{"changed by another", 1, "z", false, true, false},
+		{"removed by another", 1, "", true, true, false},
+		{"added by another", 7, "z", false, true, true},
 	} {
 		mustSync(t, s, want)
 		lists := f.lists
+		if f.entries[c.k] = c.v; c.gone {
+			delete(f.entries, c.k)
+		}
 		if got := s.Observe(c.k, c.v, c.gone); got != c.foreign {
 			t.Errorf("%s: foreign is %v, want %v", c.what, got, c.foreign)
 		}
 		mustSync(t, s, want)
-		if read := f.lists > lists; read != c.foreign {
-			t.Errorf("%s: the next Sync read the kernel: %v, want %v", c.what, read, c.foreign)
+		if read := f.lists > lists; read != c.reads {
+			t.Errorf("%s: the next Sync read the kernel: %v, want %v", c.what, read, c.reads)
 		}
+		if diff := cmp.Diff(want, f.entries, cmp.Comparer(f.Equal)); diff != "" {
+			t.Errorf("%s: kernel (-want +got):\n%s", c.what, diff)
+		}
+	}
+}
+
+// TestForget: what went with something else is put again, without a look at the rest.
+func TestForget(t *testing.T) {
+	f := newFake(nil)
+	s := NewSyncer(Table[int, string](f), DeleteAfterCleanPuts)
+	if n := s.Forget(func(int, string) bool { return true }); n != 0 {
+		t.Errorf("%d forgotten before anything was known", n)
+	}
+	want := map[int]string{1: "a", 2: "b", 3: "b", 4: "b"}
+	mustSync(t, s, want)
+	for _, patch := range []bool{false, true} {
+		for k, v := range f.entries {
+			if v == "b" {
+				delete(f.entries, k)
+			}
+		}
+		lists := f.lists
+		if n := s.Forget(func(_ int, v string) bool { return v == "b" }); n != len(want)-1 {
+			t.Errorf("%d forgotten, want %d", n, len(want)-1)
+		}
+		var r Result
+		expect := Result{Added: 3, Repaired: 3}
+		if patch {
+			delete(want, 4)
+			r, _ = s.Patch(t.Context(), map[int]string{}, []int{4})
+			expect = Result{Added: 2, Removed: 1, Repaired: 2}
+		} else {
+			r = mustSync(t, s, maps.Clone(want))
+		}
+		if r != expect || f.lists != lists {
+			t.Errorf("got %v after %d lists, want %v without one", r, f.lists-lists, expect)
+		}
+		if diff := cmp.Diff(want, f.entries); diff != "" {
+			t.Errorf("kernel (-want +got):\n%s", diff)
+		}
+	}
+	// What was told and is not so: the kernel has the last word.
+	s = NewSyncer(Table[int, string](fakeBatch{f}), DeleteAfterCleanPuts)
+	mustSync(t, s, want)
+	s.Forget(func(k int, _ string) bool { return k == 2 })
+	if r, err := s.Patch(t.Context(), nil, nil); err != nil || !r.Zero() {
+		t.Errorf("got %v, %v", r, err)
 	}
 }
 
@@ -337,15 +395,35 @@ func TestSyncProperty(t *testing.T) {
 		s := NewSyncer(tables[rapid.IntRange(0, 2).Draw(t, "table")], policy)
 		want := map[int]string{}
 		type event struct {
-			k    int
-			v    string
-			gone bool
+			k     int
+			v     string
+			gone  bool
+			third bool // every third entry went, and the kernel says so once for all
 		}
 		var pending []event
+		f.wrote = func(k int, v string, gone bool) { pending = append(pending, event{k: k, v: v, gone: gone}) }
+		hear := func() {
+			e := pending[0]
+			pending = pending[1:]
+			if e.third {
+				s.Forget(func(k int, _ string) bool { return k%3 == 0 })
+				return
+			}
+			s.Observe(e.k, e.v, e.gone)
+		}
 		ctx := context.Background()
 		t.Repeat(map[string]func(*rapid.T){
 			"want": func(t *rapid.T) { want = entries.Draw(t, "want") },
-			"sync": func(t *rapid.T) { _, _ = s.Sync(ctx, want) },
+			"sync": func(t *rapid.T) { _, _ = s.Sync(ctx, maps.Clone(want)) },
+			"patch": func(t *rapid.T) {
+				var deletes []int
+				for k := range s.want {
+					if !has(want, k) {
+						deletes = append(deletes, k)
+					}
+				}
+				_, _ = s.Patch(ctx, maps.Clone(want), deletes)
+			},
 			"foreign put": func(t *rapid.T) {
 				e := event{k: key.Draw(t, "k"), v: value.Draw(t, "v")}
 				f.entries[e.k] = e.v
@@ -359,27 +437,28 @@ func TestSyncProperty(t *testing.T) {
 					pending = append(pending, e)
 				}
 			},
+			"third": func(t *rapid.T) {
+				maps.DeleteFunc(f.entries, func(k int, _ string) bool { return k%3 == 0 })
+				pending = append(pending, event{third: true})
+			},
 			"refuse": func(t *rapid.T) { f.refuse[key.Draw(t, "k")] = true },
 			"stuck":  func(t *rapid.T) { f.stuck[key.Draw(t, "k")] = true },
 			"accept": func(t *rapid.T) { clear(f.refuse); clear(f.stuck) },
 			"event": func(t *rapid.T) {
 				if len(pending) > 0 {
-					e := pending[0]
-					pending = pending[1:]
-					s.Observe(e.k, e.v, e.gone)
+					hear()
 				}
 			},
 			"": func(t *rapid.T) {},
 		})
 		clear(f.refuse)
 		clear(f.stuck)
-		for _, e := range pending {
-			s.Observe(e.k, e.v, e.gone)
-		}
-		for range 2 {
-			// fakeBatch refuses to believe in what others changed since the last List: then the
-			// first Sync only learns that.
-			_, _ = s.Sync(ctx, want)
+		// One that is overtaken by events learns that, and needs another.
+		for range 4 {
+			_, _ = s.Sync(ctx, maps.Clone(want))
+			for len(pending) > 0 {
+				hear()
+			}
 		}
 		if diff := cmp.Diff(want, f.entries); diff != "" {
 			t.Fatalf("kernel (-want +got):\n%s", diff)

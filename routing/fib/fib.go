@@ -176,8 +176,8 @@ func (f *FIB) observeRoute(e kernel.Event) bool {
 	return ours
 }
 
-// observeLink: with a link that goes down or away the kernel drops its IPv4 routes without telling,
-// and one that comes up may be what a route has waited for.
+// observeLink: with a link that goes down or away the kernel drops its routes, those of IPv4 without
+// telling; one that comes up may be what a route has waited for.
 func (f *FIB) observeLink(e kernel.Event) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -188,13 +188,17 @@ func (f *FIB) observeLink(e kernel.Event) bool {
 	} else {
 		f.links[e.Link.Index] = now
 	}
-	if !e.Removed && known && have == now {
+	if !e.Removed && known && have == now || !f.devices[now.name] && !f.devices[have.name] {
 		return false
 	}
-	if !f.devices[now.name] && !f.devices[have.name] {
-		return false
+	switch {
+	case known && have.name != now.name: // its routes go by another name now
+		f.syncer.Invalidate()
+	case !e.Removed && now.up:
+		return f.failed // what is written was written while it was up
+	default:
+		f.syncer.Forget(func(_ kernel.RouteKey, r kernel.Route) bool { return r.Device == now.name })
 	}
-	f.syncer.Invalidate()
 	return true
 }
 
