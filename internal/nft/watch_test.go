@@ -30,7 +30,7 @@ func TestEventsThatAreOurs(t *testing.T) {
 		{"our chain", event(unix.NFT_MSG_DELCHAIN, unix.NFPROTO_INET, str(unix.NFTA_CHAIN_TABLE, "weft"), str(unix.NFTA_CHAIN_NAME, "tunnel-vxlan-input")), true},
 		{"another chain of the table", event(unix.NFT_MSG_NEWCHAIN, unix.NFPROTO_INET, str(unix.NFTA_CHAIN_TABLE, "weft"), str(unix.NFTA_CHAIN_NAME, "policy")), false},
 		{"a chain of another owner", event(unix.NFT_MSG_DELCHAIN, unix.NFPROTO_INET, str(unix.NFTA_CHAIN_TABLE, "weft"), str(unix.NFTA_CHAIN_NAME, "tunnel-ipip-input")), false},
-		{"our rule", event(unix.NFT_MSG_NEWRULE, unix.NFPROTO_INET, str(unix.NFTA_RULE_TABLE, "weft"), str(unix.NFTA_RULE_CHAIN, "tunnel-vxlan-peers")), true},
+		{"our rule", event(unix.NFT_MSG_NEWRULE, unix.NFPROTO_INET, str(unix.NFTA_RULE_TABLE, "weft"), str(unix.NFTA_RULE_CHAIN, "tunnel-vxlan-forward")), true},
 		{"our element", event(unix.NFT_MSG_NEWSETELEM, unix.NFPROTO_INET, str(unix.NFTA_SET_ELEM_LIST_TABLE, "weft"), str(unix.NFTA_SET_ELEM_LIST_SET, "tunnel-vxlan-ip4-in-ip4-26")), true},
 		{"our counter", event(unix.NFT_MSG_DELOBJ, unix.NFPROTO_INET, str(unix.NFTA_OBJ_TABLE, "weft"), str(unix.NFTA_OBJ_NAME, "tunnel-vxlan-from-pods")), true},
 		{"end of a transaction", event(unix.NFT_MSG_NEWGEN, unix.NFPROTO_UNSPEC), false},

@@ -21,13 +21,12 @@ type names struct {
 	prefix  string
 	input   string // base chain, hook input
 	forward string // base chain, hook forward
-	peers   string // who may send what
 	unknown string // counter: packets from nobody we know, or with a foreign inner source
 	pods    string // counter: tunnel packets of pods
 }
 
 func namesOf(o *nft.Owner) names {
-	return names{o.Name(""), o.Name("input"), o.Name("forward"), o.Name("peers"), o.Name("unknown"), o.Name("from-pods")}
+	return names{o.Name(""), o.Name("input"), o.Name("forward"), o.Name("unknown"), o.Name("from-pods")}
 }
 
 // legacyName tells whether something in the table belonged to the guard of VXLAN while it was the only

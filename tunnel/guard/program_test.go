@@ -29,15 +29,14 @@ func TestCompileGuard(t *testing.T) {
 	if d := cmp.Diff(want, p.format()); d != "" {
 		t.Errorf("program (-want +got):\n%s", d)
 	}
-	// Two ports: of each, pods refused at both hooks and the jump; two VNIs with three shapes each;
-	// the drop at the end.
-	checkRules(t, p, 2*3+2*3+1)
+	// Two ports: of each, pods refused at both hooks, three shapes, and the drop at the end.
+	checkRules(t, p, 2*(2+3+1))
 	if p := compile(nil, sources); !p.empty() || len(p.elements) > 0 || !p.whole().Empty() {
 		t.Errorf("without endpoints there is a guard: %s", p.format())
 	}
 	// IPIP: IPv4 in IPv4 only, whatever else the sources have.
 	p = compile([]Endpoint{IPIP()}, sources)
-	checkRules(t, p, 3+2+1)
+	checkRules(t, p, 2+2+1)
 }
 
 func compile(endpoints []Endpoint, sources []tunnel.Source) *program {
@@ -46,14 +45,14 @@ func compile(endpoints []Endpoint, sources []tunnel.Source) *program {
 	return p
 }
 
-var testNames = names{"t-", "t-input", "t-forward", "t-peers", "t-unknown", "t-from-pods"}
+var testNames = names{"t-", "t-input", "t-forward", "t-unknown", "t-from-pods"}
 
 func checkRules(t *testing.T, p *program, want int) {
 	t.Helper()
 	got := 0
 	for _, c := range p.chains() {
 		got += len(c.Rules)
-		if c.Name != testNames.peers {
+		if c.Name != testNames.input {
 			continue
 		}
 		last := c.Rules[len(c.Rules)-1]

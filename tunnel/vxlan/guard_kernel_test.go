@@ -241,7 +241,7 @@ func TestGuardSharesItsTable(t *testing.T) {
 		if strings.Contains(rules, "chain tunnel-vxlan-input") != want || strings.Contains(rules, "tunnel-vxlan-ip4-in-ip4-32") != (i == 2) {
 			t.Errorf("plan %d: the guard is not as wanted:\n%s", i, rules)
 		}
-		if want && !strings.Contains(rules, fmt.Sprintf("udp dport %d jump tunnel-vxlan-peers", p.Links[0].Port)) {
+		if want && !strings.Contains(rules, fmt.Sprintf("udp dport %d counter name \"tunnel-vxlan-unknown\" drop", p.Links[0].Port)) {
 			t.Errorf("plan %d: no rule for port %d:\n%s", i, p.Links[0].Port, rules)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -48,6 +49,10 @@ func cluster(t *testing.T, n int) []*host {
 	testkit.Require(t, testkit.Root, testkit.VXLAN, testkit.Bridge, testkit.NFTables, testkit.IPRoute2)
 	under := testkit.NewNetns(t)
 	if err := under.Open(t).AddBridge("br0", 1500); err != nil {
+		t.Fatal(err)
+	}
+	// Not to have the bridge ask netfilter, where it can: no network's switches do.
+	if err := kernel.SetSysctlAt(under.Path, "net/bridge/bridge-nf-call-iptables", "0"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
 	var hosts []*host

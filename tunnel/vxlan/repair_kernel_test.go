@@ -145,7 +145,7 @@ func TestSabotageIsRepaired(t *testing.T) {
 		{"guard's element added", "nft add element inet weft tunnel-vxlan-ip4-in-ip4-26 '{ 172.31.1.66 . 10.244.6.0 }'"},
 		{"guard's element removed", "nft delete element inet weft tunnel-vxlan-ip4-in-ip4-26 '{ 172.31.1.2 . 10.244.2.0 }'"},
 		{"guard's table put to sleep", "nft 'add table inet weft { flags dormant ; }'"},
-		{"guard replaced by accept", "nft 'flush chain inet weft tunnel-vxlan-peers; add rule inet weft tunnel-vxlan-peers accept'"},
+		{"guard replaced by accept", "nft 'flush chain inet weft tunnel-vxlan-input; add rule inet weft tunnel-vxlan-input accept'"},
 		{"guard's chain moved", "nft 'flush chain inet weft tunnel-vxlan-input; delete chain inet weft tunnel-vxlan-input; add chain inet weft tunnel-vxlan-input { type filter hook output priority 0 ; }'"},
 	} {
 		start, before := time.Now(), changes.Load()
