@@ -40,6 +40,7 @@ type service struct {
 	cluster   *cluster
 	underlay  *underlay
 	registry  *cni.Registry
+	links     *kernel.PodLinks
 	engine    *engine
 	publisher *publisher
 	publish   *reconcile.Runner
@@ -69,6 +70,10 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 		return fmt.Errorf("open netlink: %w; weft node needs CAP_NET_ADMIN", err)
 	}
 	defer s.handle.Close()
+	if s.links, err = kernel.OpenPodLinks(); err != nil {
+		return fmt.Errorf("open netlink for pod links: %w", err)
+	}
+	defer s.links.Close()
 	// Listening begins before the first read: what changes in between is an event.
 	if s.monitor, err = kernel.NewMonitor(ctx, ""); err != nil {
 		return fmt.Errorf("listen to kernel events: %w", err)

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 	"slices"
 
@@ -49,11 +48,16 @@ const removal = "/remove"
 func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 	sysctls := fib.NewSysctls("", s.log)
 	routes := fib.New(s.handle, s.log)
+	mtus := cni.NewMTUSyncer(s.registry, s.links, s.log)
 	parts := []part{{
 		name: "sysctl", why: "nothing is routed before forwarding is on",
 		apply:   func(ctx context.Context, _ *plans) (reconcile.Result, error) { return sysctls.Apply(ctx) },
 		observe: sysctls.Observe,
 		resync:  func() {},
+	}, {
+		name: "pods/mtu/lower", why: "pods send less before less fits",
+		apply:   func(ctx context.Context, p *plans) (reconcile.Result, error) { return mtus.Lower(ctx, p.view.PodMTU) },
+		observe: mtus.Observe, resync: mtus.Resync,
 	}}
 	names := make([]string, 0, len(tunnels))
 	for name := range tunnels {
@@ -85,6 +89,10 @@ func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 		name: "routing/fib", why: "routes lead to what stands by now",
 		apply:   func(ctx context.Context, p *plans) (reconcile.Result, error) { return routes.Apply(ctx, p.routing) },
 		observe: routes.Observe, resync: routes.Resync,
+	}, part{
+		name: "pods/mtu", why: "and more only when more fits everywhere",
+		apply:   func(ctx context.Context, p *plans) (reconcile.Result, error) { return mtus.Apply(ctx, p.view.PodMTU) },
+		observe: func(kernel.Event) bool { return false }, resync: func() {},
 	})
 	for _, name := range names {
 		d := tunnels[name]
@@ -123,13 +131,9 @@ func (s *service) programmed(ctx context.Context) error {
 
 // cniServer connects CNI to this node's IPAM, store and engine.
 func (s *service) cniServer() (*cni.Server, error) {
-	links, err := kernel.OpenPodLinks()
-	if err != nil {
-		return nil, fmt.Errorf("open netlink for pod links: %w", err)
-	}
 	return cni.New(cni.Config{
 		Node: s.cfg.NodeName, Socket: filepath.Join(s.cfg.RunDir, rpc.SocketName), Registry: s.registry,
-		Links: links, IPAM: cni.FromAllocator(s.ipam), Namespace: s.cluster.namespace, Store: s.store, MTU: s.podMTU, Ready: s.ready,
+		Links: s.links, IPAM: cni.FromAllocator(s.ipam), Namespace: s.cluster.namespace, Store: s.store, MTU: s.podMTU, Ready: s.ready,
 		Apply: s.programmed, Observe: s.metrics.cni, Log: s.log,
 	})
 }

@@ -72,11 +72,26 @@ func (s *MTUSyncer) Resync() {
 // programmed, so that one which began with an earlier MTU ends with this one. The error joins one for
 // each pod that could not be changed; the next Apply tries these again.
 func (s *MTUSyncer) Apply(ctx context.Context, mtu int) (reconcile.Result, error) {
+	return s.apply(ctx, mtu, false)
+}
+
+// Lower is Apply for those pods whose MTU is to shrink: what comes before less fits, as Apply comes
+// after more does.
+func (s *MTUSyncer) Lower(ctx context.Context, mtu int) (reconcile.Result, error) {
+	return s.apply(ctx, mtu, true)
+}
+
+func (s *MTUSyncer) apply(ctx context.Context, mtu int, lower bool) (reconcile.Result, error) {
 	if mtu <= 0 {
 		return reconcile.Result{}, nil
 	}
 	pods := s.registry.visible()
 	wants, errs := wantedMTUs(pods, mtu)
+	for i, a := range pods {
+		if lower && a.MTU > 0 {
+			wants[i] = min(wants[i], a.MTU)
+		}
+	}
 	if !s.begin(pods, wants) {
 		return reconcile.Result{}, errors.Join(errs...)
 	}
