@@ -44,9 +44,9 @@ func (s *service) status() *status.Status {
 	if pubErr != nil {
 		st.LastErrors = append(st.LastErrors, status.Error{Part: "node record", Time: time.Now(), Text: pubErr.Error()})
 	}
-	st.Problems = s.cluster.problems()
+	st.Problems = append(s.cluster.problems(), s.missing...)
 	if p != nil {
-		fillView(st, p.view, s.drivers)
+		fillView(st, p.view, s.drivers, s.ways)
 		st.Uplink = uplinkOf(founds, e.underlay)
 	}
 	st.Checks = s.checks()
@@ -92,7 +92,7 @@ func uplinkOf(founds map[model.Family]found, u *underlay) string {
 }
 
 // fillView writes paths by peer, tunnels and problems into st.
-func fillView(st *status.Status, v *topology.View, drivers []topology.Driver) {
+func fillView(st *status.Status, v *topology.View, drivers []topology.Driver, ways map[string]string) {
 	st.PodMTU, st.PodMTUWhy = v.PodMTU, v.PodMTUWhy
 	st.Problems = append(st.Problems, v.Problems...)
 	index := map[model.NodeName]int{}
@@ -125,7 +125,11 @@ func fillView(st *status.Status, v *topology.View, drivers []topology.Driver) {
 		if t.Port > 0 {
 			outer = fmt.Sprintf("UDP %d, VNI %d", t.Port, t.VNI)
 		}
-		st.Tunnels = append(st.Tunnels, status.Tunnel{Device: t.Device, Driver: t.Driver, Outer: outer, MTU: t.MTU, Why: t.Why})
+		driver := t.Driver
+		if way := ways[driver]; way != "" {
+			driver += " (" + way + ")"
+		}
+		st.Tunnels = append(st.Tunnels, status.Tunnel{Device: t.Device, Driver: driver, Outer: outer, MTU: t.MTU, Why: t.Why})
 	}
 }
 

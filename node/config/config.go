@@ -22,14 +22,15 @@ import (
 
 // Config is the whole, validated configuration, in a section for each area.
 type Config struct {
-	NodeName  string
-	DataDir   string // what must outlive a reboot: the embedded store, the journal of attachments
-	RunDir    string // sockets
-	Datastore Datastore
-	Address   Address
-	Health    Health
-	Log       Log
-	Resync    time.Duration // period of the full comparison with the kernel
+	NodeName   string
+	DataDir    string // what must outlive a reboot: the embedded store, the journal of attachments
+	RunDir     string // sockets
+	Datastore  Datastore
+	Address    Address
+	Health     Health
+	Log        Log
+	Resync     time.Duration // period of the full comparison with the kernel
+	IPIPDriver string        // auto, kernel or ebpf: how IPIP is done
 	// IgnoreReadiness moves traffic before the peers are ready for it, which loses packets: the
 	// control of the tests of live changes.
 	IgnoreReadiness bool
@@ -45,6 +46,9 @@ type Datastore struct {
 	User         string
 	PasswordFile string
 }
+
+// IPIPAuto lets the kernel decide how IPIP is done.
+const IPIPAuto = "auto"
 
 // Embedded tells whether the node runs its own store.
 func (d Datastore) Embedded() bool { return len(d.Endpoints) == 0 }
@@ -99,6 +103,7 @@ func Bind(fs *pflag.FlagSet) func() (*Config, error) {
 	fs.StringVar(&r.Log.Level, "log-level", "info", "debug, info, warn or error")
 	fs.StringVar(&r.Log.Format, "log-format", "text", "text or json")
 	fs.DurationVar(&r.Resync, "resync-interval", 10*time.Minute, "period of the full comparison with the kernel; events repair at once")
+	fs.StringVar(&r.IPIPDriver, "ipip-driver", IPIPAuto, "how IPIP is done: kernel (its ipip device), ebpf, or auto: the first that works")
 	fs.BoolVar(&r.IgnoreReadiness, "ignore-readiness", false, "for tests: change encapsulation before the peers are ready for it; loses packets")
 	_ = fs.MarkHidden("ignore-readiness")
 	return func() (*Config, error) {
@@ -268,6 +273,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		bad("log-format", "%q: want text or json", c.Log.Format)
+	}
+	if d := c.IPIPDriver; d != IPIPAuto && d != "kernel" && d != "ebpf" {
+		bad("ipip-driver", "%q: want auto, kernel or ebpf", d)
 	}
 	if c.Resync < time.Second {
 		bad("resync-interval", "%v: want at least 1s", c.Resync)
