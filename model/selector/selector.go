@@ -1,6 +1,7 @@
 // Package selector is the label selector language of the v3 resources: parse, print, evaluate.
-// It owns the grammar and its meaning on one set of labels. It does not know where labels come
-// from (pods, namespaces, nodes, network sets) and keeps no index of them.
+// It owns the grammar and its meaning on one set of labels, and an Index that keeps track of which
+// of many selectors match which of many labelled things. It does not know where labels come from
+// (pods, namespaces, nodes, network sets).
 //
 // The grammar, lowest precedence first; white space is free between tokens:
 //
@@ -70,7 +71,19 @@ type node struct {
 }
 
 // Matches tells whether the selector selects an object with these labels.
-func (s *Selector) Matches(labels map[string]string) bool { return s.root.matches(labels) }
+func (s *Selector) Matches(labels map[string]string) bool { return s.root.matches(labelMap(labels)) }
+
+// labels are one object's labels.
+type labels interface {
+	get(name string) (value string, present bool)
+}
+
+type labelMap map[string]string
+
+func (m labelMap) get(name string) (string, bool) {
+	v, present := m[name]
+	return v, present
+}
 
 // Global tells whether the selector is global(): the objects that are in no namespace.
 func (s *Selector) Global() bool { return s.root.op == opGlobal }
@@ -87,31 +100,31 @@ func (s *Selector) String() string {
 	return b.String()
 }
 
-func (n *node) matches(labels map[string]string) bool {
+func (n *node) matches(l labels) bool {
 	switch n.op {
 	case opAll:
 		return true
 	case opNot:
-		return !n.kids[0].matches(labels)
+		return !n.kids[0].matches(l)
 	case opAnd:
 		for i := range n.kids {
-			if !n.kids[i].matches(labels) {
+			if !n.kids[i].matches(l) {
 				return false
 			}
 		}
 		return true
 	case opOr:
 		for i := range n.kids {
-			if n.kids[i].matches(labels) {
+			if n.kids[i].matches(l) {
 				return true
 			}
 		}
 		return false
 	case opGlobal:
-		_, namespaced := labels[NamespaceLabel]
+		_, namespaced := l.get(NamespaceLabel)
 		return !namespaced
 	}
-	v, present := labels[n.label]
+	v, present := l.get(n.label)
 	return n.matchesValue(v, present)
 }
 
