@@ -40,11 +40,11 @@ type Driver struct {
 
 	mu    sync.Mutex // for Observe: guards what follows
 	fresh bool       // false: the links must be read before they can be believed
-	there *state     // as the last Apply left it; nil: no device
+	there *applied   // as the last Apply left it; nil: no device
 }
 
-// state is the device as the last Apply left it.
-type state struct {
+// applied is the device as the last Apply left it.
+type applied struct {
 	want    tunnel.Link
 	index   int
 	parent  int
@@ -224,7 +224,7 @@ func (d *Driver) applyAll(ctx context.Context, l tunnel.Link, p tunnel.Plan) (re
 	if res = res.Add(r); err != nil {
 		return res, err
 	}
-	now := &state{want: l, index: dev.Index, parent: parent, outers: outersOf(p.Sources)}
+	now := &applied{want: l, index: dev.Index, parent: parent, outers: outersOf(p.Sources)}
 	if !r.Zero() {
 		d.addrs.Invalidate()
 	}
@@ -280,7 +280,7 @@ func (d *Driver) runningPrograms(ctx context.Context, links []kernel.TunnelLink)
 }
 
 // attach makes the programs run where they should. In the kernel's way they run nowhere.
-func (d *Driver) attach(ctx context.Context, dev kernel.TunnelLink, links []kernel.TunnelLink, now *state, running []found) (reconcile.Result, error) {
+func (d *Driver) attach(ctx context.Context, dev kernel.TunnelLink, links []kernel.TunnelLink, now *applied, running []found) (reconcile.Result, error) {
 	if d.way == Kernel {
 		return d.detachAll(ctx, running)
 	}

@@ -39,6 +39,7 @@ type programs struct {
 	h     *kernel.Handle
 	log   *slog.Logger
 	hooks hooks
+	spec  func() (*ebpf.CollectionSpec, error)
 	objs  programsObjects // zero: not loaded
 	maps  map[string]ebpf.MapID
 
@@ -54,7 +55,7 @@ type programs struct {
 }
 
 func newPrograms(h *kernel.Handle, log *slog.Logger) *programs {
-	p := &programs{h: h, log: log}
+	p := &programs{h: h, log: log, spec: loadPrograms}
 	p.targets = reconcile.NewSliceSyncer(reconcile.NewSyncer(
 		reconcile.Table[targetKey, [4]byte](mapTable[targetKey, [4]byte]{"weft_targets", func() *ebpf.Map { return p.objs.WeftTargets }}),
 		reconcile.DeleteAlways), target, tunnel.CompareSources)
@@ -147,7 +148,7 @@ func (p *programs) load(running []found) error {
 	if p.loaded() {
 		return nil
 	}
-	spec, err := loadPrograms()
+	spec, err := p.spec()
 	if err != nil {
 		return fmt.Errorf("read the eBPF programs: %w", err)
 	}
@@ -396,14 +397,19 @@ type contents struct {
 	sources map[sourceKey]uint32
 }
 
-// intact tells whether programs and maps are still as the last run left them.
-func (p *programs) intact(ctx context.Context) (bool, error) {
+// attachedStill tells whether the programs run where the last run left them.
+func (p *programs) attachedStill(ctx context.Context) (bool, error) {
 	for at, id := range p.attached {
 		ids, err := p.hooks.list(ctx, at)
 		if err != nil || !slices.Contains(ids, id) {
 			return false, err
 		}
 	}
+	return true, nil
+}
+
+// mapsHold tells whether the maps hold what the last run left there.
+func (p *programs) mapsHold(ctx context.Context) (bool, error) {
 	var have config
 	if err := p.objs.WeftConfig.Lookup(uint32(0), &have); err != nil || have != p.config {
 		return false, err

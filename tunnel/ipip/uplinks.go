@@ -14,7 +14,7 @@ const fewPeers = 16
 // uplinks returns the interfaces at which peers' packets can arrive: the one that has the local
 // address, and those through which the kernel's routes lead to the peers. Interfaces of ours are not
 // among them: no pod sends tunnel packets.
-func (d *Driver) uplinks(ctx context.Context, links []kernel.TunnelLink, now *state) (map[int]bool, error) {
+func (d *Driver) uplinks(ctx context.Context, links []kernel.TunnelLink, now *applied) (map[int]bool, error) {
 	addrs := make([]netip.Addr, 0, len(now.outers))
 	for a := range now.outers {
 		addrs = append(addrs, a)
@@ -42,7 +42,7 @@ func outersOf(sources []tunnel.Source) map[netip.Addr]bool {
 
 // knownUplinks tells whether the peers that are new since the last Apply are reached through the
 // interfaces at which the program runs already.
-func (d *Driver) knownUplinks(ctx context.Context, there *state, sources []tunnel.Source) (bool, error) {
+func (d *Driver) knownUplinks(ctx context.Context, there *applied, sources []tunnel.Source) (bool, error) {
 	if d.way == Kernel {
 		return true, nil
 	}

@@ -3,17 +3,21 @@ package ipip
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"weft/internal/kernel"
 )
 
 // Looking whether somebody detached a program or changed a map takes the place of events, which
-// neither has. It is done every lookInterval, or as seldom as lookShare of a processor demands.
+// neither has. It is done every lookInterval; the maps are read as seldom as one part in lookShare of
+// a processor demands.
 const (
 	lookInterval = 500 * time.Millisecond
-	lookShare    = 1000 // one part in
+	lookShare    = 1000
 )
 
 // Observe tells whether the event is a change by somebody else to something of ours, so that Apply
@@ -57,7 +61,7 @@ func (d *Driver) Observe(e kernel.Event) bool {
 
 // observeLink tells whether the event is about the device or an interface below it. Echoes of our
 // own changes cost one reading of the links.
-func (s *state) observeLink(e kernel.Event) bool {
+func (s *applied) observeLink(e kernel.Event) bool {
 	return e.Link.Index == s.index || e.Link.Name == s.want.Name ||
 		e.Link.Name == s.want.Parent && (e.Removed || e.Link.Index != s.parent) ||
 		e.Link.Index == s.parent && e.Link.Name != s.want.Parent ||
@@ -65,7 +69,7 @@ func (s *state) observeLink(e kernel.Event) bool {
 }
 
 // observeRoute tells whether a peer is now reached through an interface where no program runs.
-func (s *state) observeRoute(e kernel.Event) bool {
+func (s *applied) observeRoute(e kernel.Event) bool {
 	if e.Removed || e.Protocol == kernel.RouteProtocol || e.RouteKey.Table != kernel.MainTable || !e.RouteKey.Dst.Addr().Is4() ||
 		e.Link.Index == 0 || s.uplinks[e.Link.Index] || kernel.Owned(e.Link.Name) {
 		return false
@@ -86,43 +90,58 @@ func (d *Driver) Watch(ctx context.Context, kick func()) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { cancel(d.guard.Watch(ctx, kick)) })
 	defer wg.Wait()
-	interval := lookInterval
+	var l looker
 	for {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-time.After(interval):
+		case <-time.After(lookInterval):
+			l.look(ctx, d, kick)
 		}
-		took := d.look(ctx, kick)
-		interval = max(lookInterval, lookShare*took)
 	}
 }
 
-// look kicks when programs or maps are not as the last Apply left them, and returns how long that
-// took to find out.
-func (d *Driver) look(ctx context.Context, kick func()) time.Duration {
-	if d.way != EBPF || !d.running.TryLock() {
-		return 0 // Apply is at work
+// looker remembers when the maps may be read again.
+type looker struct{ mapsAfter time.Time }
+
+// look kicks when programs or maps are not as the last Apply left them.
+func (l *looker) look(ctx context.Context, d *Driver, kick func()) {
+	if d.way != EBPF {
+		return
 	}
+	d.running.Lock()
 	defer d.running.Unlock()
 	d.mu.Lock()
 	idle := d.there == nil || !d.fresh
 	d.mu.Unlock()
 	if idle || !d.bpf.loaded() || !d.bpf.filled {
-		return 0
+		return
 	}
-	start := time.Now()
-	ok, err := d.bpf.intact(ctx)
-	took := time.Since(start)
-	if ctx.Err() != nil || ok {
-		return took
+	ok, err := d.bpf.attachedStill(ctx)
+	if now := time.Now(); ok && err == nil && now.After(l.mapsAfter) {
+		var cost time.Duration
+		cost, err = processorTime(func() (err error) { ok, err = d.bpf.mapsHold(ctx); return err })
+		l.mapsAfter = now.Add(lookShare * cost)
 	}
-	if err != nil && !errors.Is(err, context.Canceled) {
+	if ctx.Err() != nil || ok && err == nil {
+		return
+	}
+	if err != nil {
 		d.log.Warn("cannot look at the IPIP programs", "error", err)
 	} else {
 		d.log.Warn("somebody changed the IPIP programs or their maps")
 	}
 	d.stale()
 	kick()
-	return took
+}
+
+// processorTime returns how much processor time f takes.
+func processorTime(f func() error) (time.Duration, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var before, after unix.Timespec
+	err1 := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &before)
+	err := f()
+	err2 := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &after)
+	return time.Duration(after.Nano() - before.Nano()), errors.Join(err, err1, err2)
 }
