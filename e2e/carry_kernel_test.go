@@ -176,40 +176,6 @@ func (c *cluster) ready(node string) bool {
 	return false
 }
 
-// TestFlushHeals flushes what is ours in a node, and takes away what carries it; each comes back.
-func TestFlushHeals(t *testing.T) {
-	c := newCluster(t, "e2eheal")
-	c.pool("Always")
-	c.pods()
-	c.reach("n1", "n3", "VXLAN")
-	c.reach("n3", "n1", "VXLAN")
-	n1 := c.nodeNetns("n1")
-	routes := testkit.Run(t, n1, "ip", "route", "show", "proto", "87")
-	for _, sabotage := range [][]string{
-		{"ip", "route", "flush", "proto", "87"},
-		{"ip", "link", "del", kernel.VXLANDevice},
-		{"ip", "link", "set", kernel.VXLANDevice, "down"},
-		{"ip", "neigh", "flush", "dev", kernel.VXLANDevice, "nud", "permanent"},
-		{"sysctl", "-qw", "net.ipv4.ip_forward=0"},
-		{"nft", "flush", "ruleset"},
-	} {
-		what := strings.Join(sabotage, " ")
-		testkit.Run(t, n1, sabotage...)
-		took := testkit.Eventually(t, 5*time.Second, "n1 heals after "+what, func() bool {
-			return testkit.Run(t, n1, "ip", "route", "show", "proto", "87") == routes &&
-				strings.TrimSpace(testkit.Run(t, n1, "sysctl", "-n", "net.ipv4.ip_forward")) == "1" &&
-				strings.Contains(testkit.Run(t, n1, "nft", "list", "tables"), "inet weft")
-		})
-		if took > time.Second {
-			t.Errorf("%s: healed after %v, want at most 1 s", what, took)
-		}
-		if _, lost := c.ping("n1", "n3", 5, 20*time.Millisecond).wait(); lost != 0 {
-			t.Errorf("%s: %d of 5 pings lost after it healed", what, lost)
-		}
-		t.Logf("%-55s healed within %v", what, took.Round(time.Millisecond))
-	}
-}
-
 // TestStoreAway takes the store away under traffic, changes nothing meanwhile in the kernel, and
 // catches up with what was written after it returned.
 func TestStoreAway(t *testing.T) {

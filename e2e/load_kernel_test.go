@@ -62,6 +62,9 @@ func felix(spec string) string {
 
 var labNodes = []string{"n1", "n2", "n3"}
 
+// allModes are the modes that are probed and shown.
+var allModes = []poolMode{vxlanAlways, vxlanCross, noneMode}
+
 // sixPods attaches two pods to each node, "n1-a", "n1-b", ...
 func (c *cluster) sixPods() (hosts []traffic.Host) {
 	c.t.Helper()
@@ -121,8 +124,12 @@ func wrongPath(st *status.Status, node, peer, want string) (wrong []string) {
 		return []string{node + " knows no path to " + peer}
 	}
 	for _, p := range st.Peers[i].Paths {
-		if p.Reach != want {
-			wrong = append(wrong, fmt.Sprintf("%s reaches %s of %s by %s (%s), want %s", node, p.Dst, peer, p.Reach, p.Why, want))
+		reach := want
+		if reach == "IPIP" && strings.Contains(p.Dst, ":") {
+			reach = "VXLAN" // as dual asks for
+		}
+		if p.Reach != reach {
+			wrong = append(wrong, fmt.Sprintf("%s reaches %s of %s by %s (%s), want %s", node, p.Dst, peer, p.Reach, p.Why, reach))
 		}
 	}
 	return wrong
@@ -206,8 +213,8 @@ func (c *cluster) whole(what string, rep traffic.Report) {
 	if total.Lost != 0 || broken != 0 || all == 0 {
 		c.t.Errorf("%s: %d of %d packets lost, %d of %d TCP streams broke; want none", what, total.Lost, total.Sent, broken, all)
 	}
-	if total.Sent == 0 || rep.Skipped > total.Sent/uint64(len(rep.Pairs))/4 {
-		c.t.Errorf("%s: %d rounds of packets were left out, %d sent: the machine is too busy for this test to mean anything", what, rep.Skipped, total.Sent/uint64(len(rep.Pairs)))
+	if rate := float64(total.Sent) / float64(len(rep.Pairs)) / rep.Duration.Seconds(); rate < 100 {
+		c.t.Errorf("%s: each pair sent only %.0f packets a second: the machine is too busy for this test to mean anything", what, rate)
 	}
 }
 

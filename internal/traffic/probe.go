@@ -154,6 +154,9 @@ func (s *prober) round(ctx context.Context) error {
 		if err := s.send(b, i); err != nil {
 			return err
 		}
+		if s.fates[i] == refused {
+			continue // nothing left the host
+		}
 		if burst++; burst%probeBurst == 0 {
 			time.Sleep(probePause)
 			s.collect()
