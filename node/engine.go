@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -40,16 +38,6 @@ type plans struct {
 	snapshot  *model.Snapshot                     // that the view was compiled from
 }
 
-// sameRouting tells whether both compile to the same routes.
-func (p *plans) sameRouting(o *plans) bool {
-	a, b := p.view.Paths, o.view.Paths
-	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) && maps.EqualFunc(p.endpoints, o.endpoints, sameEndpoint)
-}
-
-func sameEndpoint(a, b model.Endpoint) bool {
-	return a.ID == b.ID && a.Device == b.Device && a.MAC == b.MAC && slices.Equal(a.Addresses, b.Addresses)
-}
-
 // engine turns the cluster's state into plans and plans into kernel state.
 type engine struct {
 	log       *slog.Logger
@@ -57,6 +45,7 @@ type engine struct {
 	underlay  *underlay
 	compiler  *topology.Compiler
 	tunnels   tunnel.Compiler
+	routes    routing.Compiler
 	endpoints func() map[model.EndpointID]model.Endpoint // a copy for the caller
 	parts     []part
 	metrics   *metrics
@@ -120,7 +109,7 @@ func (e *engine) run(ctx context.Context, full bool) error {
 	e.mu.Unlock()
 	if !changed.Zero() {
 		e.log.Info("applied", "change", changed.String(), "paths", len(p.view.Paths),
-			"routes", len(p.routing.Routes), "took", time.Since(started).Round(time.Microsecond))
+			"routes", len(p.routing.Routes)+len(p.routing.Pods), "took", time.Since(started).Round(time.Microsecond))
 	}
 	return err
 }
@@ -168,12 +157,8 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 		}
 	}
 	p.endpoints = e.endpoints()
-	if last != nil && p.sameRouting(last) {
-		p.routing = last.routing
-	} else {
-		p.routing, err = routing.Compile(p.view, slices.Collect(maps.Values(p.endpoints)))
-		e.note("routing", err)
-	}
+	p.routing, err = e.routes.Compile(p.view, p.endpoints)
+	e.note("routing", err)
 	e.mu.Lock()
 	e.inputs = now
 	e.mu.Unlock()

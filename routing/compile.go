@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,14 +15,14 @@ import (
 // maxDeviceName is the length of a Linux interface name in bytes, without its terminator.
 const maxDeviceName = 15
 
-// rank orders what may claim one prefix, the best first. A pod that is here is reached here,
-// whatever another node says; a path beats the blackhole of a block that somebody else took over.
+// rank orders what may claim one prefix, the best first. A path beats the blackhole of a block that
+// somebody else took over.
 type rank int
 
 const (
-	rankEndpoint  rank = iota
-	rankDirect         // no encapsulation: the least that can go wrong
-	rankWireGuard      // encrypted before what is not
+	rankEndpoint  rank = iota // the only one of its prefix
+	rankDirect                // no encapsulation: the least that can go wrong
+	rankWireGuard             // encrypted before what is not
 	rankVXLAN
 	rankIPIP
 	rankBlackhole
@@ -48,34 +47,35 @@ type claim struct {
 // names it. The errors are joined; the plan is good for everything else and is to be applied also
 // when there is an error.
 func Compile(v *topology.View, endpoints []model.Endpoint) (Plan, error) {
+	plan, _, err := compile(v, endpoints)
+	return plan, err
+}
+
+// compile returns the claims of the endpoints, too.
+func compile(v *topology.View, endpoints []model.Endpoint) (Plan, map[netip.Addr]claim, error) {
 	c := compiler{pods: make(map[netip.Addr]claim, len(endpoints))}
 	for _, e := range slices.SortedFunc(slices.Values(endpoints), func(a, b model.Endpoint) int {
 		return cmp.Or(cmp.Compare(a.ID.String(), b.ID.String()), cmp.Compare(a.Device, b.Device))
 	}) {
 		c.endpoint(e)
 	}
-	local := slices.SortedFunc(maps.Values(c.pods), compareClaims)
 	paths := v.Paths
 	if !slices.IsSortedFunc(paths, comparePaths) {
 		paths = slices.SortedFunc(slices.Values(paths), comparePaths)
 	}
-	c.routes = make([]Route, 0, len(paths)+len(local))
+	c.routes = make([]Route, 0, len(paths))
 	for i := range paths {
-		cl, ok := c.path(&paths[i])
-		if !ok {
-			continue
+		if cl, ok := c.path(&paths[i]); ok && !c.isPod(cl.route.Dst) {
+			c.add(&cl)
 		}
-		for len(local) > 0 && comparePrefix(local[0].route.Dst, cl.route.Dst) <= 0 {
-			c.add(&local[0])
-			local = local[1:]
-		}
-		c.add(&cl)
 	}
-	for i := range local {
-		c.add(&local[i])
+	pods := make([]Route, 0, len(c.pods))
+	for _, cl := range c.pods {
+		pods = append(pods, cl.route)
 	}
+	slices.SortFunc(pods, CompareRoutes)
 	slices.SortFunc(c.errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
-	return Plan{Routes: c.routes}, errors.Join(c.errs...)
+	return Plan{Routes: c.routes, Pods: pods}, c.pods, errors.Join(c.errs...)
 }
 
 type compiler struct {
@@ -85,7 +85,17 @@ type compiler struct {
 	errs   []error
 }
 
-// add takes in a claim on the last prefix or a later one.
+// isPod tells whether a pod of this host has the prefix: it is reached here, whatever another node
+// says.
+func (c *compiler) isPod(dst netip.Prefix) bool {
+	if !dst.IsSingleIP() {
+		return false
+	}
+	_, is := c.pods[dst.Addr()]
+	return is
+}
+
+// add takes in a path's claim on the last prefix or a later one.
 func (c *compiler) add(n *claim) {
 	if i := len(c.routes) - 1; i < 0 || c.routes[i].Dst != n.route.Dst {
 		c.routes = append(c.routes, n.route)
@@ -217,7 +227,9 @@ func comparePrefix(a, b netip.Prefix) int {
 // after a #. The zero plan prints nothing.
 func (p Plan) Format() string {
 	var b strings.Builder
-	for _, r := range p.Routes {
+	all := slices.Concat(p.Routes, p.Pods)
+	slices.SortFunc(all, CompareRoutes)
+	for _, r := range all {
 		b.WriteString("route ")
 		b.WriteString(r.String())
 		if r.Why != "" {

@@ -6,9 +6,10 @@ import (
 	"net/netip"
 )
 
-// Plan is every route that this host keeps. The zero plan means "gone".
+// Plan is every route that this host keeps. The zero plan means "gone". No prefix is in both.
 type Plan struct {
-	Routes []Route // sorted by Dst
+	Routes []Route // to blocks and to addresses of other nodes, sorted by Dst
+	Pods   []Route // to addresses of this host's pods, sorted by Dst
 }
 
 // Route is one route of the main table with our protocol number.

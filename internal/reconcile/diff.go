@@ -53,7 +53,7 @@ type SliceSyncer[E, K comparable, V any] struct {
 	entry   func(E) (K, V)
 	compare func(a, b E) int
 
-	last []E // only SyncSlice uses it
+	last [][]E // only SyncSlice uses it
 }
 
 // NewSliceSyncer returns a SliceSyncer that has not read the kernel yet. entry says what an element
@@ -62,10 +62,16 @@ func NewSliceSyncer[E, K comparable, V any](s *Syncer[K, V], entry func(E) (K, V
 	return &SliceSyncer[E, K, V]{Syncer: s, entry: entry, compare: compare}
 }
 
-// SyncSlice is Sync of the entries of want, which is kept and must not be changed afterwards. Of
-// several under one key the last counts.
-func (s *SliceSyncer[E, K, V]) SyncSlice(ctx context.Context, want []E) (Result, error) {
-	gone, come := Diff(s.last, want, s.compare)
+// SyncSlice is Sync of the entries of want, in one slice or several, which are kept and must not be
+// changed afterwards. Of several under one key the last counts.
+func (s *SliceSyncer[E, K, V]) SyncSlice(ctx context.Context, want ...[]E) (Result, error) {
+	var gone, come []E
+	total := 0
+	for i := range max(len(want), len(s.last)) {
+		g, c := Diff(at(s.last, i), at(want, i), s.compare)
+		gone, come = append(gone, g...), append(come, c...)
+		total += len(at(want, i))
+	}
 	s.last = want
 	count := len(s.want) // of keys after the Patch
 	puts := make(map[K]V, len(come))
@@ -83,16 +89,25 @@ func (s *SliceSyncer[E, K, V]) SyncSlice(ctx context.Context, want []E) (Result,
 			count--
 		}
 	}
-	if count == len(want) {
+	if count == total {
 		return s.Patch(ctx, puts, slices.Collect(maps.Keys(deletes)))
 	}
 	// Elements share keys, so that what goes may still be wanted.
-	all := make(map[K]V, len(want))
-	for _, e := range want {
-		k, v := s.entry(e)
-		all[k] = v
+	all := make(map[K]V, total)
+	for _, part := range want {
+		for _, e := range part {
+			k, v := s.entry(e)
+			all[k] = v
+		}
 	}
 	return s.Sync(ctx, all)
+}
+
+func at[E any](all [][]E, i int) []E {
+	if i < len(all) {
+		return all[i]
+	}
+	return nil
 }
 
 func has[K comparable, V any](m map[K]V, k K) bool {

@@ -2,16 +2,10 @@ package reconcile
 
 import "context"
 
-// seen is what an event told of one entry.
-type seen[V any] struct {
-	v    V
-	gone bool
-}
-
 // Observe compares a kernel event with what is known to be there and tells whether somebody else
-// changed it; if so, the next Sync or Patch puts this entry right, or reads the kernel again where
-// the entry was none of ours. gone means the entry was removed. Events of our own writes agree with
-// what we hold and cost nothing.
+// changed it; if so, the next Sync or Patch puts back what is gone, or reads the kernel again where
+// something is there that we did not write. gone means the entry was removed. Events of our own
+// writes agree with what we hold and cost nothing.
 func (s *Syncer[K, V]) Observe(k K, v V, gone bool) (foreign bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -20,16 +14,15 @@ func (s *Syncer[K, V]) Observe(k K, v V, gone bool) (foreign bool) {
 		return true
 	}
 	have, ok := s.have[k]
-	last, told := s.seen[k]
-	if told {
-		have, ok = last.v, !last.gone
-	}
 	switch {
-	case gone && !ok, !gone && ok && s.table.Equal(v, have):
+	case gone && (!ok || s.gone[k]):
 		return false
-	case ok || told:
-		s.see(k, seen[V]{v, gone})
-	default: // nobody asked for it: whether it is one that List would tell is List's to say
+	case gone:
+		s.lose(k)
+	case ok && s.table.Equal(v, have):
+		delete(s.gone, k) // it was gone before we wrote it: events come late
+		return false
+	default:
 		s.forgetAll()
 	}
 	return true
@@ -46,59 +39,48 @@ func (s *Syncer[K, V]) Forget(lost func(K, V) bool) (n int) {
 		return 0
 	}
 	for k, v := range s.have {
-		if !s.seen[k].gone && lost(k, v) {
-			s.see(k, seen[V]{gone: true})
+		if !s.gone[k] && lost(k, v) {
+			s.lose(k)
 			n++
 		}
 	}
 	return n
 }
 
-// see notes what an event told; the lock is held.
-func (s *Syncer[K, V]) see(k K, v seen[V]) {
-	if s.seen == nil {
-		s.seen = map[K]seen[V]{}
+// lose notes that an entry of have is gone; the lock is held.
+func (s *Syncer[K, V]) lose(k K) {
+	if s.gone == nil {
+		s.gone = map[K]bool{}
 	}
-	s.seen[k] = v
+	s.gone[k] = true
 }
 
 // forgetAll makes the next Sync or Patch read the kernel; the lock is held.
-func (s *Syncer[K, V]) forgetAll() { s.have, s.stale, s.seen = nil, true, nil }
+func (s *Syncer[K, V]) forgetAll() { s.have, s.stale, s.gone = nil, true, nil }
 
-// doubt is an entry that somebody else touched, as far as events tell. They come late, and those of
-// our own writes among them: what is in doubt is written again, whatever it seems to be.
-type doubt[V any] struct {
-	last V // what was known to be there
-}
-
-// fold takes what events told into have, and returns what is in doubt; the lock is held, have is
+// fold takes what events told out of have, and returns what was there; the lock is held, have is
 // known, and only Sync's goroutine calls it.
-func (s *Syncer[K, V]) fold() map[K]doubt[V] {
-	if len(s.seen) == 0 {
+func (s *Syncer[K, V]) fold() map[K]V {
+	if len(s.gone) == 0 {
 		return nil
 	}
-	doubts := make(map[K]doubt[V], len(s.seen))
-	for k, e := range s.seen {
-		if e.gone {
-			doubts[k] = doubt[V]{s.have[k]}
-			delete(s.have, k)
-		} else {
-			doubts[k] = doubt[V]{e.v}
-			s.have[k] = e.v
-		}
+	lost := make(map[K]V, len(s.gone))
+	for k := range s.gone {
+		lost[k] = s.have[k]
+		delete(s.have, k)
 	}
-	s.seen = nil
-	return doubts
+	s.gone = nil
+	return lost
 }
 
-// settle is the end of a Sync or Patch that met errors: what was in doubt may have been overtaken,
-// and then the kernel knows better.
-func (s *Syncer[K, V]) settle(ctx context.Context, doubts map[K]doubt[V], res Result, errs []error) (Result, error) {
+// settle is the end of a Sync or Patch: after errors the next one reads the kernel, and if events
+// had told that entries were lost, so does this one: they may have been overtaken.
+func (s *Syncer[K, V]) settle(ctx context.Context, lost map[K]V, res Result, errs []error) (Result, error) {
 	if len(errs) == 0 {
 		return res, nil
 	}
 	s.Invalidate()
-	if len(doubts) == 0 {
+	if len(lost) == 0 {
 		return res, joinErrors(errs)
 	}
 	again, err := s.Sync(ctx, s.want)

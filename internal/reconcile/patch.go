@@ -20,22 +20,24 @@ func (s *Syncer[K, V]) Patch(ctx context.Context, puts map[K]V, deletes []K) (Re
 		return s.Sync(ctx, s.patched(puts, deletes))
 	}
 	s.mu.Lock()
-	doubts := s.fold()
+	lost := s.fold()
 	s.mu.Unlock()
-	// have is known only after a Sync without errors: it is what s.want asks for, but for what is in
-	// doubt, so that only that is repaired.
+	// have is known only after a Sync without errors: it is what s.want asks for, but for what was
+	// lost, so that only that is repaired.
 	before := s.revise(puts, deletes)
-	last := make(map[K]V, len(doubts))
+	last := make(map[K]V, len(lost))
+	toPut := s.puts(have, puts)
 	gone := make(map[K]V, len(deletes))
-	for k, d := range doubts {
+	for k, v := range lost {
 		w, wanted := s.want[k]
 		if b, ok := before[k]; ok {
 			last[k] = b
 		} else if wanted && !has(puts, k) {
 			last[k] = w
+			toPut = append(toPut, Change[K, V]{Key: k, Want: w})
 		}
 		if !wanted {
-			gone[k] = d.last
+			gone[k] = v
 		}
 	}
 	for _, k := range deletes {
@@ -43,18 +45,11 @@ func (s *Syncer[K, V]) Patch(ctx context.Context, puts map[K]V, deletes []K) (Re
 			gone[k] = h
 		}
 	}
-	toPut := s.puts(have, puts, doubts)
-	for k := range last {
-		if !has(puts, k) {
-			h, ok := have[k]
-			toPut = append(toPut, Change[K, V]{Key: k, Exists: ok, Have: h, Want: last[k]})
-		}
-	}
 	var res Result
 	errs, failed := s.put(ctx, toPut, last, &res)
 	errs = append(errs, s.delete(ctx, s.unheld(changes(gone), failed), &res)...)
 	s.remember(before, failed)
-	return s.settle(ctx, doubts, res, errs)
+	return s.settle(ctx, lost, res, errs)
 }
 
 // changes makes deletes of entries.

@@ -100,10 +100,10 @@ type Syncer[K comparable, V any] struct {
 	policy DeletePolicy
 
 	mu    sync.Mutex
-	have  map[K]V       // nil: unknown, List before the next comparison
-	stale bool          // set while a List is under way: its outcome may be out of date
-	seen  map[K]seen[V] // what others made of entries of have, as told; have itself is behind there
-	want  map[K]V       // of the last Sync; changed by its goroutine only
+	have  map[K]V    // nil: unknown, List before the next comparison
+	stale bool       // set while a List is under way: its outcome may be out of date
+	gone  map[K]bool // keys of have that others removed, as told
+	want  map[K]V    // of the last Sync; changed by its goroutine only
 
 	last map[K]V // what is as the last Sync wanted it; want itself if all is; only Sync uses it
 }
@@ -127,34 +127,34 @@ func (s *Syncer[K, V]) Sync(ctx context.Context, want map[K]V) (Result, error) {
 	s.mu.Lock()
 	s.want = want
 	s.mu.Unlock()
-	have, doubts, err := s.load(ctx)
+	have, lost, err := s.load(ctx)
 	if err != nil {
 		return Result{}, err
 	}
 	var res Result
-	errs, failed := s.put(ctx, s.puts(have, want, doubts), s.last, &res)
+	errs, failed := s.put(ctx, s.puts(have, want), s.last, &res)
 	var deletes []Change[K, V]
 	for k, h := range have {
 		if !has(want, k) {
 			deletes = append(deletes, Change[K, V]{Key: k, Exists: true, Have: h})
 		}
 	}
-	for k, d := range doubts {
-		if !has(want, k) && !has(have, k) {
-			deletes = append(deletes, Change[K, V]{Key: k, Exists: true, Have: d.last})
+	for k, v := range lost { // events come late: it may be there again
+		if !has(want, k) {
+			deletes = append(deletes, Change[K, V]{Key: k, Exists: true, Have: v})
 		}
 	}
 	errs = append(errs, s.delete(ctx, s.unheld(deletes, failed), &res)...)
 	s.remember(s.last, failed)
-	return s.settle(ctx, doubts, res, errs)
+	return s.settle(ctx, lost, res, errs)
 }
 
-// puts returns what is missing, different or in doubt.
-func (s *Syncer[K, V]) puts(have, want map[K]V, doubts map[K]doubt[V]) []Change[K, V] {
+// puts returns what is missing or different.
+func (s *Syncer[K, V]) puts(have, want map[K]V) []Change[K, V] {
 	var puts []Change[K, V]
 	for k, w := range want {
 		h, ok := have[k]
-		if !ok || !s.table.Equal(h, w) || has(doubts, k) {
+		if !ok || !s.table.Equal(h, w) {
 			puts = append(puts, Change[K, V]{Key: k, Exists: ok, Have: h, Want: w})
 		}
 	}
@@ -274,12 +274,12 @@ func joinErrors(errs []error) error {
 // load returns what the kernel holds, reading it when that is unknown. The map is also s.have: only
 // Sync's goroutine changes it, under the lock and never while it ranges over it; Observe reads it
 // under the lock.
-func (s *Syncer[K, V]) load(ctx context.Context) (map[K]V, map[K]doubt[V], error) {
+func (s *Syncer[K, V]) load(ctx context.Context) (have, lost map[K]V, err error) {
 	s.mu.Lock()
 	if s.have != nil {
 		defer s.mu.Unlock()
-		doubts := s.fold()
-		return s.have, doubts, nil
+		lost = s.fold()
+		return s.have, lost, nil
 	}
 	s.stale = false
 	s.mu.Unlock()
@@ -307,7 +307,7 @@ func (s *Syncer[K, V]) note(k K, v V, present bool) {
 	if s.have == nil {
 		return
 	}
-	delete(s.seen, k) // older than what we write now
+	delete(s.gone, k) // older than what we write now
 	if present {
 		s.have[k] = v
 	} else {

@@ -164,7 +164,7 @@ func TestObserve(t *testing.T) {
 	}{
 		{"echo of our put", 1, "A", false, false, false},
 		{"echo of a delete", 9, "", true, false, false},
-		{"changed by another", 1, "z", false, true, false},
+		{"changed by another", 1, "z", false, true, true},
 		{"removed by another", 1, "", true, true, false},
 		{"added by another", 7, "z", false, true, true},
 	} {

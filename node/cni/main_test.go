@@ -21,7 +21,6 @@ import (
 
 	"weft/internal/kernel"
 	"weft/internal/reconcile"
-	"weft/model"
 	"weft/model/topology"
 	"weft/node/datastore/etcd"
 	"weft/node/ipam"
@@ -135,15 +134,12 @@ func (n *testNode) run() error {
 		}})
 	defer alloc.Close()
 	routes := fib.New(h, log)
+	var compiler routing.Compiler
 	mtus := NewMTUSyncer(reg, links, log)
 	mtu := func() (int, error) { return n.mtu(), nil }
 	runner := reconcile.NewRunner(func(ctx context.Context, _ bool) error {
 		_, mtuErr := mtus.Apply(ctx, n.mtu())
-		var eps []model.Endpoint
-		for _, e := range reg.Endpoints() {
-			eps = append(eps, e)
-		}
-		plan, err := routing.Compile(&topology.View{}, eps)
+		plan, err := compiler.Compile(&topology.View{}, reg.Endpoints())
 		if err != nil {
 			return err
 		}

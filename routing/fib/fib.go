@@ -26,18 +26,37 @@ type FIB struct {
 	log    *slog.Logger
 	syncer *reconcile.SliceSyncer[routing.Route, kernel.RouteKey, kernel.Route]
 
-	mu      sync.Mutex
-	devices map[string]bool     // that the last plan uses
-	sources map[netip.Addr]bool // that the last plan uses
-	links   map[int]linkState   // as read at the first Apply and told by events
-	seeded  bool                // the links were read
-	failed  bool                // the last Apply left something undone
+	mu     sync.Mutex
+	use    use               // of the last plan
+	links  map[int]linkState // as read at the first Apply and told by events
+	seeded bool              // the links were read
+	failed bool              // the last Apply left something undone
 }
 
 // linkState is what matters of a link: a change of anything else leaves routes alone.
 type linkState struct {
 	name string
 	up   bool
+}
+
+// use is what routes hang from.
+type use struct {
+	devices map[string]bool
+	sources map[netip.Addr]bool
+}
+
+func (u use) add(routes []routing.Route) {
+	var last routing.Route // neighbours in the plan mostly share both
+	for i := range routes {
+		r := &routes[i]
+		if r.Device != last.Device {
+			u.devices[r.Device] = true
+		}
+		if r.Source != last.Source {
+			u.sources[r.Source] = true
+		}
+		last.Device, last.Source = r.Device, r.Source
+	}
 }
 
 // New returns a driver that has not touched the kernel yet.
@@ -56,31 +75,21 @@ func New(h *kernel.Handle, log *slog.Logger) *FIB {
 // down, somebody else holds the prefix) is an error of its own; the others are written all the
 // same, and what it would have replaced stays. The zero plan removes all our routes.
 func (f *FIB) Apply(ctx context.Context, p routing.Plan) (reconcile.Result, error) {
-	devices := make(map[string]bool)
-	sources := make(map[netip.Addr]bool)
-	var last routing.Route // neighbours in the plan mostly share both
-	for i := range p.Routes {
-		r := &p.Routes[i]
-		if r.Device != last.Device {
-			devices[r.Device] = true
-		}
-		if r.Source != last.Source {
-			sources[r.Source] = true
-		}
-		last.Device, last.Source = r.Device, r.Source
-	}
+	u := use{map[string]bool{}, map[netip.Addr]bool{}}
+	u.add(p.Routes)
+	u.add(p.Pods)
 	f.mu.Lock()
 	// Until this Apply is over, an event about anything that it uses may be what it needs.
-	f.devices, f.sources, f.failed = devices, sources, true
+	f.use, f.failed = u, true
 	f.mu.Unlock()
 	if err := f.readLinks(ctx); err != nil {
 		return reconcile.Result{}, fmt.Errorf("apply routes: %w", err)
 	}
-	res, err := f.syncer.SyncSlice(ctx, p.Routes)
+	res, err := f.syncer.SyncSlice(ctx, p.Routes, p.Pods)
 	f.mu.Lock()
 	f.failed = err != nil
 	f.mu.Unlock()
-	f.log.Debug("routes applied", "wanted", len(p.Routes), "change", res.String(), "err", err)
+	f.log.Debug("routes applied", "wanted", len(p.Routes)+len(p.Pods), "change", res.String(), "err", err)
 	if err != nil {
 		return res, fmt.Errorf("apply routes: %w", err)
 	}
@@ -188,7 +197,7 @@ func (f *FIB) observeLink(e kernel.Event) bool {
 	} else {
 		f.links[e.Link.Index] = now
 	}
-	if !e.Removed && known && have == now || !f.devices[now.name] && !f.devices[have.name] {
+	if !e.Removed && known && have == now || !f.use.devices[now.name] && !f.use.devices[have.name] {
 		return false
 	}
 	switch {
@@ -207,7 +216,7 @@ func (f *FIB) observeLink(e kernel.Event) bool {
 func (f *FIB) observeAddr(e kernel.Event) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.sources[e.Addr.Addr()] || !e.Removed && !f.failed {
+	if !f.use.sources[e.Addr.Addr()] || !e.Removed && !f.failed {
 		return false
 	}
 	f.syncer.Invalidate()
