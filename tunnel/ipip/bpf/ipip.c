@@ -30,9 +30,8 @@
 #define ECN_ECT1 1
 #define ECN_CE 3
 #define OUTER sizeof(struct iphdr)
-// How much of a packet that is too big the answer quotes: the IP header and 20 bytes more. The
-// kernel does not cut a TCP packet shorter whose checksum is still to be filled in.
-#define QUOTE (sizeof(struct iphdr) + 20)
+// How many bytes of a packet that is too big the answer quotes; what is shorter is not too big.
+#define QUOTE 256
 
 // The value of one element: what the programs know of this host.
 struct config {
@@ -176,8 +175,9 @@ static __always_inline int too_big(struct __sk_buff *skb, const struct iphdr *ip
 	struct {
 		struct iphdr ip;
 		struct frag_needed icmp;
-		__u8 quote[QUOTE];
 	} a = {};
+	void *data;
+	__s64 quoted;
 	__u8 type = 0;
 
 	count(TOO_BIG);
@@ -189,22 +189,25 @@ static __always_inline int too_big(struct __sk_buff *skb, const struct iphdr *ip
 		if (type != ICMP_ECHO && type != ICMP_ECHOREPLY)
 			return TC_ACT_SHOT;
 	}
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, a.quote, QUOTE))
+	if (bpf_skb_change_tail(skb, ETH_HLEN + QUOTE, 0) || bpf_skb_pull_data(skb, ETH_HLEN + QUOTE))
 		return TC_ACT_SHOT;
+	data = (void *)(long)skb->data;
+	if (data + ETH_HLEN + QUOTE > (void *)(long)skb->data_end)
+		return TC_ACT_SHOT;
+	quoted = bpf_csum_diff(0, 0, data + ETH_HLEN, QUOTE, 0);
 	a.icmp.type = ICMP_DEST_UNREACH;
 	a.icmp.code = ICMP_FRAG_NEEDED;
 	a.icmp.mtu = bpf_htons(mtu - OUTER);
-	a.icmp.checksum = ~fold(bpf_csum_diff(0, 0, (__be32 *)&a.icmp, sizeof(a.icmp) + QUOTE, 0));
+	a.icmp.checksum = ~fold(bpf_csum_diff(0, 0, (__be32 *)&a.icmp, sizeof(a.icmp), quoted));
 	a.ip.version = 4;
 	a.ip.ihl = 5;
 	a.ip.ttl = 64;
 	a.ip.protocol = IPPROTO_ICMP;
-	a.ip.tot_len = bpf_htons(sizeof(a));
+	a.ip.tot_len = bpf_htons(sizeof(a) + QUOTE);
 	a.ip.saddr = node;
 	a.ip.daddr = ip->saddr;
 	a.ip.check = ~header_sum(&a.ip);
-	if (bpf_skb_change_tail(skb, ETH_HLEN + QUOTE, 0) ||
-	    bpf_skb_adjust_room(skb, sizeof(a) - QUOTE, BPF_ADJ_ROOM_MAC, 0) ||
+	if (bpf_skb_adjust_room(skb, sizeof(a), BPF_ADJ_ROOM_MAC, 0) ||
 	    bpf_skb_store_bytes(skb, ETH_HLEN, &a, sizeof(a), 0) ||
 	    bpf_skb_store_bytes(skb, 0, c->mac, ETH_ALEN, 0))
 		return TC_ACT_SHOT;
