@@ -13,7 +13,7 @@ import (
 // felixInEffect are the fields of a FelixConfiguration that the node service acts on.
 // docs/resources.md says the same, and a test holds the two to each other.
 func felixInEffect() []string {
-	return []string{"nodeSelector", "vxlanMTU", "vxlanMTUV6", "vxlanPort", "vxlanVNI"}
+	return []string{"ipipMTU", "mtuIfacePattern", "mtuMode", "mtuProfile", "nodeSelector", "vxlanMTU", "vxlanMTUV6", "vxlanPort", "vxlanVNI"}
 }
 
 // warnOfNoEffect names the fields of a written resource that ask for something this release keeps

@@ -1,6 +1,8 @@
 package topology
 
 import (
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -39,5 +41,24 @@ func TestProfileByName(t *testing.T) {
 	}
 	if _, err := ProfileByName("nowhere"); err == nil || !strings.Contains(err.Error(), "nowhere") || !strings.Contains(err.Error(), "azure") {
 		t.Errorf("got %v, want an error with the name and the known ones", err)
+	}
+}
+
+// TestProfilesDocument holds the table of docs/mtu.md to the profiles there are.
+func TestProfilesDocument(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/mtu.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want strings.Builder
+	for _, p := range Profiles() {
+		carries := fmt.Sprintf("at most %d", p.Most)
+		if p.Most == 0 {
+			carries = fmt.Sprintf("%d less", p.Taken)
+		}
+		fmt.Fprintf(&want, "| `%s` | %s | %s | %s |\n", p.Name, carries, p.Why, p.Source)
+	}
+	if !strings.Contains(string(doc), want.String()) {
+		t.Errorf("docs/mtu.md has not the table\n%s", want.String())
 	}
 }
