@@ -4,7 +4,6 @@ import (
 	"context"
 	"testing"
 
-	"weft/internal/kernel"
 	"weft/internal/testkit"
 	"weft/tunnel"
 )
@@ -61,6 +60,28 @@ func TestCarries(t *testing.T) {
 		if out := testkit.Run(t, a.NS, "tc", "qdisc", "show", "dev", "eth0"); w.clsact && out != "qdisc noqueue 0: root refcnt 2 \n" {
 			t.Errorf("left in tc:\n%s", out)
 		}
-		_ = kernel.IPIPDevice
+	})
+}
+
+// TestFirstPacket wants the first packet to arrive also while the next hop of the underlay is not known,
+// and after it was forgotten.
+func TestFirstPacket(t *testing.T) {
+	ways(t, func(t *testing.T, w way) {
+		testkit.LeakCheck(t)
+		hosts := cluster(t, w, w)
+		join(t, hosts)
+		const n = 20
+		lost := 0
+		for range n {
+			for _, h := range hosts {
+				testkit.Run(t, h.NS, "ip", "neigh", "flush", "dev", "eth0")
+			}
+			if _, err := testkit.Try(t, hosts[0].pod, "ping", "-n", "-c", "1", "-W", "2", hosts[1].podIP.String()); err != nil {
+				lost++
+			}
+		}
+		if lost > 0 {
+			t.Errorf("%d of %d first packets were lost", lost, n)
+		}
 	})
 }

@@ -21,8 +21,8 @@ type place struct {
 // hooks are where tc programs run. What is attached stays when the process ends and goes with its
 // link: nothing has to be pinned, and the next process finds it by looking at the links.
 type hooks interface {
-	// list returns the programs at the place; a link that is gone has none.
-	list(ctx context.Context, p place) ([]ebpf.ProgramID, error)
+	// list returns the programs at each of the places; a link that is gone has none.
+	list(ctx context.Context, places []place) ([][]ebpf.ProgramID, error)
 	// attach runs program at the place, instead of old where that is not nil: there is no moment
 	// without either.
 	attach(ctx context.Context, p place, program, old *ebpf.Program) error
@@ -33,7 +33,7 @@ type hooks interface {
 // hooksOf returns TCX where the kernel has it (6.6), else clsact.
 func hooksOf(h *kernel.Handle) hooks {
 	const loopback = 1
-	if _, err := (tcx{h}).list(context.Background(), place{loopback, kernel.Egress}); err == nil {
+	if _, err := (tcx{h}).list(context.Background(), []place{{loopback, kernel.Egress}}); err == nil {
 		return tcx{h}
 	}
 	return clsact{h}
@@ -50,23 +50,24 @@ func (p place) tcx() ebpf.AttachType {
 	return ebpf.AttachTCXIngress
 }
 
-func (t tcx) list(_ context.Context, p place) ([]ebpf.ProgramID, error) {
-	var there *link.QueryResult
-	err := t.h.Do(func() (err error) {
-		there, err = link.QueryPrograms(link.QueryOptions{Target: p.index, Attach: p.tcx()})
-		return err
+func (t tcx) list(_ context.Context, places []place) ([][]ebpf.ProgramID, error) {
+	out := make([][]ebpf.ProgramID, len(places))
+	err := t.h.Do(func() error {
+		for i, p := range places {
+			there, err := link.QueryPrograms(link.QueryOptions{Target: p.index, Attach: p.tcx()})
+			if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) {
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("list the %s programs of link %d: %w", p.hook, p.index, err)
+			}
+			for _, a := range there.Programs {
+				out[i] = append(out[i], a.ID)
+			}
+		}
+		return nil
 	})
-	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list the %s programs of link %d: %w", p.hook, p.index, err)
-	}
-	ids := make([]ebpf.ProgramID, 0, len(there.Programs))
-	for _, a := range there.Programs {
-		ids = append(ids, a.ID)
-	}
-	return ids, nil
+	return out, err
 }
 
 func (t tcx) attach(_ context.Context, p place, program, old *ebpf.Program) error {
@@ -93,16 +94,18 @@ func (t tcx) detach(_ context.Context, p place, program *ebpf.Program) error {
 // clsact attaches a filter: for kernels without TCX.
 type clsact struct{ h *kernel.Handle }
 
-func (c clsact) list(ctx context.Context, p place) ([]ebpf.ProgramID, error) {
-	filters, err := c.h.BPFFilters(ctx, p.index, p.hook)
-	if err != nil {
-		return nil, err
+func (c clsact) list(ctx context.Context, places []place) ([][]ebpf.ProgramID, error) {
+	out := make([][]ebpf.ProgramID, len(places))
+	for i, p := range places {
+		filters, err := c.h.BPFFilters(ctx, p.index, p.hook)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range filters {
+			out[i] = append(out[i], ebpf.ProgramID(f.ID))
+		}
 	}
-	ids := make([]ebpf.ProgramID, 0, len(filters))
-	for _, f := range filters {
-		ids = append(ids, ebpf.ProgramID(f.ID))
-	}
-	return ids, nil
+	return out, nil
 }
 
 func (c clsact) attach(ctx context.Context, p place, program, _ *ebpf.Program) error {

@@ -52,6 +52,7 @@ type programs struct {
 	filled   bool // the maps hold want
 	want     []tunnel.Source
 	wantMaps *contents // of want; nil until it is needed
+	memory   uint64    // that the maps take
 }
 
 func newPrograms(h *kernel.Handle, log *slog.Logger) *programs {
@@ -90,12 +91,8 @@ type found struct {
 	info    *ebpf.ProgramInfo
 }
 
-// at returns the programs of ours at the place. The caller closes them.
-func (p *programs) at(ctx context.Context, at place) ([]found, error) {
-	ids, err := p.hooks.list(ctx, at)
-	if err != nil {
-		return nil, err
-	}
+// at returns those of the programs at the place that are ours. The caller closes them.
+func (p *programs) at(at place, ids []ebpf.ProgramID) ([]found, error) {
 	var out []found
 	for _, id := range ids {
 		program, err := ebpf.NewProgramFromID(id)
@@ -124,19 +121,25 @@ func closeAll(fs []found) {
 
 // everywhere returns the programs of ours at any link.
 func (p *programs) everywhere(ctx context.Context, links []kernel.TunnelLink) ([]found, error) {
-	var out []found
+	var places []place
 	for _, l := range links {
-		for _, hook := range []kernel.Hook{kernel.Ingress, kernel.Egress} {
-			if hook == kernel.Egress && l.Name != kernel.IPIPDevice && !l.Ours {
-				continue // never put there
-			}
-			there, err := p.at(ctx, place{l.Index, hook})
-			if err != nil {
-				closeAll(out)
-				return nil, err
-			}
-			out = append(out, there...)
+		places = append(places, place{l.Index, kernel.Ingress})
+		if l.Name == kernel.IPIPDevice || l.Ours { // never put elsewhere
+			places = append(places, place{l.Index, kernel.Egress})
 		}
+	}
+	ids, err := p.hooks.list(ctx, places)
+	if err != nil {
+		return nil, err
+	}
+	var out []found
+	for i, at := range places {
+		there, err := p.at(at, ids[i])
+		if err != nil {
+			closeAll(out)
+			return nil, err
+		}
+		out = append(out, there...)
 	}
 	return out, nil
 }
@@ -253,7 +256,7 @@ func (p *programs) fill(ctx context.Context, sources []tunnel.Source) (reconcile
 	r1, err1 := p.sources.SyncSlice(ctx, sources)
 	r2, err2 := p.targets.SyncSlice(ctx, firsts(sources))
 	err := errors.Join(err1, err2)
-	p.want, p.wantMaps, p.filled = sources, nil, err == nil
+	p.want, p.wantMaps, p.filled, p.memory = sources, nil, err == nil, p.mapMemory()
 	return r1.Add(r2), err
 }
 
@@ -397,12 +400,33 @@ type contents struct {
 	sources map[sourceKey]uint32
 }
 
-// attachedStill tells whether the programs run where the last run left them.
-func (p *programs) attachedStill(ctx context.Context) (bool, error) {
-	for at, id := range p.attached {
-		ids, err := p.hooks.list(ctx, at)
-		if err != nil || !slices.Contains(ids, id) {
-			return false, err
+// mapMemory returns how many bytes the maps take. From Linux 6.4 on that tells, at once, that entries
+// were added or removed; before, it does not change.
+func (p *programs) mapMemory() (sum uint64) {
+	for _, m := range []*ebpf.Map{p.objs.WeftTargets, p.objs.WeftSources} {
+		if info, err := m.Info(); err == nil {
+			bytes, _ := info.Memlock()
+			sum += bytes
+		}
+	}
+	return sum
+}
+
+// quickLook tells whether the programs run where the last run left them, with the same config, and
+// whether the maps have as many entries.
+func (p *programs) quickLook(ctx context.Context) (bool, error) {
+	var have config
+	if err := p.objs.WeftConfig.Lookup(uint32(0), &have); err != nil || have != p.config || p.mapMemory() != p.memory {
+		return false, err
+	}
+	places := slices.Collect(maps.Keys(p.attached))
+	ids, err := p.hooks.list(ctx, places)
+	if err != nil {
+		return false, err
+	}
+	for i, at := range places {
+		if !slices.Contains(ids[i], p.attached[at]) {
+			return false, nil
 		}
 	}
 	return true, nil
@@ -410,10 +434,6 @@ func (p *programs) attachedStill(ctx context.Context) (bool, error) {
 
 // mapsHold tells whether the maps hold what the last run left there.
 func (p *programs) mapsHold(ctx context.Context) (bool, error) {
-	var have config
-	if err := p.objs.WeftConfig.Lookup(uint32(0), &have); err != nil || have != p.config {
-		return false, err
-	}
 	if p.wantMaps == nil {
 		c := &contents{make(map[targetKey][4]byte, len(p.want)), make(map[sourceKey]uint32, len(p.want))}
 		for _, s := range p.want {

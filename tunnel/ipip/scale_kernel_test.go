@@ -9,8 +9,11 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"weft/internal/kernel"
 	"weft/internal/testkit"
@@ -36,6 +39,85 @@ func bigPlan(t *testing.T, self *host, n int) tunnel.Plan {
 		t.Fatal(err)
 	}
 	return p
+}
+
+func TestFiveThousandPeers(t *testing.T) {
+	ways(t, func(t *testing.T, w way) {
+		testkit.LeakCheck(t)
+		n1 := cluster(t, w)[0]
+		const n = 5000
+		timed := func(what string, limit time.Duration, f func() (any, error)) {
+			t.Helper()
+			start := time.Now()
+			got, err := f()
+			took := time.Since(start)
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			if took > limit && !testkit.Emulated() {
+				t.Errorf("%s took %v, want at most %v", what, took, limit)
+			}
+			t.Logf("%-44s %8v (%v)", what, took.Round(10*time.Microsecond), got)
+		}
+		do := func(d *Driver, p tunnel.Plan) func() (any, error) {
+			return func() (any, error) { return d.Apply(context.Background(), p) }
+		}
+		full, more := bigPlan(t, n1, n), bigPlan(t, n1, n+1)
+		for _, p := range []*tunnel.Plan{&full, &more} { // reached through the underlay
+			for i := range p.Sources {
+				a := p.Sources[i].Outer.As4()
+				p.Sources[i].Outer = netip.AddrFrom4([4]byte{172, 31, a[2], a[3]})
+			}
+			slices.SortFunc(p.Sources, tunnel.CompareSources)
+		}
+		testkit.Run(t, n1.NS, "ip", "route", "add", "172.31.0.0/16", "dev", "eth0")
+		timed("5000 peers from empty", time.Second, do(n1.driver, full))
+		if w.Way == EBPF {
+			s := programState(t, n1)
+			if targets, sources := strings.Count(s, "target "), strings.Count(s, "source "); targets != n || sources != n {
+				t.Errorf("%d targets and %d sources, want %d", targets, sources, n)
+			}
+		}
+		timed("the same again", 100*time.Millisecond, do(n1.driver, full))
+		timed("one more", 100*time.Millisecond, do(n1.driver, more))
+		timed("one less", 100*time.Millisecond, do(n1.driver, full))
+		if w.Way == EBPF {
+			if ok, err := n1.driver.bpf.mapsHold(context.Background()); !ok || err != nil { // and compiles what they should hold
+				t.Errorf("the maps hold something else, %v", err)
+			}
+			cost, err := processorTime(func() error { _, err := n1.driver.bpf.mapsHold(context.Background()); return err })
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("a look at the maps costs %v of a processor, so it is taken every %v", cost.Round(10*time.Microsecond), max(lookInterval, lookShare*cost).Round(100*time.Millisecond))
+			const looks = 200
+			before := cpuTime(t)
+			for range looks {
+				if ok, err := n1.driver.bpf.quickLook(context.Background()); !ok || err != nil {
+					t.Fatal(ok, err)
+				}
+			}
+			each := (cpuTime(t) - before) / looks
+			t.Logf("a quick look costs %v (mean of %d), %.3f %% of a processor", each, looks, 100*float64(each)/float64(lookInterval))
+		}
+		again := w.driver(n1.h)
+		defer again.Close()
+		timed("a new process takes over", time.Second, do(again, full))
+		testkit.Run(t, n1.NS, "ip", "link", "del", kernel.IPIPDevice)
+		again.Observe(kernel.Event{Kind: kernel.EventLost})
+		timed("device deleted, all anew", time.Second, do(again, full))
+		timed("none", time.Second, do(again, tunnel.Plan{}))
+	})
+}
+
+// cpuTime returns the processor time that this process, with all its threads, has used.
+func cpuTime(t *testing.T) time.Duration {
+	t.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // stream runs iperf3 for a second and returns bits per second.

@@ -45,7 +45,7 @@ type mapTable[K comparable, V comparable] struct {
 }
 
 // batchSize is how many entries one system call carries.
-const batchSize = 4096
+const batchSize = 1024
 
 // List reads the map in a few system calls.
 func (t mapTable[K, V]) List(ctx context.Context) (map[K]V, error) {

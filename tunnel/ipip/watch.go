@@ -17,7 +17,7 @@ import (
 // a processor demands.
 const (
 	lookInterval = 500 * time.Millisecond
-	lookShare    = 1000
+	lookShare    = 2000
 )
 
 // Observe tells whether the event is a change by somebody else to something of ours, so that Apply
@@ -117,7 +117,7 @@ func (l *looker) look(ctx context.Context, d *Driver, kick func()) {
 	if idle || !d.bpf.loaded() || !d.bpf.filled {
 		return
 	}
-	ok, err := d.bpf.attachedStill(ctx)
+	ok, err := d.bpf.quickLook(ctx)
 	if now := time.Now(); ok && err == nil && now.After(l.mapsAfter) {
 		var cost time.Duration
 		cost, err = processorTime(func() (err error) { ok, err = d.bpf.mapsHold(ctx); return err })
