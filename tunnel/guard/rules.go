@@ -14,8 +14,10 @@ import (
 )
 
 // Offsets into a VXLAN packet over UDP, in bytes from the UDP header (RFC 7348 section 5): UDP 8,
-// VXLAN 8, inner Ethernet 14, inner IP. In IPIP the inner header is the transport header.
+// VXLAN 8, inner Ethernet 14, inner IP. In IPIP the inner header is the transport header. The protocol
+// stands at its offset in the IPv4 header.
 const (
+	offsetProtocol  = 9
 	offsetVNI       = 8 + 4
 	offsetEtherType = 8 + 8 + 12
 	offsetInnerIP   = 8 + 8 + 14
@@ -48,7 +50,7 @@ func (p *program) chains() []nft.Chain {
 	}
 	for _, e := range p.endpoints {
 		for _, s := range p.shapes {
-			if m := s.match(e); m != nil {
+			if m, ok := s.match(e); ok {
 				input.Rules = append(input.Rules, nft.Rule(e.packets(), m, s.lookup(e, p.names), nft.Accept()))
 			}
 		}
@@ -62,30 +64,28 @@ func (p *program) chains() []nft.Chain {
 // packets matches packets to the endpoint's port or protocol. A fragment that is not the first has no
 // port; the first one is judged here, and without it the others come to nothing.
 func (e Endpoint) packets() []expr.Any {
-	m := nft.L4Proto().Is(byte(e.Protocol))
 	if e.Protocol == unix.IPPROTO_UDP {
-		m = append(m, nft.DestPort().Is(nft.Port(e.Port)...)...)
+		return slices.Concat(nft.L4Proto().Is(unix.IPPROTO_UDP), nft.DestPort().Is(nft.Port(e.Port)...))
 	}
-	return m
+	// In this order, and not by L4Proto: nft(8) 1.0.6 aborts when it lists a rule that it knows to be
+	// about IP in IP and that then looks into the transport header.
+	return slices.Concat(nft.Payload(expr.PayloadBaseNetworkHeader, offsetProtocol, 1).Is(byte(e.Protocol)), nft.Family(model.IPv4))
 }
 
 // fromWeftLink matches what comes in by a pod's link or by one of our tunnels.
 func fromWeftLink() []expr.Any { return nft.InputInterface().Is([]byte(kernel.PodLinkPrefix)...) }
 
-// match matches packets of the endpoint's VNI whose addresses are of the shape; nil when there are
-// none.
-func (s shape) match(e Endpoint) []expr.Any {
+// match matches, among the endpoint's packets, those of its VNI whose addresses are of the shape; ok
+// is false when there are none.
+func (s shape) match(e Endpoint) (m []expr.Any, ok bool) {
 	if e.Protocol == unix.IPPROTO_IPIP {
-		if s.outer != model.IPv4 || s.inner != model.IPv4 {
-			return nil
-		}
-		return nft.Family(model.IPv4)
+		return nil, s.outer == model.IPv4 && s.inner == model.IPv4
 	}
 	// With the reserved byte behind the VNI, which every sender sets to zero, it is four bytes, which
 	// the kernel loads and compares in place.
 	return slices.Concat(nft.Family(s.outer),
 		nft.Payload(expr.PayloadBaseTransportHeader, offsetEtherType, 2).Is(etherType(s.inner)...),
-		nft.Payload(expr.PayloadBaseTransportHeader, offsetVNI, 4).Is(byte(e.VNI>>16), byte(e.VNI>>8), byte(e.VNI), 0))
+		nft.Payload(expr.PayloadBaseTransportHeader, offsetVNI, 4).Is(byte(e.VNI>>16), byte(e.VNI>>8), byte(e.VNI), 0)), true
 }
 
 // lookup matches when outer and inner source together are an element.

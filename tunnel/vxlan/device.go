@@ -93,7 +93,16 @@ func (d *Driver) applyDevice(ctx context.Context, there *inventory, l tunnel.Lin
 	if err != nil || there == nil || up {
 		return res, err
 	}
-	return res, d.h.LinkSetUp(ctx, l.Name)
+	return res, portTaken(d.h.LinkSetUp(ctx, l.Name), l.Name, l.Port)
+}
+
+// portTaken explains why a device does not come up: that is when the kernel binds its port.
+func portTaken(err error, device string, port int) error {
+	if errors.Is(err, unix.EADDRINUSE) {
+		return fmt.Errorf("VXLAN device %s: another program on this host has UDP port %d: stop it (ss -lunp sport = :%d), or set another vxlanPort: %w",
+			device, port, port, err)
+	}
+	return err
 }
 
 func (dev *device) applyEntries(ctx context.Context, l tunnel.Link, p tunnel.Plan) (reconcile.Result, error) {
@@ -131,10 +140,7 @@ func (d *Driver) applyLink(ctx context.Context, there *inventory, l tunnel.Link,
 		return res, false, fmt.Errorf("make VXLAN device %s: an interface of that name exists and is not a VXLAN device but %q: rename or delete it (ip link delete %s)",
 			l.Name, other.Kind, l.Name)
 	}
-	have, ok := there.find(want)
-	if ok {
-		there.kept[have.Index] = true
-	}
+	have, ok := there.of(l)
 	switch {
 	case !ok:
 		err = d.h.AddVXLAN(ctx, want)
@@ -148,6 +154,7 @@ func (d *Driver) applyLink(ctx context.Context, there *inventory, l tunnel.Link,
 	default:
 		var changed bool
 		changed, err = d.adjust(ctx, have, want)
+		changed = changed || there.renamed[have.Index]
 		up = have.Up
 		if changed || !up {
 			res.Changed++
@@ -199,22 +206,6 @@ func wantedDevice(there *inventory, l tunnel.Link) (kernel.VXLAN, error) {
 	return v, nil
 }
 
-// find returns the device under the wanted name, or the one that we made and somebody renamed. The
-// devices over the two families share VNI and port: one is not the other, renamed.
-func (i *inventory) find(want kernel.VXLAN) (kernel.VXLAN, bool) {
-	var renamed kernel.VXLAN
-	found := false
-	for _, v := range i.vxlans {
-		if v.Name == want.Name {
-			return v, true
-		}
-		if v.Ours && v.Name != spareName && v.VNI == want.VNI && v.Port == want.Port && v.Local.Is4() == want.Local.Is4() {
-			renamed, found = v, true
-		}
-	}
-	return renamed, found
-}
-
 // mustRemake tells whether the device differs in what the kernel cannot change.
 func mustRemake(have, want kernel.VXLAN) bool {
 	return have.VNI != want.VNI || have.Port != want.Port || have.External ||
@@ -223,12 +214,6 @@ func mustRemake(have, want kernel.VXLAN) bool {
 
 // adjust changes a living device, in place.
 func (d *Driver) adjust(ctx context.Context, have, want kernel.VXLAN) (changed bool, err error) {
-	if have.Name != want.Name {
-		changed = true
-		if err := d.rename(ctx, have, want.Name); err != nil {
-			return changed, err
-		}
-	}
 	steps := []struct {
 		needed bool
 		do     func() error
@@ -249,20 +234,4 @@ func (d *Driver) adjust(ctx context.Context, have, want kernel.VXLAN) (changed b
 		}
 	}
 	return changed, nil
-}
-
-// rename gives the device its name back. A kernel before 6.2 renames only what is down.
-func (d *Driver) rename(ctx context.Context, have kernel.VXLAN, name string) error {
-	d.log.Warn("VXLAN device has another name", "device", have.Name, "want", name)
-	err := d.h.LinkRename(ctx, have.Index, name)
-	if !errors.Is(err, unix.EBUSY) {
-		return err
-	}
-	if err := d.h.LinkSetDown(ctx, have.Name); err != nil {
-		return err
-	}
-	if err := d.h.LinkRename(ctx, have.Index, name); err != nil {
-		return err
-	}
-	return d.h.LinkSetUp(ctx, name)
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -105,16 +106,32 @@ func (d *Driver) applyAll(ctx context.Context, there *inventory, p tunnel.Plan) 
 	if err != nil {
 		return res, err
 	}
+	if there != nil {
+		if err := d.arrange(ctx, there, p.Links); err != nil {
+			return res, err
+		}
+	}
 	var errs []error
+	var taken []guard.Endpoint
 	for _, l := range p.Links {
 		r, err := d.applyDevice(ctx, there, l, p)
 		res, errs = res.Add(r), append(errs, err)
+		if errors.Is(err, unix.EADDRINUSE) {
+			taken = append(taken, guard.VXLAN(l.Port, l.VNI))
+		}
 	}
 	if there != nil {
 		r, err := d.removeOthers(ctx, there, p.Links)
 		res, errs = res.Add(r), append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
+		if len(taken) > 0 {
+			// What comes to a port that another program has is not for the guard to judge. The
+			// device is down.
+			open := slices.DeleteFunc(endpoints(p.Links, there.ours()), func(e guard.Endpoint) bool { return slices.Contains(taken, e) })
+			_, closed := d.guard.Apply(ctx, open, p.Sources)
+			err = errors.Join(err, closed)
+		}
 		return res, err
 	}
 	r, err := d.guard.Apply(ctx, endpoints(p.Links, nil), p.Sources)
@@ -168,9 +185,10 @@ func endpoints(links []tunnel.Link, there []kernel.VXLAN) []guard.Endpoint {
 
 // inventory is what VXLAN devices and other links the namespace has.
 type inventory struct {
-	vxlans []kernel.VXLAN
-	links  map[string]kernel.Link
-	kept   map[int]bool // by index: devices that the plan wants, whatever their names were
+	vxlans  []kernel.VXLAN
+	links   map[string]kernel.Link
+	matched map[string]int // by name of the plan's link: its device's place in vxlans
+	renamed map[int]bool   // by index of the interface
 }
 
 func (d *Driver) inventory(ctx context.Context) (*inventory, error) {
@@ -182,27 +200,23 @@ func (d *Driver) inventory(ctx context.Context) (*inventory, error) {
 	if err != nil {
 		return nil, err
 	}
-	inv := &inventory{vxlans: vxlans, links: make(map[string]kernel.Link, len(links)), kept: map[int]bool{}}
+	inv := &inventory{vxlans: vxlans, links: make(map[string]kernel.Link, len(links)), renamed: map[int]bool{}}
 	for _, l := range links {
 		inv.links[l.Name] = l
 	}
 	return inv, nil
 }
 
-// ours returns the devices that we made, whatever their names are now, and those under the names
-// that are ours.
+// ours returns the devices that are ours.
 func (i *inventory) ours() []kernel.VXLAN {
 	if i == nil {
 		return nil
 	}
-	var out []kernel.VXLAN
-	for _, v := range i.vxlans {
-		if v.Ours || v.Name == kernel.VXLANDevice {
-			out = append(out, v)
-		}
-	}
-	return out
+	return slices.DeleteFunc(slices.Clone(i.vxlans), func(v kernel.VXLAN) bool { return !ours(v) })
 }
+
+// ours tells whether we made the device, whatever its name is now, or it has a name of ours.
+func ours(v kernel.VXLAN) bool { return v.Ours || strings.HasPrefix(v.Name, kernel.VXLANDevice) }
 
 // removeOthers takes away devices of ours that the plan does not want: of an earlier plan, or of
 // an earlier process.
@@ -211,7 +225,7 @@ func (d *Driver) removeOthers(ctx context.Context, there *inventory, wanted []tu
 	var errs []error
 	for _, v := range there.ours() {
 		wants := func(l tunnel.Link) bool { return l.Name == v.Name }
-		if slices.ContainsFunc(wanted, wants) || there.kept[v.Index] {
+		if slices.ContainsFunc(wanted, wants) || there.has(v.Index) {
 			continue
 		}
 		if err := d.h.LinkDelete(ctx, v.Name); err != nil {

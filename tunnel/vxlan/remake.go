@@ -7,10 +7,10 @@ import (
 	"weft/internal/kernel"
 )
 
-// remake replaces a device that differs in its VNI, port or family. The successor is made first,
-// under another name, so that what cannot be made leaves the old one at work; then they change
+// remake replaces a device whose VNI, port or family nobody wants any more. The successor is made
+// first, under another name, so that what cannot be made leaves the old one at work; then they change
 // places, and the entries follow. Peers change at another instant than this host: who wants to
-// receive by both devices meanwhile asks for two devices in the plan.
+// receive by both devices meanwhile asks for both in the plan.
 func (d *Driver) remake(ctx context.Context, there *inventory, have, want kernel.VXLAN) error {
 	d.log.Info("remaking VXLAN device", "device", want.Name, "vni", want.VNI, "port", want.Port,
 		"oldVNI", have.VNI, "oldPort", have.Port)
@@ -29,6 +29,14 @@ func (d *Driver) remake(ctx context.Context, there *inventory, have, want kernel
 	}
 	if err := d.h.AddVXLAN(ctx, next); err != nil {
 		return there.conflict(next, err)
+	}
+	// It gets its port when it comes up: only then is it known that it can have it.
+	err := portTaken(d.h.LinkSetUp(ctx, spareName), want.Name, want.Port)
+	if err == nil {
+		err = d.h.LinkSetDown(ctx, spareName)
+	}
+	if err != nil {
+		return errors.Join(err, d.h.LinkDelete(ctx, spareName))
 	}
 	made, ok, err := d.h.LinkByName(ctx, spareName)
 	if err := errors.Join(err, missing(ok, spareName)); err != nil {

@@ -184,6 +184,59 @@ func TestSabotageIsRepaired(t *testing.T) {
 	t.Logf("%d runs in all, %d of them changed something; %d in the last second, in which nothing happened", applies.Load(), changes.Load(), applies.Load()-before)
 }
 
+// TestRenamedDeviceIsKept has a device that lives on under another name sabotaged: events about it are
+// recognised by the new name.
+func TestRenamedDeviceIsKept(t *testing.T) {
+	testkit.LeakCheck(t)
+	hosts := cluster(t, 3)
+	join(t, hosts)
+	n1 := hosts[0]
+	var p atomic.Pointer[tunnel.Plan]
+	pl := plan(t, n1, hosts)
+	p.Store(&pl)
+	applies, changes := keep(t, n1, &p)
+	testkit.Eventually(t, time.Second, "the first look at the guard", func() bool { return changes.Load() > 0 })
+	both := planEnds(t, n1, hosts, map[string]end{kernel.VXLANDevice: {77, 8472}, oldDevice: {4096, 4789}})
+	p.Store(&both)
+	kept := func() string {
+		var b strings.Builder
+		for _, dev := range []string{kernel.VXLANDevice, oldDevice} {
+			for _, c := range [][]string{{"ip", "-br", "link", "show", dev}, {"ip", "-br", "addr", "show", "dev", dev}, {"ip", "neigh", "show", "dev", dev}, {"bridge", "fdb", "show", "dev", dev}} {
+				out, _ := testkit.Try(t, n1.NS, c...)
+				b.WriteString(sortLines(out))
+			}
+		}
+		return b.String()
+	}
+	mac := tunnel.VTEPMAC("n2").String()
+	testkit.Run(t, n1.NS, "ip", "neigh", "flush", "dev", kernel.VXLANDevice, "nud", "permanent") // a reason to run
+	testkit.Eventually(t, 2*time.Second, "both devices", func() bool {
+		return strings.Count(testkit.Links(t, n1.NS), " vxlan mtu 1450 up") == 2 && strings.Count(kept(), "172.31.1.2") == 4
+	})
+	want := kept()
+	for _, c := range []string{
+		"bridge fdb del " + mac + " dev weft-vxlan-old", "ip neigh del 172.31.1.2 dev weft-vxlan-old", "ip addr flush dev weft-vxlan-old || true",
+		"ip link set weft-vxlan-old down", "ip link set weft-vxlan-old name stolen0", "ip link del weft-vxlan-old",
+		"ip link set weft-vxlan name x0 && ip link set weft-vxlan-old name weft-vxlan && ip link set x0 name weft-vxlan-old || true",
+		"ip link del weft-vxlan; ip link set weft-vxlan-old name weft-vxlan || true",
+	} {
+		testkit.Run(t, n1.NS, "sh", "-c", c)
+		start := time.Now()
+		for kept() != want {
+			if time.Since(start) > 2*time.Second {
+				t.Fatalf("%s: not repaired\n got: %s\nwant: %s", c, kept(), want)
+			}
+		}
+		t.Logf("%-90s healed within %v", c, time.Since(start).Round(time.Millisecond))
+	}
+	time.Sleep(300 * time.Millisecond)
+	before := applies.Load()
+	time.Sleep(time.Second)
+	if n := applies.Load() - before; n != 0 {
+		t.Errorf("%d runs in a second in which nothing changed", n)
+	}
+}
+
 // TestSettingsChangeLive changes what the plan says of the device, one thing after the other.
 func TestSettingsChangeLive(t *testing.T) {
 	testkit.LeakCheck(t)
