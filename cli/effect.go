@@ -13,7 +13,8 @@ import (
 // felixInEffect are the fields of a FelixConfiguration that the node service acts on.
 // docs/resources.md says the same, and a test holds the two to each other.
 func felixInEffect() []string {
-	return []string{"ipipMTU", "mtuIfacePattern", "mtuMode", "mtuProfile", "nodeSelector", "vxlanMTU", "vxlanMTUV6", "vxlanPort", "vxlanVNI"}
+	return []string{"ipipMTU", "iptablesNATOutgoingInterfaceFilter", "mtuIfacePattern", "mtuMode", "mtuProfile", "natOutgoingAddress",
+		"natOutgoingExclusions", "natPortRange", "nodeSelector", "vxlanMTU", "vxlanMTUV6", "vxlanPort", "vxlanVNI"}
 }
 
 // warnOfNoEffect names the fields of a written resource that ask for something this release keeps
@@ -33,9 +34,6 @@ func withoutEffect(o v3.Object) ([]string, error) {
 	var fields []string
 	switch o := o.(type) {
 	case *v3.IPPool:
-		if o.Spec.NATOutgoing {
-			fields = append(fields, "spec.natOutgoing=true")
-		}
 		if o.Spec.IPIPMode != "" && o.Spec.IPIPMode != v3.EncapNever {
 			fields = append(fields, "spec.ipipMode="+string(o.Spec.IPIPMode))
 		}

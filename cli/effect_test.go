@@ -31,9 +31,9 @@ func TestWithoutEffect(t *testing.T) {
 	pool := &v3.IPPool{}
 	pool.Spec.CIDR = "10.1.0.0/16"
 	pool.Spec.VXLANMode = v3.EncapAlways
-	nat := pool.DeepCopy()
-	nat.Spec.NATOutgoing = true
-	nat.Spec.VXLANMode, nat.Spec.IPIPMode = v3.EncapNever, v3.EncapCrossSubnet
+	pool.Spec.NATOutgoing = true
+	ipip := pool.DeepCopy()
+	ipip.Spec.VXLANMode, ipip.Spec.IPIPMode = v3.EncapNever, v3.EncapCrossSubnet
 	felix := func(spec string) v3.Object {
 		docs, err := v3.Decode([]byte("apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\nspec: " + spec))
 		if err != nil {
@@ -47,8 +47,8 @@ func TestWithoutEffect(t *testing.T) {
 		want []string
 	}{
 		{"a pool of what works", pool, nil},
-		{"a pool", nat, []string{"spec.ipipMode=CrossSubnet", "spec.natOutgoing=true"}},
-		{"felix, in effect", felix("{vxlanPort: 8472, vxlanVNI: 7, vxlanMTU: 1400}"), nil},
+		{"a pool", ipip, []string{"spec.ipipMode=CrossSubnet"}},
+		{"felix, in effect", felix("{vxlanPort: 8472, vxlanVNI: 7, vxlanMTU: 1400, natPortRange: 20000:29999, natOutgoingExclusions: IPPoolsAndHostIPs}"), nil},
 		{"felix, off", felix("{wireguardEnabled: false, floatingIPs: Disabled}"), nil},
 		{"felix", felix("{wireguardEnabled: true, reportingInterval: 30s, bpfEnabled: true}"),
 			[]string{"spec.bpfEnabled=true", "spec.reportingInterval=30s", "spec.wireguardEnabled=true"}},

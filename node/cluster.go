@@ -310,6 +310,7 @@ func (c *cluster) snapshot() (s *model.Snapshot, generation uint64, ok bool) {
 	}
 	s = &model.Snapshot{Self: c.self, Nodes: maps.Clone(c.nodes), Blocks: maps.Clone(c.blocks)}
 	s.VXLAN, s.MTU = c.tunnelSettings()
+	s.NAT = c.natSettings()
 	for _, p := range c.pools {
 		if pool, ok := poolOf(p); ok {
 			s.Pools = append(s.Pools, pool)

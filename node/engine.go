@@ -12,6 +12,7 @@ import (
 	"weft/internal/reconcile"
 	"weft/model"
 	"weft/model/topology"
+	"weft/nat"
 	"weft/node/status"
 	"weft/routing"
 	"weft/tunnel"
@@ -32,6 +33,7 @@ type part struct {
 type plans struct {
 	view    *topology.View
 	tunnel  tunnel.Plan
+	nat     nat.Plan
 	routing routing.Plan
 
 	endpoints map[model.EndpointID]model.Endpoint // that routing was compiled with
@@ -131,7 +133,7 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 	p := &plans{}
 	now := inputs{e.cluster.currentGeneration(), underGen}
 	if last != nil && now == lastInputs {
-		p.view, p.tunnel, p.snapshot = last.view, last.tunnel, last.snapshot
+		p.view, p.tunnel, p.nat, p.snapshot = last.view, last.tunnel, last.nat, last.snapshot
 	} else {
 		snap, gen, ok := e.cluster.snapshot()
 		if !ok {
@@ -150,10 +152,12 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 		case err != nil:
 			// Somebody removed the record, which is being written anew. Until it is there the
 			// other nodes' routes stay as they are, and pods of this host come and go.
-			p.view, p.tunnel, p.snapshot, now = last.view, last.tunnel, last.snapshot, lastInputs
+			p.view, p.tunnel, p.nat, p.snapshot, now = last.view, last.tunnel, last.nat, last.snapshot, lastInputs
 		default:
 			p.tunnel, err = e.tunnels.Compile(p.view)
 			e.note("tunnel", err)
+			p.nat, err = nat.Compile(snap.NAT, snap.Pools, snap.Nodes, p.view.Tunnels)
+			e.note("nat", err)
 		}
 	}
 	p.endpoints = e.endpoints()

@@ -159,11 +159,13 @@ func (s *service) servePlan(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, p.view.Format())
 	case "tunnel":
 		fmt.Fprint(w, p.tunnel.Format())
+	case "nat":
+		fmt.Fprint(w, p.nat.Format())
 	case "routing":
 		fmt.Fprint(w, p.routing.Format())
 	case "encryption", "policy":
 		http.Error(w, "this release plans no "+area, http.StatusNotFound)
 	default:
-		http.Error(w, fmt.Sprintf("no plan %q: want topology, tunnel or routing", area), http.StatusNotFound)
+		http.Error(w, fmt.Sprintf("no plan %q: want topology, tunnel, nat or routing", area), http.StatusNotFound)
 	}
 }

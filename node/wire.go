@@ -8,6 +8,7 @@ import (
 	"weft/internal/kernel"
 	"weft/internal/reconcile"
 	"weft/model/topology"
+	"weft/nat/nftables"
 	"weft/node/cni"
 	"weft/node/cni/rpc"
 	"weft/routing/fib"
@@ -78,8 +79,13 @@ func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 			observe: d.Observe, resync: d.Invalidate, watch: d.Watch,
 		})
 	}
+	translation := nftables.New(s.handle, s.log)
 	reverse := fib.NewReversePath("", s.log)
 	parts = append(parts, part{
+		name: "nat/nftables", why: "a pod that has a route already has its translation: no packet leaves with its address",
+		apply:   func(ctx context.Context, p *plans) (reconcile.Result, error) { return translation.Apply(ctx, p.nat) },
+		observe: translation.Observe, resync: translation.Invalidate, watch: translation.Watch,
+	}, part{
 		name: "rp_filter", why: "packets may arrive by another way than the routes lead, as soon as these change",
 		apply: func(ctx context.Context, p *plans) (reconcile.Result, error) {
 			return reverse.Apply(ctx, loose(p.view))

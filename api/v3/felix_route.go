@@ -5,6 +5,12 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
+// What natOutgoingExclusions can be.
+const (
+	NATExcludePools         = "IPPoolsOnly"
+	NATExcludePoolsAndHosts = "IPPoolsAndHostIPs"
+)
+
 // FelixRouteSpec holds the settings of routes, interfaces and NAT.
 type FelixRouteSpec struct {
 	// ProgramClusterRoutes says which routes to other nodes the node service programs itself.

@@ -233,17 +233,24 @@ func checkProtocol(path *field.Path, p intstr.IntOrString) field.ErrorList {
 
 // checkPortRange wants a port, or two with a colon between them, the lower first.
 func checkPortRange(path *field.Path, p intstr.IntOrString, lowest int) field.ErrorList {
-	text := p.String()
-	low, high, isRange := strings.Cut(text, ":")
+	if first, _, err := ParsePortRange(p); err != nil || int(first) < lowest {
+		return invalid(path, excerpt(p.String()), "want a port from %d to 65535, or two such as 20000:29999", lowest)
+	}
+	return nil
+}
+
+// ParsePortRange reads a port, or two with a colon between them, the lower first.
+func ParsePortRange(p intstr.IntOrString) (first, last uint16, err error) {
+	low, high, isRange := strings.Cut(p.String(), ":")
 	if !isRange {
 		high = low
 	}
-	from, errFrom := strconv.Atoi(low)
-	to, errTo := strconv.Atoi(high)
-	if errFrom != nil || errTo != nil || from < lowest || to > 65535 || from > to {
-		return invalid(path, excerpt(text), "want a port from %d to 65535, or two such as 20000:29999", lowest)
+	from, errFrom := strconv.ParseUint(low, 10, 16)
+	to, errTo := strconv.ParseUint(high, 10, 16)
+	if errFrom != nil || errTo != nil || from > to {
+		return 0, 0, fmt.Errorf("port range %q: want a port from 0 to 65535, or two such as 20000:29999", excerpt(p.String()))
 	}
-	return nil
+	return uint16(from), uint16(to), nil
 }
 
 // dscpNames are the code points that have names (RFC 2474, 2597, 3246, 5865).

@@ -204,7 +204,7 @@ func (r *felixRules) tables(s *FelixRouteSpec) {
 func (r *felixRules) nat(s *FelixRouteSpec) {
 	r.enum("ipForwarding", s.IPForwarding, "Enabled", "Disabled")
 	r.fold("serviceLoopPrevention", s.ServiceLoopPrevention, "Drop", "Reject", "Disabled")
-	r.enum("natOutgoingExclusions", s.NATOutgoingExclusions, "IPPoolsOnly", "IPPoolsAndHostIPs")
+	r.enum("natOutgoingExclusions", s.NATOutgoingExclusions, NATExcludePools, NATExcludePoolsAndHosts)
 	r.addr("natOutgoingAddress", s.NATOutgoingAddress, 4)
 	r.ports("natPortRange", s.NATPortRange)
 	r.pattern("iptablesNATOutgoingInterfaceFilter", s.IptablesNATOutgoingInterfaceFilter, `^[a-zA-Z0-9_.:-]{1,15}\+?$`, "an interface name, with + for the rest of it")
