@@ -50,7 +50,7 @@ type adding struct {
 
 // add attaches a container: all of it, or nothing is left behind.
 func (s *Server) add(ctx context.Context, r *rpc.Request, netns *os.File) ([]byte, error) {
-	op, err := s.prepare(r, netns)
+	op, err := s.prepare(ctx, r, netns)
 	if err != nil {
 		return nil, err
 	}
@@ -68,8 +68,9 @@ func (s *Server) add(ctx context.Context, r *rpc.Request, netns *os.File) ([]byt
 	return op.conf.result(&op.a)
 }
 
-// prepare checks the request and decides everything that needs no I/O but the namespace's check.
-func (s *Server) prepare(r *rpc.Request, netns *os.File) (*adding, error) {
+// prepare checks the request, waits for a node that is about to be ready, and decides everything that
+// needs no I/O but the namespace's check.
+func (s *Server) prepare(ctx context.Context, r *rpc.Request, netns *os.File) (*adding, error) {
 	conf, rerr := parseConf(r, s.cfg.Node)
 	if rerr != nil {
 		return nil, rerr
@@ -84,11 +85,31 @@ func (s *Server) prepare(r *rpc.Request, netns *os.File) (*adding, error) {
 	if err := s.cfg.Links.CheckNamespace(netns); err != nil {
 		return nil, rpc.Errorf(rpc.CodeInvalidNetns, "CNI_NETNS is %s: %v", r.Netns, err)
 	}
-	if err := s.cfg.Ready(); err != nil {
+	if err := s.awaitReady(ctx, conf.MTU == 0); err != nil {
 		return nil, rpc.Errorf(rpc.CodeTryAgain, "node %s cannot attach pods yet: %v", s.cfg.Node, err)
 	}
 	op := &adding{Server: s, conf: conf, pod: pod, netns: netns, a: s.newAttachment(r, conf.Name, pod)}
 	return op, op.decide()
+}
+
+// awaitReady returns nil as soon as the node can attach pods, and knows their MTU where that is
+// asked for; else, in the end, why not. A runtime would only come again a little later, and a node
+// that has just started, or whose store is back, needs less than that.
+func (s *Server) awaitReady(ctx context.Context, mtu bool) error {
+	for start := time.Now(); ; {
+		err := s.cfg.Ready()
+		if err == nil && mtu {
+			_, err = s.cfg.MTU()
+		}
+		if err == nil || time.Since(start) > readyTimeout {
+			return err
+		}
+		select {
+		case <-time.After(readyPause):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // newAttachment returns the attachment that a request is about.

@@ -171,9 +171,22 @@ func TestStatus(t *testing.T) {
 		if err := status(); code(err) != want || !strings.Contains(err.Error(), strings.TrimPrefix(why, "limited: ")) {
 			t.Errorf("STATUS: got %v, want code %d and %q", err, want, why)
 		}
-		if _, err := r.add(rt); code(err) != rpc.CodeTryAgain {
+		start := time.Now()
+		if _, err := r.add(rt); code(err) != rpc.CodeTryAgain || !strings.Contains(err.Error(), strings.TrimPrefix(why, "limited: ")) {
 			t.Errorf("ADD on a node that is not ready: got %v", err)
 		}
+		if took := time.Since(start); took < readyTimeout {
+			t.Errorf("ADD on a node that is not ready gave up after %v, want %v", took, readyTimeout)
+		}
+	}
+	// One that becomes ready meanwhile is waited for.
+	go func() {
+		time.Sleep(time.Second)
+		_ = os.Remove(filepath.Join(r.dir, "not-ready"))
+	}()
+	r.mustAdd(rt)
+	if err := r.del(rt); err != nil {
+		t.Error(err)
 	}
 	r.nothingLeft(1)
 }

@@ -19,6 +19,9 @@ const (
 	addTimeout = 60 * time.Second
 	// undoTimeout bounds the clean-up after a failed ADD.
 	undoTimeout = 10 * time.Second
+	// readyTimeout is how long ADD waits for a node that is not ready, readyPause the time between two
+	// looks.
+	readyTimeout, readyPause = 5 * time.Second, 20 * time.Millisecond
 	// programTimeout is how long ADD repeats itself until the routes are there, programPause the
 	// time between two attempts.
 	programTimeout, programPause = 5 * time.Second, 10 * time.Millisecond

@@ -122,7 +122,7 @@ func (a *Allocator) newTask(c *Cluster, r *Request, families []model.Family) (*t
 	if all {
 		families = []model.Family{model.IPv4, model.IPv6}
 	}
-	var none []error
+	var none []*ExhaustedError
 	for _, f := range families {
 		d := &demand{family: f, tried: map[netip.Prefix]bool{}}
 		if fixed, ok := r.fixed(f); ok {
@@ -141,9 +141,26 @@ func (a *Allocator) newTask(c *Cluster, r *Request, families []model.Family) (*t
 		t.demands = append(t.demands, d)
 	}
 	if len(none) > 0 && (!all || len(t.demands) == 0) {
-		return nil, errors.Join(none...)
+		return nil, errors.Join(relevant(none, all)...)
 	}
 	return t, nil
+}
+
+// relevant returns the reasons why there is no address. Where any family would have done, one that
+// has no pool at all is none, if another has.
+func relevant(none []*ExhaustedError, all bool) []error {
+	var errs []error
+	for _, e := range none {
+		if !all || len(e.Pools) > 0 {
+			errs = append(errs, e)
+		}
+	}
+	if len(errs) == 0 {
+		for _, e := range none {
+			errs = append(errs, e)
+		}
+	}
+	return errs
 }
 
 func (a *Allocator) ownerOf(r *Request) *block.Owner {

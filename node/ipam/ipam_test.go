@@ -142,6 +142,8 @@ func testPools(t *testing.T, store datastore.Store) {
 			t.Errorf("%s: got an address of %s, want %s", name, as.Addresses[0].Pool, tc.want)
 		case err != nil && (!strings.Contains(err.Error(), tc.want) || !errors.As(err, &exhausted)):
 			t.Errorf("%s: got %v, want %s", name, err, tc.want)
+		case err != nil && tc.want != "there is no IPv6 pool" && strings.Contains(err.Error(), "IPv6"):
+			t.Errorf("%s: got %v: the pod has not asked for IPv6", name, err)
 		}
 	}
 }
