@@ -9,8 +9,8 @@ import (
 
 // Program is what this node enforces. Its zero value enforces nothing, and knows no interface.
 //
-// A Program that a Compiler handed out is the Compiler's own: it is valid, and must not be
-// changed, until the Compiler's next Flush. Clone keeps one for longer.
+// A Program that a Compiler handed out is the Compiler's own, which changes it in Flush and at no
+// other time. Nobody else does. Clone keeps one for longer.
 type Program struct {
 	Sets   map[SetID]*Set
 	Chains map[ChainID]*Chain
