@@ -33,10 +33,6 @@ func warnOfNoEffect(w io.Writer, in input) error {
 func withoutEffect(o v3.Object) ([]string, error) {
 	var fields []string
 	switch o := o.(type) {
-	case *v3.IPPool:
-		if o.Spec.IPIPMode != "" && o.Spec.IPIPMode != v3.EncapNever {
-			fields = append(fields, "spec.ipipMode="+string(o.Spec.IPIPMode))
-		}
 	case *v3.FelixConfiguration:
 		m, err := toMap(o)
 		if err != nil {

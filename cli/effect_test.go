@@ -47,7 +47,7 @@ func TestWithoutEffect(t *testing.T) {
 		want []string
 	}{
 		{"a pool of what works", pool, nil},
-		{"a pool", ipip, []string{"spec.ipipMode=CrossSubnet"}},
+		{"a pool", ipip, nil},
 		{"felix, in effect", felix("{vxlanPort: 8472, vxlanVNI: 7, vxlanMTU: 1400, natPortRange: 20000:29999, natOutgoingExclusions: IPPoolsAndHostIPs}"), nil},
 		{"felix, off", felix("{wireguardEnabled: false, floatingIPs: Disabled}"), nil},
 		{"felix", felix("{wireguardEnabled: true, reportingInterval: 30s, bpfEnabled: true}"),
