@@ -70,8 +70,10 @@ func TestFirstPacket(t *testing.T) {
 		testkit.LeakCheck(t)
 		hosts := cluster(t, w, w)
 		join(t, hosts)
-		const n = 20
-		lost := 0
+		n, lost := 20, 0
+		if testkit.Emulated() {
+			n = 5
+		}
 		for range n {
 			for _, h := range hosts {
 				testkit.Run(t, h.NS, "ip", "neigh", "flush", "dev", "eth0")

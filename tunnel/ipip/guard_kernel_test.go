@@ -97,54 +97,50 @@ func TestInjectionIsRefused(t *testing.T) {
 // TestMalformedIsRefused sends headers that contradict themselves, under the name of a known node
 // (rule R18). The controls differ from them in that only.
 func TestMalformedIsRefused(t *testing.T) {
-	for _, w := range []way{{EBPF, false}, {EBPF, true}} {
-		t.Run(w.String(), func(t *testing.T) {
-			require(t, EBPF)
-			testkit.LeakCheck(t)
-			const n = 50
-			hosts := cluster(t, w, w)
-			n1, n2 := hosts[0], hosts[1]
-			join(t, hosts)
-			arrived := listen(t, n1.pod)
-			good := packet{outerSrc: n2.addr, outerDst: n1.addr, src: n2.podIP, dst: n1.podIP, payload: 100}
-			with := func(f func(*packet)) packet { p := good; f(&p); return p }
-			cases := []struct {
-				name string
-				p    packet
-				want Dropped
-			}{
-				{"control", good, Dropped{}},
-				{"control: bytes after the outer packet", with(func(p *packet) { p.trailer = 40 }), Dropped{}},
-				{"outer checksum", with(func(p *packet) { p.badSum = true }), Dropped{Malformed: n}},
-				{"outer options", with(func(p *packet) { p.options = 1 }), Dropped{Malformed: n}},
-				{"outer longer than what is there", with(func(p *packet) { p.outerExtra = 1 }), Dropped{Malformed: n}},
-				{"outer shorter than two headers", with(func(p *packet) { p.outerExtra = -89 - 20 }), Dropped{Malformed: n}},
-				{"first fragment", with(func(p *packet) { p.outerFlags = 0x2000 }), Dropped{Fragments: n}},
-				{"later fragment", with(func(p *packet) { p.outerFlags = 0x0003 }), Dropped{Fragments: n}},
-				{"inner version 6", with(func(p *packet) { p.innerFirst = 0x65 }), Dropped{Malformed: n}},
-				{"inner version 0", with(func(p *packet) { p.innerFirst = 0x05 }), Dropped{Malformed: n}},
-				{"inner header of 16 bytes", with(func(p *packet) { p.innerFirst = 0x44 }), Dropped{Malformed: n}},
-				{"inner header longer than the packet", with(func(p *packet) { p.innerFirst = 0x4f; p.payload = 0 }), Dropped{Malformed: n}},
-				{"inner longer than the outer", with(func(p *packet) { p.innerExtra = 1 }), Dropped{Malformed: n}},
-				{"inner cut within its header", with(func(p *packet) { p.cut = 120 }), Dropped{Malformed: n}},
-				{"inner length 0", with(func(p *packet) { p.innerExtra = -128 }), Dropped{Malformed: n}},
+	programWays(t, func(t *testing.T, w way) {
+		const n = 50
+		hosts := cluster(t, w, w)
+		n1, n2 := hosts[0], hosts[1]
+		join(t, hosts)
+		arrived := listen(t, n1.pod)
+		good := packet{outerSrc: n2.addr, outerDst: n1.addr, src: n2.podIP, dst: n1.podIP, payload: 100}
+		with := func(f func(*packet)) packet { p := good; f(&p); return p }
+		cases := []struct {
+			name string
+			p    packet
+			want Dropped
+		}{
+			{"control", good, Dropped{}},
+			{"control: bytes after the outer packet", with(func(p *packet) { p.trailer = 40 }), Dropped{}},
+			{"outer checksum", with(func(p *packet) { p.badSum = true }), Dropped{Malformed: n}},
+			{"outer options", with(func(p *packet) { p.options = 1 }), Dropped{Malformed: n}},
+			{"outer longer than what is there", with(func(p *packet) { p.outerExtra = 1 }), Dropped{Malformed: n}},
+			{"outer shorter than two headers", with(func(p *packet) { p.outerExtra = -89 - 20 }), Dropped{Malformed: n}},
+			{"first fragment", with(func(p *packet) { p.outerFlags = 0x2000 }), Dropped{Fragments: n}},
+			{"later fragment", with(func(p *packet) { p.outerFlags = 0x0003 }), Dropped{Fragments: n}},
+			{"inner version 6", with(func(p *packet) { p.innerFirst = 0x65 }), Dropped{Malformed: n}},
+			{"inner version 0", with(func(p *packet) { p.innerFirst = 0x05 }), Dropped{Malformed: n}},
+			{"inner header of 16 bytes", with(func(p *packet) { p.innerFirst = 0x44 }), Dropped{Malformed: n}},
+			{"inner header longer than the packet", with(func(p *packet) { p.innerFirst = 0x4f; p.payload = 0 }), Dropped{Malformed: n}},
+			{"inner longer than the outer", with(func(p *packet) { p.innerExtra = 1 }), Dropped{Malformed: n}},
+			{"inner cut within its header", with(func(p *packet) { p.cut = 120 }), Dropped{Malformed: n}},
+			{"inner length 0", with(func(p *packet) { p.innerExtra = -128 }), Dropped{Malformed: n}},
+		}
+		for _, c := range cases {
+			before, _ := n1.driver.Dropped(context.Background())
+			inject(t, n1, n, c.p)
+			got := arrived()
+			after, err := n1.driver.Dropped(context.Background())
+			diff := Dropped{Malformed: after.Malformed - before.Malformed, Fragments: after.Fragments - before.Fragments, Unknown: after.Unknown - before.Unknown}
+			want := 0
+			if c.want == (Dropped{}) {
+				want = n
 			}
-			for _, c := range cases {
-				before, _ := n1.driver.Dropped(context.Background())
-				inject(t, n1, n, c.p)
-				got := arrived()
-				after, err := n1.driver.Dropped(context.Background())
-				diff := Dropped{Malformed: after.Malformed - before.Malformed, Fragments: after.Fragments - before.Fragments, Unknown: after.Unknown - before.Unknown}
-				want := 0
-				if c.want == (Dropped{}) {
-					want = n
-				}
-				if err != nil || got != want || diff != c.want {
-					t.Errorf("%s: %d of %d arrived, want %d; counted %+v, want %+v; %v", c.name, got, n, want, diff, c.want, err)
-				}
+			if err != nil || got != want || diff != c.want {
+				t.Errorf("%s: %d of %d arrived, want %d; counted %+v, want %+v; %v", c.name, got, n, want, diff, c.want, err)
 			}
-		})
-	}
+		}
+	})
 }
 
 // sendProtocol4 sends n inner packets by a raw socket, under the source address if it is valid.
@@ -216,42 +212,38 @@ func TestPodsCannotSendTunnelPackets(t *testing.T) {
 // TestNothingLeaks sends to what no peer has, and through a device whose program somebody took away:
 // nothing may appear on the underlay, neither within IPIP nor without.
 func TestNothingLeaks(t *testing.T) {
-	for _, w := range []way{{EBPF, false}, {EBPF, true}} {
-		t.Run(w.String(), func(t *testing.T) {
-			require(t, EBPF)
-			testkit.LeakCheck(t)
-			const n = 100
-			hosts := cluster(t, w, w)
-			n1, n2 := hosts[0], hosts[1]
-			join(t, hosts)
-			arrived := listen(t, n2.pod)
-			testkit.Run(t, n1.NS, "ip", "route", "add", "10.99.0.0/16", "via", n2.addr.String(), "dev", kernel.IPIPDevice, "onlink")
-			udp, ipip := sniff(t, n2.NS, "eth0", unix.IPPROTO_UDP), sniff(t, n2.NS, "eth0", unix.IPPROTO_IPIP)
-			sendUDP(t, n1, netip.MustParseAddr("10.99.1.1"), 0, 0, n, []byte("no such peer"))
-			if d, err := n1.driver.Dropped(context.Background()); err != nil || d.NoPeer != n {
-				t.Errorf("counted %d of %d packets to no peer, %v", d.NoPeer, n, err)
-			}
-			dev, err := n1.driver.read(context.Background(), kernel.IPIPDevice)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := n1.driver.bpf.hooks.detach(context.Background(), place{dev.Index, kernel.Egress}, n1.driver.bpf.objs.WeftIpipOut); err != nil {
-				t.Fatal(err)
-			}
-			sendUDP(t, n1, n2.podIP, 0, 0, n, []byte("no program"))
-			if u, i := len(udp()), len(ipip()); u+i != 0 {
-				t.Errorf("%d of %d packets are on the underlay, %d of them in IPIP", u+i, 2*n, i)
-			}
-			n1.driver.Invalidate()
-			apply(t, n1, plan(t, n1, hosts))
-			udp, ipip = sniff(t, n2.NS, "eth0", unix.IPPROTO_UDP), sniff(t, n2.NS, "eth0", unix.IPPROTO_IPIP)
-			sendUDP(t, n1, n2.podIP, 0, 0, n, []byte("control"))
-			if u, i := len(udp()), len(ipip()); u != 0 || i < n {
-				t.Errorf("control: %d plain and %d IPIP packets on the underlay, want 0 and at least %d", u, i, n)
-			}
-			if got := arrived(); got != n {
-				t.Errorf("control: %d of %d packets arrived", got, n)
-			}
-		})
-	}
+	programWays(t, func(t *testing.T, w way) {
+		const n = 100
+		hosts := cluster(t, w, w)
+		n1, n2 := hosts[0], hosts[1]
+		join(t, hosts)
+		arrived := listen(t, n2.pod)
+		testkit.Run(t, n1.NS, "ip", "route", "add", "10.99.0.0/16", "via", n2.addr.String(), "dev", kernel.IPIPDevice, "onlink")
+		udp, ipip := sniff(t, n2.NS, "eth0", unix.IPPROTO_UDP), sniff(t, n2.NS, "eth0", unix.IPPROTO_IPIP)
+		sendUDP(t, n1, netip.MustParseAddr("10.99.1.1"), 0, 0, n, []byte("no such peer"))
+		if d, err := n1.driver.Dropped(context.Background()); err != nil || d.NoPeer != n {
+			t.Errorf("counted %d of %d packets to no peer, %v", d.NoPeer, n, err)
+		}
+		dev, err := n1.driver.read(context.Background(), kernel.IPIPDevice)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n1.driver.bpf.hooks.detach(context.Background(), place{dev.Index, kernel.Egress}, n1.driver.bpf.objs.WeftIpipOut); err != nil {
+			t.Fatal(err)
+		}
+		sendUDP(t, n1, n2.podIP, 0, 0, n, []byte("no program"))
+		if u, i := len(udp()), len(ipip()); u+i != 0 {
+			t.Errorf("%d of %d packets are on the underlay, %d of them in IPIP", u+i, 2*n, i)
+		}
+		n1.driver.Invalidate()
+		apply(t, n1, plan(t, n1, hosts))
+		udp, ipip = sniff(t, n2.NS, "eth0", unix.IPPROTO_UDP), sniff(t, n2.NS, "eth0", unix.IPPROTO_IPIP)
+		sendUDP(t, n1, n2.podIP, 0, 0, n, []byte("control"))
+		if u, i := len(udp()), len(ipip()); u != 0 || i < n {
+			t.Errorf("control: %d plain and %d IPIP packets on the underlay, want 0 and at least %d", u, i, n)
+		}
+		if got := arrived(); got != n {
+			t.Errorf("control: %d of %d packets arrived", got, n)
+		}
+	})
 }

@@ -46,7 +46,7 @@ func lossless(t *testing.T, what string, r *traffic.Run) {
 // killed.
 func TestHelperProcess(t *testing.T) {
 	if os.Getenv("IPIP_HELPER") == "" {
-		t.Skip("started by TestProcessDies only")
+		return // no test: TestProcessDies starts it
 	}
 	h, err := kernel.OpenAt(os.Getenv("IPIP_HELPER"))
 	if err != nil {
@@ -65,58 +65,54 @@ func TestHelperProcess(t *testing.T) {
 // TestProcessDies kills the process that made the tunnel: traffic goes on, and the next one takes over
 // what is there, all with no packet lost.
 func TestProcessDies(t *testing.T) {
-	for _, w := range []way{{EBPF, false}, {EBPF, true}} {
-		t.Run(w.String(), func(t *testing.T) {
-			require(t, EBPF)
-			testkit.LeakCheck(t)
-			hosts := cluster(t, w, w)
-			n1, n2 := hosts[0], hosts[1]
-			apply(t, n2, plan(t, n2, hosts))
-			// It lives in a mount namespace of its own, as a node of the lab does: that goes with it.
-			cmd := exec.Command("unshare", "--mount", "--propagation", "private", os.Args[0], "-test.run", "^TestHelperProcess$")
-			cmd.Env = append(os.Environ(), "IPIP_HELPER="+n1.Path)
-			if w.clsact {
-				cmd.Env = append(cmd.Env, "IPIP_CLSACT=1")
-			}
-			out, err := cmd.StdoutPipe()
+	programWays(t, func(t *testing.T, w way) {
+		hosts := cluster(t, w, w)
+		n1, n2 := hosts[0], hosts[1]
+		apply(t, n2, plan(t, n2, hosts))
+		// It lives in a mount namespace of its own, as a node of the lab does: that goes with it.
+		cmd := exec.Command("unshare", "--mount", "--propagation", "private", os.Args[0], "-test.run", "^TestHelperProcess$")
+		cmd.Env = append(os.Environ(), "IPIP_HELPER="+n1.Path)
+		if w.clsact {
+			cmd.Env = append(cmd.Env, "IPIP_CLSACT=1")
+		}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+		b := make([]byte, 4096)
+		said := ""
+		for !strings.Contains(said, "applied") {
+			n, err := out.Read(b)
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("the process said %q, then %v", said, err)
 			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-			b := make([]byte, 4096)
-			said := ""
-			for !strings.Contains(said, "applied") {
-				n, err := out.Read(b)
-				if err != nil {
-					t.Fatalf("the process said %q, then %v", said, err)
-				}
-				said += string(b[:n])
-			}
-			for _, h := range hosts {
-				h.routes(t, hosts, kernel.IPIPDevice)
-			}
-			r := flow(t, n1, n2)
-			time.Sleep(300 * time.Millisecond)
-			if err := cmd.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			_ = cmd.Wait()
-			time.Sleep(500 * time.Millisecond)
-			before := programIDs(t, n1)
-			apply(t, n1, plan(t, n1, hosts))
-			time.Sleep(300 * time.Millisecond)
-			lossless(t, "process killed, the next one took over", r)
-			if after := programIDs(t, n1); len(after) != 2 || after[place{2, kernel.Ingress}] != before[place{2, kernel.Ingress}] {
-				t.Errorf("programs %v, before %v", after, before)
-			}
-			if d, err := n1.driver.Dropped(context.Background()); err != nil || d != (Dropped{}) {
-				t.Errorf("dropped %+v, %v", d, err)
-			}
-		})
-	}
+			said += string(b[:n])
+		}
+		for _, h := range hosts {
+			h.routes(t, hosts, kernel.IPIPDevice)
+		}
+		r := flow(t, n1, n2)
+		time.Sleep(300 * time.Millisecond)
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
+		time.Sleep(500 * time.Millisecond)
+		before := programIDs(t, n1)
+		apply(t, n1, plan(t, n1, hosts))
+		time.Sleep(300 * time.Millisecond)
+		lossless(t, "process killed, the next one took over", r)
+		if after := programIDs(t, n1); len(after) != 2 || after[place{2, kernel.Ingress}] != before[place{2, kernel.Ingress}] {
+			t.Errorf("programs %v, before %v", after, before)
+		}
+		if d, err := n1.driver.Dropped(context.Background()); err != nil || d != (Dropped{}) {
+			t.Errorf("dropped %+v, %v", d, err)
+		}
+	})
 }
 
 // older returns the programs as another version of the source would have them.
@@ -143,107 +139,99 @@ func older(otherMap bool) func() (*ebpf.CollectionSpec, error) {
 
 // TestUpgrade swaps programs whose source changed, and those that need other maps, under traffic.
 func TestUpgrade(t *testing.T) {
-	for _, w := range []way{{EBPF, false}, {EBPF, true}} {
-		t.Run(w.String(), func(t *testing.T) {
-			require(t, EBPF)
-			testkit.LeakCheck(t)
-			hosts := cluster(t, w, w)
-			n1, n2 := hosts[0], hosts[1]
-			n1.driver.bpf.spec = older(false)
-			join(t, hosts)
-			versions := []func() (*ebpf.CollectionSpec, error){loadPrograms, older(false), loadPrograms, older(true), loadPrograms}
-			r := flow(t, n1, n2)
-			for i, v := range versions {
-				time.Sleep(200 * time.Millisecond)
-				before := programIDs(t, n1)
-				sources := n1.driver.bpf.maps["weft_sources"]
-				n1.driver.Close()
-				n1.driver = w.driver(n1.h)
-				n1.driver.bpf.spec = v
-				apply(t, n1, plan(t, n1, hosts))
-				after := programIDs(t, n1)
-				if len(after) != 2 {
-					t.Errorf("version %d: %d programs run", i, len(after))
-				}
-				for at, id := range after {
-					if before[at] == id {
-						t.Errorf("version %d: the program at %v was not swapped", i, at)
-					}
-				}
-				if same := sources == n1.driver.bpf.maps["weft_sources"]; same != (i < 3) {
-					t.Errorf("version %d: the same map of sources: %v", i, same)
+	programWays(t, func(t *testing.T, w way) {
+		hosts := cluster(t, w, w)
+		n1, n2 := hosts[0], hosts[1]
+		n1.driver.bpf.spec = older(false)
+		join(t, hosts)
+		versions := []func() (*ebpf.CollectionSpec, error){loadPrograms, older(false), loadPrograms, older(true), loadPrograms}
+		r := flow(t, n1, n2)
+		for i, v := range versions {
+			time.Sleep(200 * time.Millisecond)
+			before := programIDs(t, n1)
+			sources := n1.driver.bpf.maps["weft_sources"]
+			n1.driver.Close()
+			n1.driver = w.driver(n1.h)
+			n1.driver.bpf.spec = v
+			apply(t, n1, plan(t, n1, hosts))
+			after := programIDs(t, n1)
+			if len(after) != 2 {
+				t.Errorf("version %d: %d programs run", i, len(after))
+			}
+			for at, id := range after {
+				if before[at] == id {
+					t.Errorf("version %d: the program at %v was not swapped", i, at)
 				}
 			}
-			time.Sleep(200 * time.Millisecond)
-			lossless(t, "programs swapped 5 times, twice with other maps", r)
-		})
-	}
+			if same := sources == n1.driver.bpf.maps["weft_sources"]; same != (i < 3) {
+				t.Errorf("version %d: the same map of sources: %v", i, same)
+			}
+		}
+		time.Sleep(200 * time.Millisecond)
+		lossless(t, "programs swapped 5 times, twice with other maps", r)
+	})
 }
 
 // TestUplinks moves a peer from one underlay interface to another: it is heard at either, also while a
 // route goes over both; and the interface with the node's address may change its name.
 func TestUplinks(t *testing.T) {
-	for _, w := range []way{{EBPF, false}, {EBPF, true}} {
-		t.Run(w.String(), func(t *testing.T) {
-			require(t, EBPF)
-			testkit.LeakCheck(t)
-			hosts := cluster(t, w, w)
-			n1, n2 := hosts[0], hosts[1]
-			join(t, hosts)
-			var p atomic.Pointer[tunnel.Plan]
-			pl := plan(t, n1, hosts)
-			p.Store(&pl)
-			keep(t, n1, &p)
-			var p2 atomic.Pointer[tunnel.Plan]
-			pl2 := plan(t, n2, hosts)
-			p2.Store(&pl2)
-			keep(t, n2, &p2)
-			if !ping(t, n2, n1) {
-				t.Fatal("pods do not reach each other")
+	programWays(t, func(t *testing.T, w way) {
+		hosts := cluster(t, w, w)
+		n1, n2 := hosts[0], hosts[1]
+		join(t, hosts)
+		var p atomic.Pointer[tunnel.Plan]
+		pl := plan(t, n1, hosts)
+		p.Store(&pl)
+		keep(t, n1, &p)
+		var p2 atomic.Pointer[tunnel.Plan]
+		pl2 := plan(t, n2, hosts)
+		p2.Store(&pl2)
+		keep(t, n2, &p2)
+		if !ping(t, n2, n1) {
+			t.Fatal("pods do not reach each other")
+		}
+		// A second wire between the two, used by both for the other's address.
+		testkit.Wire(t, n1.NS, "second", n2.NS, "second")
+		n1.AddAddress(t, "second", "192.168.9.1/24")
+		n2.AddAddress(t, "second", "192.168.9.2/24")
+		for _, dev := range []string{"all", "eth0", "second"} {
+			n1.sysctl(t, "net/ipv4/conf/"+dev+"/rp_filter", "2")
+			n2.sysctl(t, "net/ipv4/conf/"+dev+"/rp_filter", "2")
+		}
+		testkit.Run(t, n2.NS, "ip", "route", "replace", n1.addr.String(), "via", "192.168.9.1", "src", n2.addr.String())
+		if ping(t, n2, n1) {
+			t.Error("control: the peer is heard at an interface that no route leads to")
+		}
+		testkit.Run(t, n1.NS, "ip", "route", "replace", n2.addr.String(), "src", n1.addr.String(),
+			"nexthop", "via", "192.168.9.2", "dev", "second", "nexthop", "via", n2.addr.String(), "dev", "eth0")
+		testkit.Eventually(t, time.Second, "the peer is heard at the second interface", func() bool { return ping(t, n2, n1) })
+		testkit.Run(t, n1.NS, "ip", "route", "replace", n2.addr.String(), "via", "192.168.9.2", "src", n1.addr.String())
+		done := sniff(t, n1.NS, "second", 4)
+		if !ping(t, n1, n2) {
+			t.Error("pods do not reach each other by the second interface")
+		}
+		if n := len(done()); n < 10 {
+			t.Errorf("%d IPIP packets on the second interface, want 10", n)
+		}
+		testkit.Run(t, n1.NS, "ip", "route", "del", n2.addr.String())
+		testkit.Run(t, n2.NS, "ip", "route", "del", n1.addr.String())
+		// Renamed: the program stays where it is.
+		before := programIDs(t, n1)
+		testkit.Run(t, n1.NS, "sh", "-c", "ip link set eth0 down; ip link set eth0 name uplink0; ip link set uplink0 up")
+		renamed := plan(t, n1, hosts)
+		renamed.Links[0].Parent = "uplink0"
+		p.Store(&renamed)
+		apply(t, n1, renamed)
+		n1.routes(t, hosts, kernel.IPIPDevice)
+		if !ping(t, n1, n2) {
+			t.Error("after a new name of the underlay interface, pods do not reach each other")
+		}
+		for at, id := range programIDs(t, n1) {
+			if before[at] != id {
+				t.Errorf("the program at %v was put there anew", at)
 			}
-			// A second wire between the two, used by both for the other's address.
-			testkit.Wire(t, n1.NS, "second", n2.NS, "second")
-			n1.AddAddress(t, "second", "192.168.9.1/24")
-			n2.AddAddress(t, "second", "192.168.9.2/24")
-			for _, dev := range []string{"all", "eth0", "second"} {
-				n1.sysctl(t, "net/ipv4/conf/"+dev+"/rp_filter", "2")
-				n2.sysctl(t, "net/ipv4/conf/"+dev+"/rp_filter", "2")
-			}
-			testkit.Run(t, n2.NS, "ip", "route", "replace", n1.addr.String(), "via", "192.168.9.1", "src", n2.addr.String())
-			if ping(t, n2, n1) {
-				t.Error("control: the peer is heard at an interface that no route leads to")
-			}
-			testkit.Run(t, n1.NS, "ip", "route", "replace", n2.addr.String(), "src", n1.addr.String(),
-				"nexthop", "via", "192.168.9.2", "dev", "second", "nexthop", "via", n2.addr.String(), "dev", "eth0")
-			testkit.Eventually(t, time.Second, "the peer is heard at the second interface", func() bool { return ping(t, n2, n1) })
-			testkit.Run(t, n1.NS, "ip", "route", "replace", n2.addr.String(), "via", "192.168.9.2", "src", n1.addr.String())
-			done := sniff(t, n1.NS, "second", 4)
-			if !ping(t, n1, n2) {
-				t.Error("pods do not reach each other by the second interface")
-			}
-			if n := len(done()); n < 10 {
-				t.Errorf("%d IPIP packets on the second interface, want 10", n)
-			}
-			testkit.Run(t, n1.NS, "ip", "route", "del", n2.addr.String())
-			testkit.Run(t, n2.NS, "ip", "route", "del", n1.addr.String())
-			// Renamed: the program stays where it is.
-			before := programIDs(t, n1)
-			testkit.Run(t, n1.NS, "sh", "-c", "ip link set eth0 down; ip link set eth0 name uplink0; ip link set uplink0 up")
-			renamed := plan(t, n1, hosts)
-			renamed.Links[0].Parent = "uplink0"
-			p.Store(&renamed)
-			apply(t, n1, renamed)
-			n1.routes(t, hosts, kernel.IPIPDevice)
-			if !ping(t, n1, n2) {
-				t.Error("after a new name of the underlay interface, pods do not reach each other")
-			}
-			for at, id := range programIDs(t, n1) {
-				if before[at] != id {
-					t.Errorf("the program at %v was put there anew", at)
-				}
-			}
-		})
-	}
+		}
+	})
 }
 
 // TestWayChanges replaces one way by another on a live host.
