@@ -16,6 +16,10 @@ import (
 // skipped, so that a broken probe cannot hide tests for ever. "all" stands for every feature.
 const HasVariable = "WEFT_KERNEL_HAS"
 
+// SkipMark begins what a test says that is skipped for want of a feature, whose name follows: testlog
+// (internal/testkit/cmd/testlog) compares which tests were skipped on which machine.
+const SkipMark = "SKIP-FEATURE"
+
 // Feature is something of the machine that not every one has.
 type Feature string
 
@@ -49,7 +53,7 @@ func Require(t testing.TB, features ...Feature) {
 		if known(f) {
 			t.Fatalf("the probe for %s failed although %s says that this machine has it: %v", f, HasVariable, err)
 		}
-		t.Skipf("skipped: no %s here: %v (%s=%s turns this skip into a failure)", f, err, HasVariable, f)
+		t.Skipf("%s %s: not on this machine: %v (%s=%s turns this skip into a failure)", SkipMark, f, err, HasVariable, f)
 	}
 }
 
@@ -127,4 +131,19 @@ func find(binaries ...string) error {
 		}
 	}
 	return nil
+}
+
+// EmulatedVariable is 1 in the test machine (docs/testing.md), whose processors are emulated.
+const EmulatedVariable = "WEFT_EMULATED"
+
+// Emulated tells that the test runs on an emulated processor: what takes long there says nothing about
+// a real one, and repeating it often takes minutes.
+func Emulated() bool { return os.Getenv(EmulatedVariable) == "1" }
+
+// Count is how often a test repeats something: n times, a tenth of that on an emulated processor.
+func Count(n int) int {
+	if Emulated() {
+		return max(1, n/10)
+	}
+	return n
 }

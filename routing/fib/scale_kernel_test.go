@@ -57,7 +57,7 @@ func cpuTime() time.Duration {
 // TestScale programs the design point's routes from empty, adds one, and removes all; `ip -batch`
 // does the same in a namespace beside it. Times are the best of several.
 func TestScale(t *testing.T) {
-	const n = 5000
+	n := testkit.Count(5000)
 	r := newRig(t)
 	p := bigPlan(n)
 	more := routing.Plan{Routes: append(slices.Clip(p.Routes), routing.Route{Dst: prefix("10.99.0.0/26"), Via: addr("172.20.9.9"), Device: "weft-vxlan"})}
@@ -108,11 +108,11 @@ func TestScale(t *testing.T) {
 	}
 	t.Logf("%d routes from empty %v (ip -batch: %v), removed %v, one more %v (CPU %v), nothing %v, reading all %v", n, fill, ip, empty, one, oneCPU, none, reread)
 	t.Logf("%d IPv4 routes flushed by ip in %v, healed in %v", n/2, flush, heal)
-	if fill > 2*time.Second && fill > 2*ip {
+	if !testkit.Emulated() && fill > 2*time.Second && fill > 2*ip {
 		t.Errorf("%d routes took %v, want at most 2 s, or twice what ip needs on a busy machine", n, fill)
 	}
 	// The CPU time is what a machine that has nothing else to do would need.
-	if one > 20*time.Millisecond && oneCPU > 20*time.Millisecond {
+	if !testkit.Emulated() && one > 20*time.Millisecond && oneCPU > 20*time.Millisecond {
 		t.Errorf("one more route took %v (CPU %v), want at most 20 ms", one, oneCPU)
 	}
 }
@@ -139,8 +139,9 @@ func (p *prober) run(ctx context.Context, h *kernel.Handle, a netip.Addr, stop <
 //
 // IPv6 is held to "hardly ever": the kernel puts the new route in the old one's place at once, but
 // a lookup that has just found the old one may be told "unreachable" when its last reference is
-// dropped in that instant (some 6 of 10,000 flips under this hammering, on Linux 6.18). It is one
-// lookup, not a gap, and no sequence of requests avoids it.
+// dropped in that instant (some 6 of 10,000 flips under this hammering, on Linux 6.18; 30 and 24 of 1,000
+// on an emulated processor, Linux 6.12 and 6.1: the instant is longer there). It is one lookup, not a gap, and no
+// sequence of requests avoids it.
 func TestNoGap(t *testing.T) {
 	r := newRig(t)
 	// From direct to a tunnel and back, as when a pool's mode changes.
@@ -157,7 +158,7 @@ func TestNoGap(t *testing.T) {
 			{Dst: prefix("fd10:244:1::/122"), Via: topology.TunnelNextHop(six), Device: "weft-vxlan", MTU: 1430},
 		}}
 	}
-	const flips = 1000
+	flips, mayMiss := int64(testkit.Count(1000)), int64(10)
 	handles := []*kernel.Handle{r.ns.Open(t), r.ns.Open(t)}
 	run := func(what string, flip func(i int)) (four, six int64) {
 		r.apply(t, plan(0))
@@ -167,9 +168,9 @@ func TestNoGap(t *testing.T) {
 		for i, a := range []netip.Addr{addr("10.244.1.1"), addr("fd10:244:1::1")} {
 			wg.Go(func() { p[i].run(t.Context(), handles[i], a, stop) })
 		}
-		i, limit := 1, time.Now().Add(20*time.Second)
+		i, limit := int64(1), time.Now().Add(20*time.Second)
 		for ; i <= flips || min(p[0].n.Load(), p[1].n.Load()) < flips && time.Now().Before(limit); i++ {
-			flip(i)
+			flip(int(i))
 		}
 		close(stop)
 		wg.Wait()
@@ -185,7 +186,7 @@ func TestNoGap(t *testing.T) {
 			t.Errorf("flip %d: %s", i, got)
 		}
 	})
-	if four > 0 || six > flips/100 {
+	if four > 0 || six > mayMiss {
 		t.Errorf("replacing left a gap")
 	}
 	four, six = run("control, delete then add", func(i int) {

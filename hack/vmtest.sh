@@ -1,0 +1,189 @@
+#!/bin/bash
+# vmtest.sh [-k 6.12]... [-r REGEX] [-t SECONDS] [-o DIR] [-v] [PACKAGE...]: runs the kernel tests (all
+# of *_kernel_test.go, or those of the packages named) as root on stock Debian kernels, in a virtual
+# machine that is emulated in full: no KVM, no network device, one boot a kernel for all packages.
+#   -k KERNEL   a kernel series, of which the newest is taken that apt offers; default 6.12 and 6.1
+#   -r REGEX    only the tests of that name          -v  print what passing tests log, too
+#   -t SECONDS  for one machine in all; default 900  -o  write DIR/KERNEL.json: which test ran, which was skipped
+# Exit code 0: all passed. WEFT_CACHE: where kernels are kept unpacked, one folder a version.
+# make test-kernel runs all of it; docs/testing.md says more.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export CGO_ENABLED=0
+
+# What tests and product call. A tool that is missing here is an error, since busybox has some of the same
+# name that do less; of busybox only the applets below are there.
+tools="dash ip bridge tc ss nft ping iperf3 tcpdump sysctl unshare nsenter setsid modprobe mount umount"
+applets="awk basename cat chmod cp cut date dd dirname dmesg echo env false find grep head hostname id kill
+	ln ls mkdir mktemp mv poweroff ps readlink rm rmdir sed seq sleep sort stat stty sync tail tee test timeout
+	touch tr true uname wc"
+# Network kinds, what they encrypt with, and whatever these depend on: modules load by themselves, as on a host.
+modules="kernel/net/ kernel/drivers/net/ kernel/crypto/ kernel/lib/ kernel/arch/x86/crypto/"
+without="kernel/drivers/net/(ethernet|wwan|hyperv|xen|phy|mdio|can|usb|wireless|pcs)|kernel/net/(wireless|mac80211|bluetooth|ceph|rds|sunrpc|9p|tipc|dccp|atm|batman|nfc|can)"
+
+kernels="" regex="" out="" verbose="" limit=900
+while getopts k:r:t:o:v o; do
+	case $o in
+	k) kernels="$kernels $OPTARG" ;;
+	r) regex=$OPTARG ;;
+	t) limit=$OPTARG ;;
+	o) out=$OPTARG ;;
+	v) verbose=-v ;;
+	*) sed -n '2,9s/^# *//p' "$0" >&2 && exit 2 ;;
+	esac
+done
+shift $((OPTIND - 1))
+[ -n "$kernels" ] || kernels="6.12 6.1"
+cache=${WEFT_CACHE:-$PWD/.cache}
+mkdir -p "$cache"
+work=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+
+fail() { echo "vmtest: $*" >&2 && exit 1; }
+
+for p in qemu-system-x86_64 cpio depmod apt-get dpkg-deb $tools; do
+	PATH=$PATH:/usr/sbin:/sbin command -v "$p" >/dev/null || fail "$p is not installed: hack/setup.sh test-kernel installs what is needed"
+done
+busybox=$(command -v busybox || echo /bin/busybox)
+if ldd "$busybox" >/dev/null 2>&1; then fail "$busybox is not static: install busybox-static (hack/setup.sh test-kernel does)"; fi
+
+# resolve SERIES: the package and version of the newest kernel of a series, without its debug and unsigned kinds.
+resolve() {
+	local names
+	names=$(apt-cache pkgnames "linux-image-$1" | grep -E "^linux-image-${1//./\\.}\.[0-9].*-cloud-amd64$" | sort -rV)
+	for n in $names; do
+		v=$(apt-cache policy "$n" | awk '$1 == "Candidate:" {print $2}')
+		[ -n "$v" ] && [ "$v" != "(none)" ] && echo "$n $v" && return
+	done
+	return 1
+}
+
+# fetch SERIES: sets $kernel to the folder that has vmlinuz and modules.cpio, filled if need be.
+fetch() {
+	local name version dir t
+	if read -r name version < <(resolve "$1"); then
+		kernel=$cache/kernels/${name}_${version//:/%}
+	else
+		kernel=$(find "$cache/kernels" -maxdepth 1 -name "linux-image-$1.*" 2>/dev/null | sort -V | tail -n1)
+		[ -n "$kernel" ] || fail "apt knows no kernel $1 (linux-image-$1.*-cloud-amd64): run apt-get update, or look at apt's sources"
+		echo "vmtest: apt knows no kernel $1; taking ${kernel##*/}, which is there" >&2
+	fi
+	mkdir -p "$cache/kernels"
+	exec 9>"$cache/kernels/lock"
+	flock 9
+	if [ ! -e "$kernel/modules.cpio" ]; then
+		echo "vmtest: fetching $name $version" >&2
+		t=$(mktemp -d "$cache/kernels/tmp.XXXXXX")
+		(cd "$t" && apt-get -o APT::Sandbox::User=root download -qq "$name=$version") ||
+			fail "apt cannot download $name $version: the package list may be old, run apt-get update"
+		dpkg-deb -x "$t"/*.deb "$t"
+		unpack "$t"
+		rm -rf "$t"
+	fi
+	exec 9>&-
+}
+
+# unpack DIR: from an unpacked package to vmlinuz and modules.cpio in $kernel.
+unpack() {
+	local t=$1 version root=$1/root
+	version=$(ls "$t/lib/modules")
+	find "$t/lib/modules" -name '*.ko.xz' -exec xz -d {} +
+	depmod -b "$t" "$version"
+	mkdir -p "$root/lib/modules/$version" "$t/done"
+	# Each line of modules.dep is "module: what it depends on, all the way".
+	(cd "$t/lib/modules/$version" && awk -v take="^(${modules// /|})" -v leave="^($without)" \
+		'{f = $1; sub(/:$/, "", f)} f ~ take && f !~ leave {sub(":", ""); for (i = 1; i <= NF; i++) print $i}' modules.dep |
+		sort -u | cpio -pdm --quiet "$root/lib/modules/$version" && cp modules.builtin* modules.order "$root/lib/modules/$version/")
+	depmod -b "$root" "$version"
+	(cd "$root" && find . | cpio -o -H newc -R 0:0 --quiet) >"$t/done/modules.cpio"
+	mv "$t/boot/vmlinuz-$version" "$t/done/vmlinuz"
+	rm -rf "$kernel"
+	mv "$t/done" "$kernel"
+}
+
+# userland DIR: the tools with their libraries, a few applets, the files they read.
+userland() {
+	local r=$1 p l
+	mkdir -p "$r"/{bin,dev,proc,sys,tmp,run,root,work,sbin,var/run} "$r"/usr/{bin,sbin} "$r/etc"
+	cp "$busybox" "$r/bin/busybox"
+	for p in $applets; do ln -s /bin/busybox "$r/bin/$p"; done
+	for p in $tools; do
+		p=$(PATH=$PATH:/usr/sbin:/sbin command -v "$p")
+		cp -L "$p" "$r/usr/bin/"
+		{ ldd "$p" 2>/dev/null || true; } | awk '/=> \//{print $3} $1 ~ /^\//{print $1}'
+	done | sort -u | while read -r l; do mkdir -p "$r$(dirname "$l")" && cp -L "$l" "$r$l"; done
+	ln -s /usr/bin/dash "$r/bin/sh" # that of busybox would take its own ip and ping
+	ln -s /usr/bin/modprobe "$r/sbin/modprobe" # the path that the kernel calls
+	for p in protocols services iproute2 ethertypes; do [ ! -e "/etc/$p" ] || cp -rL "/etc/$p" "$r/etc/"; done
+	echo 'root:x:0:0:root:/root:/bin/sh' >"$r/etc/passwd"
+	echo 'root:x:0:' >"$r/etc/group"
+	echo '127.0.0.1 localhost vm' >"$r/etc/hosts"
+	cp hack/vmtest.d/init "$r/init"
+	cp hack/vmtest.d/go "$r/usr/bin/go"
+	cp hack/in-netns "$r/usr/bin/in-netns"
+	chmod 755 "$r/init" "$r/usr/bin/go" "$r/usr/bin/in-netns"
+}
+
+# tests DIR PACKAGE...: the test programs, what their folders hold, and a script with a line for each.
+tests() {
+	local r=$1/work path dir files names p pattern
+	shift
+	mkdir -p "$r"
+	: >"$r/packages"
+	: >"$work/broken"
+	go list -e -f '{{.ImportPath}} {{.Dir}} {{join .TestGoFiles " "}} {{join .XTestGoFiles " "}}' "$@" | grep '_kernel_test\.go' >"$work/list" ||
+		fail "no *_kernel_test.go in $*"
+	while read -r path dir files; do
+		pattern=${regex:-$(awk -v p="$path" '$1 == p {print $2}' hack/vmtest.d/only)}
+		names=$(cd "$dir" && for p in $files; do case $p in *_kernel_test.go) sed -nE 's/^func ((Test|Fuzz|Example)[A-Za-z0-9_]*)\(.*/\1/p' "$p" ;; esac done |
+			grep -vx TestMain | grep -E "${pattern:-.}" || true)
+		[ -n "$names" ] || continue
+		mkdir -p "$r/$path"
+		if ! go test -c -ldflags '-s -w' -o "$r/$path/package.test" "$path"; then echo "$path" >>"$work/broken" && continue; fi
+		[ ! -d "$dir/testdata" ] || cp -r "$dir/testdata" "$r/$path/"
+		echo "$path ^($(echo "$names" | paste -sd '|'))\$" >>"$r/packages"
+	done <"$work/list"
+	[ -s "$r/packages" ] || [ -s "$work/broken" ] || fail "no test is called ${regex:-anything}"
+	go build -trimpath -ldflags '-s -w' -o "$r/bin/" ./cmd/... || echo weft/cmd/... >>"$work/broken"
+}
+
+pack() { (cd "$1" && find . | cpio -o -H newc -R 0:0 --quiet); }
+
+go build -o "$work/testlog" ./internal/testkit/cmd/testlog
+[ $# -gt 0 ] || set -- ./...
+userland "$work/user"
+pack "$work/user" >"$work/user.cpio"
+tests "$work/tests" "$@"
+pack "$work/tests" >"$work/tests.cpio"
+rm -rf "$work/user" "$work/tests/work/bin"
+[ -z "$out" ] || mkdir -p "$out"
+
+# boot SERIES. The machine has one processor, and its clock counts instructions (250 million a second) and leaps
+# over idle time: what the tests see of time does not depend on what else this host does.
+boot() {
+	local series=$1 w=$work/$1 kernel="" status=0
+	mkdir "$w"
+	fetch "$series"
+	cat "$kernel/modules.cpio" "$work/user.cpio" "$work/tests.cpio" >"$w/initrd"
+	# The first serial line is the kernel's console, the second carries the tests' output. A panic ends the machine.
+	timeout --foreground "$limit" qemu-system-x86_64 -accel tcg -icount shift=2,sleep=off -cpu max -smp 1 -m 4G -nodefaults -display none -no-reboot \
+		-serial "file:$w/console" -serial stdio -kernel "$kernel/vmlinuz" -initrd "$w/initrd" </dev/null \
+		-append "console=ttyS0 panic=-1 quiet mitigations=off cryptomgr.notests no_timer_check tsc=reliable audit=0 apparmor=0 selinux=0 nokaslr random.trust_cpu=on" |
+		"$work/testlog" machine $verbose -name "$series" -broken "$work/broken" ${out:+-o "$out/$series.json"} || status=1
+	if grep -aqE "$trouble" "$w/console"; then
+		echo "vmtest: the console of kernel $series says:" >&2
+		grep -aE -A25 "$trouble" "$w/console" | head -n 80 >&2
+		status=1
+	fi
+	return $status
+}
+
+trouble='Kernel panic|BUG:|Oops|WARNING: CPU|Out of memory'
+status=0 machines=""
+for series in $kernels; do
+	boot "$series" &
+	machines="$machines $!"
+done
+for m in $machines; do wait "$m" || status=1; done
+exit $status

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+)
+
+// compareFiles reads lists and compares them.
+func compareFiles(w io.Writer, files []string) error {
+	var lists []list
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return fmt.Errorf("read the list of a machine's tests: %w (make test writes them all)", err)
+		}
+		var l list
+		if err := json.Unmarshal(b, &l); err != nil {
+			return fmt.Errorf("read %s: %w", f, err)
+		}
+		lists = append(lists, l)
+	}
+	return compare(w, lists)
+}
+
+// compare prints which tests were skipped somewhere, and fails when one of them ran nowhere.
+func compare(w io.Writer, lists []list) error {
+	if len(lists) < 2 {
+		return errors.New("one list is nothing to compare")
+	}
+	skipped := map[string]bool{}
+	for _, l := range lists {
+		for name, t := range l.Tests {
+			if t.Outcome == "skip" {
+				skipped[name] = true
+			}
+		}
+	}
+	var nowhere []string
+	for _, name := range slices.Sorted(maps.Keys(skipped)) {
+		var ran, not []string
+		for _, l := range lists {
+			switch t, there := l.Tests[name]; {
+			case there && t.Outcome == "skip":
+				not = append(not, l.Machine+": "+t.Why)
+			case there:
+				ran = append(ran, l.Machine)
+			}
+		}
+		if len(ran) == 0 {
+			nowhere = append(nowhere, name)
+			ran = []string{"NOWHERE"}
+		}
+		fmt.Fprintf(w, "%s: ran on %s; skipped on %s\n", name, strings.Join(ran, ", "), strings.Join(not, "; "))
+	}
+	var names []string
+	for _, l := range lists {
+		names = append(names, l.Machine)
+	}
+	fmt.Fprintf(w, "%d tests were skipped on one of %s; %d of them ran nowhere\n", len(skipped), strings.Join(names, ", "), len(nowhere))
+	if len(nowhere) > 0 {
+		return fmt.Errorf("%d tests are skipped on every machine, so nobody knows whether they pass: %s", len(nowhere), strings.Join(nowhere, ", "))
+	}
+	return nil
+}
