@@ -35,6 +35,8 @@ type service struct {
 	started time.Time
 
 	drivers   []topology.Driver
+	ways      map[string]string // of a tunnel driver that has several: which one it takes
+	missing   []string          // what this host cannot do, for status
 	handle    *kernel.Handle
 	store     datastore.Store
 	cluster   *cluster
@@ -52,7 +54,7 @@ type service struct {
 // Run is the node service. It returns when ctx ends, leaving the kernel as it is, or when
 // something failed that a retry inside the process cannot mend.
 func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logger) error {
-	s := &service{cfg: cfg, version: version, log: log, started: time.Now()}
+	s := &service{cfg: cfg, version: version, log: log, started: time.Now(), ways: map[string]string{}}
 	unlock, err := lockDirs(cfg)
 	if err != nil {
 		return err
@@ -186,7 +188,7 @@ func (s *service) build(ctx context.Context) error {
 			s.publish.Kick()
 		}
 	})
-	tunnels := s.tunnelDrivers()
+	tunnels := s.tunnelDrivers(ctx)
 	s.drivers = drivers(tunnels)
 	s.ipam = ipam.New(s.store, s.cfg.NodeName, ipam.Options{View: s.cluster.ipamView, InUse: s.inUse, Log: s.log})
 	s.engine = &engine{log: s.log, cluster: s.cluster, underlay: s.underlay, compiler: topology.NewCompiler(s.drivers),

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"maps"
 	"path/filepath"
 	"slices"
 
@@ -25,10 +26,13 @@ type tunnelDriver interface {
 }
 
 // tunnelDrivers is the list of the tunnel drivers: a new one is one line here.
-func (s *service) tunnelDrivers() map[string]tunnelDriver {
-	return map[string]tunnelDriver{
+func (s *service) tunnelDrivers(ctx context.Context) map[string]tunnelDriver {
+	all := map[string]tunnelDriver{
 		tunnel.VXLAN: vxlan.New(s.handle, s.log),
+		tunnel.IPIP:  s.ipipDriver(ctx),
 	}
+	maps.DeleteFunc(all, func(_ string, d tunnelDriver) bool { return d == nil })
+	return all
 }
 
 // drivers returns the rows of the driver table that this node can serve: those that have a driver,
