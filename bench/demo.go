@@ -6,60 +6,90 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	v3 "weft/api/v3"
+	"weft/internal/kernel"
+	"weft/internal/traffic"
 	"weft/lab"
 	"weft/node/datastore"
 	"weft/node/datastore/etcd"
 	"weft/node/status"
 )
 
-// Demo brings a lab up, attaches six pods to three nodes, and shows for each mode of the pool how
-// each pair of nodes talks.
+// Demo brings a lab up, attaches pods to three nodes through CNI, shows for each mode of their pool
+// how they talk, and changes the mode, the VNI and the port under traffic.
 type Demo struct {
 	Name string    // of the lab
-	Out  io.Writer // the table
+	Out  io.Writer // the tables
 	Log  io.Writer // progress
-	// Stream is how long each TCP stream is measured, Pings how many echo requests are sent.
+	// Rounds is how often the throughput of a row is measured, each time beside that of plain routing,
+	// and Stream how long each time; Pings is how many echo requests a row gets.
+	Rounds int
 	Stream time.Duration
 	Pings  int
 
 	lab   *lab.Lab
 	store *etcd.Store
-	pods  map[string][]demoPod // by node
+	pods  map[string][]traffic.Host // of the pool whose mode changes, by node
+	plain map[string]traffic.Host   // of a pool that is never encapsulated, by node
 }
 
-type demoPod struct {
-	netns string
-	addr  netip.Addr
+// demoMode is a mode of the pool.
+type demoMode struct{ vxlan, ipip v3.EncapMode }
+
+var (
+	demoModes = []demoMode{
+		{v3.EncapAlways, v3.EncapNever}, {v3.EncapCrossSubnet, v3.EncapNever},
+		{v3.EncapNever, v3.EncapAlways}, {v3.EncapNever, v3.EncapCrossSubnet},
+		{v3.EncapNever, v3.EncapNever},
+	}
+	demoNodes = []string{"n1", "n2", "n3"}
+	demoPairs = [][2]string{{"n1", "n2"}, {"n1", "n3"}} // in a rack, and across
+)
+
+const (
+	demoPool  = "default-ipv4-ippool"
+	plainPool = "plain"
+	// settleLimit is how long a change may take until every node follows it.
+	settleLimit = 15 * time.Second
+	podAddress  = "cni.projectcalico.org/ipv4pools" // the annotation that chooses a pod's pool
+)
+
+func (m demoMode) String() string {
+	switch {
+	case m.vxlan != v3.EncapNever:
+		return "VXLAN " + string(m.vxlan)
+	case m.ipip != v3.EncapNever:
+		return "IPIP " + string(m.ipip)
+	}
+	return "Never"
 }
 
-// demoRow is one line of the table.
-type demoRow struct {
-	mode, from, to  string
-	path, why       string
-	mtu             int
-	ping            pingResult
-	bps             float64
-	expected, talks bool
-	err             error
+// reach is how a node reaches another in this mode. It knows the lab: n1 and n2 share a rack.
+func (m demoMode) reach(a, b string) string {
+	across := a == "n3" || b == "n3"
+	encapsulates := func(e v3.EncapMode) bool { return e == v3.EncapAlways || e == v3.EncapCrossSubnet && across }
+	switch {
+	case encapsulates(m.vxlan):
+		return "VXLAN"
+	case encapsulates(m.ipip):
+		return "IPIP"
+	}
+	return "Direct"
 }
 
-// demoMode is a mode of the pool and which pairs must talk in it.
-type demoMode struct {
-	mode v3.EncapMode
-	// fabric tells that pods of different racks talk only if the routers know the pods' routes,
-	// which the lab's router does not.
-	fabric bool
+// expected tells whether the pair must talk: without encapsulation the lab's router would have to
+// know the way to the pods, which it does for the plain pool only.
+func (m demoMode) expected(a, b string) bool {
+	return m.reach("n1", "n3") != "Direct" || a != "n3" && b != "n3"
 }
 
-var demoPairs = [][2]string{{"n1", "n2"}, {"n1", "n3"}, {"n2", "n3"}}
-
-// Run shows everything and returns an error when a pair that should talk does not. The lab is gone
-// afterwards.
+// Run shows everything and returns an error when a pair that should talk does not, or a change
+// loses packets. The lab is gone afterwards.
 func (d *Demo) Run(ctx context.Context) (err error) {
 	if d.lab, err = lab.New(d.Name, lab.Options{Progress: d.Log}); err != nil {
 		return err
@@ -74,159 +104,243 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 		err = errors.Join(err, downErr)
 	}()
 	d.say("three nodes in two racks, joined by a router, each a weft node of its own:")
-	if err := d.lab.Up(ctx, lab.DefaultConfig(), false); err != nil {
+	config := lab.DefaultConfig()
+	if err := d.lab.Up(ctx, config, false); err != nil {
 		return err
 	}
 	if d.store, err = etcd.Open(ctx, etcd.Config{Endpoints: []string{d.lab.StoreEndpoint()}}); err != nil {
 		return err
 	}
 	defer func() { _ = d.store.Close() }()
-	modes := []demoMode{{v3.EncapAlways, false}, {v3.EncapCrossSubnet, false}, {v3.EncapNever, true}}
-	if err := d.setMode(ctx, modes[0].mode); err != nil {
+	if err := d.attach(ctx, config); err != nil {
 		return err
 	}
-	if err := d.addPods(ctx); err != nil {
+	rows, err := d.modes(ctx)
+	if err != nil {
 		return err
-	}
-	var rows []demoRow
-	for _, m := range modes {
-		if err := d.setMode(ctx, m.mode); err != nil {
-			return err
-		}
-		if err := d.settled(ctx, m); err != nil {
-			return err
-		}
-		for _, pair := range demoPairs {
-			row := d.measure(ctx, m, pair[0], pair[1])
-			d.say("  %s", row.progress())
-			rows = append(rows, row)
-		}
 	}
 	writeDemoTable(d.Out, rows)
-	return failures(rows)
+	changes, report, err := d.live(ctx)
+	if err != nil {
+		return errors.Join(failures(rows), err)
+	}
+	writeChanges(d.Out, changes, report)
+	return errors.Join(failures(rows), lossOf(report))
 }
 
 func (d *Demo) say(format string, args ...any) { fmt.Fprintf(d.Log, format+"\n", args...) }
 
-// setMode applies the pool; the nodes follow while they run.
-func (d *Demo) setMode(ctx context.Context, mode v3.EncapMode) error {
-	d.say("IPPool 10.244.0.0/16 with vxlanMode %s", mode)
-	kind, _ := v3.LookupKind("IPPool")
-	pool := &v3.IPPool{Spec: v3.IPPoolSpec{CIDR: "10.244.0.0/16", BlockSize: 26, VXLANMode: mode, IPIPMode: v3.EncapNever,
-		NATOutgoing: true, NodeSelector: "all()"}}
-	pool.SetGroupVersionKind(kind.GroupVersion.WithKind("IPPool"))
-	pool.Name = "default-ipv4-ippool"
-	_, err := d.store.Update(ctx, pool)
+// apply writes the pool; the nodes follow while they run.
+func (d *Demo) apply(ctx context.Context, name, cidr string, m demoMode) error {
+	return d.put(ctx, "IPPool", name, &v3.IPPool{Spec: v3.IPPoolSpec{CIDR: cidr, BlockSize: 26, VXLANMode: m.vxlan, IPIPMode: m.ipip, NodeSelector: "all()"}})
+}
+
+func (d *Demo) put(ctx context.Context, kindName, name string, o v3.Object) error {
+	kind, _ := v3.LookupKind(kindName)
+	o.GetObjectKind().SetGroupVersionKind(kind.GroupVersion.WithKind(kindName))
+	o.SetName(name)
+	_, err := d.store.Update(ctx, o)
 	if errors.Is(err, datastore.ErrNotFound) {
-		_, err = d.store.Create(ctx, pool)
+		_, err = d.store.Create(ctx, o)
 	}
 	return err
 }
 
-func (d *Demo) addPods(ctx context.Context) error {
-	d.say("six pods, attached through CNI as a container runtime does it:")
-	d.pods = map[string][]demoPod{}
-	for _, node := range []string{"n1", "n2", "n3"} {
-		for _, name := range []string{"a", "b"} {
-			pod := node + "-" + name
-			begin := time.Now()
-			res, err := d.lab.AddPod(ctx, lab.PodSpec{Node: node, Namespace: "demo", Name: pod})
-			if err != nil {
-				return fmt.Errorf("attach pod demo/%s: %w", pod, err)
-			}
-			r, err := types100.GetResult(res)
-			if err != nil || len(r.IPs) == 0 {
-				return fmt.Errorf("attach pod demo/%s: the CNI result has no address (%v)", pod, err)
-			}
-			addr, _ := netip.AddrFromSlice(r.IPs[0].Address.IP.To4())
-			d.pods[node] = append(d.pods[node], demoPod{d.lab.PodNetns("demo", pod), addr})
-			d.say("  demo/%s on %s: %s, %d ms", pod, node, addr, time.Since(begin).Milliseconds())
-		}
-	}
-	return nil
+func (d *Demo) setMode(ctx context.Context, m demoMode) error {
+	return d.apply(ctx, demoPool, "10.244.0.0/16", m)
 }
 
-// settled waits until every node's paths are as the mode wants them.
+// attach makes the pools and attaches the pods: two of each node, and one for plain routing, which
+// the others are compared with.
+func (d *Demo) attach(ctx context.Context, config lab.Config) error {
+	if err := errors.Join(d.setMode(ctx, demoModes[0]), d.apply(ctx, plainPool, "10.245.0.0/16", demoMode{v3.EncapNever, v3.EncapNever})); err != nil {
+		return err
+	}
+	d.say("nine pods, attached through CNI as a container runtime does it; the last of each node is of a pool that is only routed, to compare with:")
+	d.pods, d.plain = map[string][]traffic.Host{}, map[string]traffic.Host{}
+	for _, n := range config.Nodes {
+		for _, p := range []struct{ name, pool string }{{"a", demoPool}, {"b", demoPool}, {"plain", plainPool}} {
+			h, err := d.addPod(ctx, n.Name, p.name, p.pool)
+			if err != nil {
+				return err
+			}
+			if p.pool == demoPool {
+				d.pods[n.Name] = append(d.pods[n.Name], h)
+				continue
+			}
+			d.plain[n.Name] = h
+			if err := d.teachRouter(n, h.Addr); err != nil {
+				return err
+			}
+		}
+	}
+	return d.settled(ctx, demoModes[0])
+}
+
+func (d *Demo) addPod(ctx context.Context, node, name, pool string) (traffic.Host, error) {
+	pod := node + "-" + name
+	fail := func(err error) (traffic.Host, error) {
+		return traffic.Host{}, fmt.Errorf("attach pod demo/%s: %w", pod, err)
+	}
+	begin := time.Now()
+	res, err := d.lab.AddPod(ctx, lab.PodSpec{Node: node, Namespace: "demo", Name: pod, Annotations: map[string]string{podAddress: `["` + pool + `"]`}})
+	if err != nil {
+		return fail(err)
+	}
+	r, err := types100.GetResult(res)
+	if err != nil || len(r.IPs) == 0 {
+		return fail(fmt.Errorf("the CNI result has no address (%v)", err))
+	}
+	addr, _ := netip.AddrFromSlice(r.IPs[0].Address.IP.To4())
+	d.say("  demo/%-9s %-15s %3d ms", pod, addr, time.Since(begin).Milliseconds())
+	return traffic.Host{Name: pod, Netns: kernel.NetnsPath(d.lab.PodNetns("demo", pod)), Addr: addr}, nil
+}
+
+// teachRouter gives the lab's router the way to a pod, as a fabric that speaks BGP with the nodes
+// would know it.
+func (d *Demo) teachRouter(n lab.Node, pod netip.Addr) error {
+	h, err := kernel.OpenAt(kernel.NetnsPath(d.lab.Netns("router")))
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	return h.AddUnderlayRoute(netip.PrefixFrom(pod, pod.BitLen()), n.IP, "to-"+n.Subnet)
+}
+
+// modes measures every pair in every mode.
+func (d *Demo) modes(ctx context.Context) ([]demoRow, error) {
+	var rows []demoRow
+	for _, m := range demoModes {
+		d.say("%v:", m)
+		if err := d.setMode(ctx, m); err != nil {
+			return nil, err
+		}
+		if err := d.settled(ctx, m); err != nil {
+			return nil, err
+		}
+		for _, pair := range demoPairs {
+			row := d.measure(ctx, m, pair[0], pair[1])
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			d.say("  %s", row.progress())
+			rows = append(rows, row)
+		}
+	}
+	return rows, nil
+}
+
+// settled waits until every node's paths to the changing pool are as the mode wants them.
 func (d *Demo) settled(ctx context.Context, m demoMode) error {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
-	for {
-		wrong := ""
-		for _, node := range []string{"n1", "n2", "n3"} {
-			for _, peer := range []string{"n1", "n2", "n3"} {
+	return d.until(ctx, m.String()+" is in force", func() string {
+		for _, node := range demoNodes {
+			for _, peer := range demoNodes {
 				if node == peer {
 					continue
 				}
 				p, err := d.path(ctx, node, peer)
-				if want := wantedReach(m.mode, node, peer); err != nil {
-					wrong = err.Error()
-				} else if p.Reach != want {
-					wrong = fmt.Sprintf("%s reaches %s by %s, want %s", node, peer, p.Reach, want)
+				if err != nil {
+					return err.Error()
+				}
+				if want := m.reach(node, peer); p.Reach != want {
+					return fmt.Sprintf("%s reaches %s by %s, want %s (%s)", node, peer, p.Reach, want, p.Why)
 				}
 			}
 		}
-		if wrong == "" {
+		return ""
+	})
+}
+
+// until asks again and again what is wrong, until nothing is.
+func (d *Demo) until(ctx context.Context, what string, wrong func() string) error {
+	ctx, cancel := context.WithTimeout(ctx, settleLimit)
+	defer cancel()
+	for {
+		w := wrong()
+		if w == "" {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("vxlanMode %s is not in force after 15 s: %s", m.mode, wrong)
-		case <-time.After(20 * time.Millisecond):
+			return fmt.Errorf("not within %v: %s: %s", settleLimit, what, w)
+		case <-time.After(10 * time.Millisecond):
 		}
 	}
 }
 
-// wantedReach knows the lab: n1 and n2 share a rack.
-func wantedReach(mode v3.EncapMode, a, b string) string {
-	sameRack := a != "n3" && b != "n3"
-	if mode == v3.EncapAlways || mode == v3.EncapCrossSubnet && !sameRack {
-		return "VXLAN"
-	}
-	return "Direct"
-}
-
-// path asks a node how it reaches a peer's block.
+// path asks a node how it reaches a peer's block of the changing pool.
 func (d *Demo) path(ctx context.Context, node, peer string) (status.Path, error) {
 	st, err := status.Fetch(ctx, d.lab.NodeRunDir(node))
 	if err != nil {
 		return status.Path{}, err
 	}
 	for _, p := range st.Peers {
-		if p.Node == peer && len(p.Paths) > 0 {
-			return p.Paths[0], nil
+		if p.Node != peer {
+			continue
+		}
+		for _, path := range p.Paths {
+			if dst, err := netip.ParsePrefix(path.Dst); err == nil && dst.Contains(d.pods[peer][0].Addr) {
+				return path, nil
+			}
 		}
 	}
-	return status.Path{}, fmt.Errorf("%s knows no path to %s", node, peer)
+	return status.Path{}, fmt.Errorf("%s knows no path to the pods of %s", node, peer)
 }
 
 func (d *Demo) measure(ctx context.Context, m demoMode, from, to string) demoRow {
-	row := demoRow{mode: string(m.mode), from: from, to: to,
-		expected: !m.fabric || wantedReach(v3.EncapCrossSubnet, from, to) == "Direct"}
+	row := demoRow{mode: m.String(), from: from, to: to, expected: m.expected(from, to)}
 	p, err := d.path(ctx, from, to)
 	if err != nil {
 		row.err = err
 		return row
 	}
-	row.path, row.mtu, row.why = p.Reach+" ("+p.Device+")", p.MTU, p.Why
+	row.path, row.mtu = p.Reach, p.MTU
+	if p.Device != "" {
+		row.path += " (" + p.Device + ")"
+	}
 	src, dst := d.pods[from][0], d.pods[to][0]
 	if !row.expected {
-		row.ping, row.err = ping(ctx, src.netns, dst.addr, 3)
+		row.ping, row.err = ping(ctx, src.Netns, dst.Addr, 3)
 		row.talks = row.ping.Received > 0
 		return row
 	}
-	if row.ping, row.err = ping(ctx, src.netns, dst.addr, d.Pings); row.err != nil {
+	if row.ping, row.err = ping(ctx, src.Netns, dst.Addr, d.Pings); row.err != nil {
 		return row
 	}
-	row.bps, row.err = tcp(ctx, src.netns, dst.netns, dst.addr, d.Stream)
+	row.bps, row.ratio, row.err = d.compare(ctx, src, dst, d.plain[from], d.plain[to])
 	row.talks = row.ping.Received > 0 && row.err == nil
 	return row
+}
+
+// compare measures the throughput of one pair beside that of plain routing between the same nodes,
+// in turns, and returns the medians of the former and of the ratios.
+func (d *Demo) compare(ctx context.Context, src, dst, plainSrc, plainDst traffic.Host) (bps, ratio float64, err error) {
+	var rates, ratios []float64
+	for round := range d.Rounds {
+		var got [2]float64 // plain routing, the pair
+		for i := range got {
+			i ^= round % 2 // now the one goes first, now the other
+			ends := [][2]traffic.Host{{plainSrc, plainDst}, {src, dst}}[i]
+			if got[i], err = traffic.Throughput(ctx, ends[0], ends[1], d.Stream); err != nil {
+				return 0, 0, err
+			}
+		}
+		rates, ratios = append(rates, got[1]), append(ratios, got[1]/got[0])
+	}
+	return median(rates), median(ratios), nil
+}
+
+func median(values []float64) float64 {
+	slices.Sort(values)
+	n := len(values)
+	return (values[(n-1)/2] + values[n/2]) / 2
 }
 
 func failures(rows []demoRow) error {
 	var errs []error
 	for _, r := range rows {
 		if r.expected && (!r.talks || r.ping.Received < r.ping.Sent) {
-			errs = append(errs, fmt.Errorf("vxlanMode %s: %s to %s: %d of %d pings answered (%v)", r.mode, r.from, r.to, r.ping.Received, r.ping.Sent, r.err))
+			errs = append(errs, fmt.Errorf("%s: %s to %s: %d of %d pings answered (%v)", r.mode, r.from, r.to, r.ping.Received, r.ping.Sent, r.err))
 		}
 	}
 	return errors.Join(errs...)

@@ -137,3 +137,27 @@ func TestSilence(t *testing.T) {
 		t.Error("the link was down for half a second")
 	}
 }
+
+// A shaped link gives its rate, whatever the machine could do.
+func TestThroughput(t *testing.T) {
+	hosts, ns := rig(t, 2)
+	free, err := Throughput(t.Context(), hosts[0], hosts[2], 200*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := testkit.Try(t, ns[0], "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "50mbit", "burst", "64kb", "latency", "50ms"); err != nil {
+		t.Skipf("this kernel does not shape: %v", err)
+	}
+	shaped, err := Throughput(t.Context(), hosts[0], hosts[2], time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("free %.0f Mbit/s, shaped to 50: %.1f Mbit/s", free/1e6, shaped/1e6)
+	if shaped < 40e6 || shaped > 55e6 || free < 2*shaped {
+		t.Errorf("free %.0f bit/s, shaped to 50 Mbit/s %.0f bit/s", free, shaped)
+	}
+	testkit.Run(t, ns[1], "ip", "link", "set", "eth0", "down")
+	if _, err := Throughput(t.Context(), hosts[0], hosts[2], time.Second); err == nil || !strings.Contains(err.Error(), "h1 to h2") {
+		t.Errorf("without a link: %v", err)
+	}
+}
