@@ -353,3 +353,27 @@ type PolicyView struct {
 	Remote        map[RemoteID]*RemoteEndpoint
 	HostEndpoints map[string]*HostEndpoint
 }
+
+// Packet is the first packet of a connection, as policy sees it on this node.
+type Packet struct {
+	In, Out  string // interfaces; empty: this host itself
+	MAC      MAC    // of the sender on In; zero: not looked at
+	Src, Dst netip.Addr
+	Protocol Protocol
+	// SrcPort and DstPort count when the protocol has ports, ICMPType and ICMPCode when it is ICMP
+	// or ICMPv6.
+	SrcPort, DstPort   uint16
+	ICMPType, ICMPCode uint8
+}
+
+// String prints "eth0 -> weft01: 10.0.0.1 > 10.0.0.2 tcp 1025 > 80".
+func (p *Packet) String() string {
+	s := fmt.Sprintf("%s -> %s: %s > %s %s", cmp.Or(p.In, "host"), cmp.Or(p.Out, "host"), p.Src, p.Dst, p.Protocol)
+	switch p.Protocol {
+	case TCP, UDP, SCTP:
+		return s + fmt.Sprintf(" %d > %d", p.SrcPort, p.DstPort)
+	case ICMP, ICMPv6:
+		return s + fmt.Sprintf(" type %d code %d", p.ICMPType, p.ICMPCode)
+	}
+	return s
+}

@@ -74,7 +74,7 @@ func (h *Host) format(b *strings.Builder) {
 func (h *Hook) format(b *strings.Builder, name, end string) {
 	fmt.Fprintf(b, "\t%s\n", name)
 	for _, t := range h.Tiers {
-		fmt.Fprintf(b, "\t\ttier %s, else %s\n", t.Name, t.Default)
+		fmt.Fprintf(b, "\t\ttier %s, else %s%s\n", t.Name, t.Default, note(t.StagedDefault != t.Default, fmt.Sprintf(" (with staged policies %s)", t.StagedDefault)))
 		staged := t.Staged
 		for i := 0; i <= len(t.Policies); i++ {
 			for len(staged) > 0 && staged[0].Before == i {

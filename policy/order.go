@@ -121,8 +121,11 @@ func tiersOf[B interface{ binding() *bound }](matched []B, d model.Direction, pl
 			continue
 		}
 		if t == nil || t.Name != b.tier.Name {
-			tiers = append(tiers, Tier{Name: b.tier.Name, Default: model.Pass})
+			tiers = append(tiers, Tier{Name: b.tier.Name, Default: model.Pass, StagedDefault: model.Pass})
 			t = &tiers[len(tiers)-1]
+		}
+		if ends {
+			t.StagedDefault = b.tier.DefaultAction
 		}
 		if b.policy.Staged {
 			t.Staged = append(t.Staged, Staged{b.chains[d], len(t.Policies)})

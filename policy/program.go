@@ -114,7 +114,9 @@ type Tier struct {
 	// Default is for a packet that none of Policies decided: Deny, or Pass to go on with the next
 	// tier. In a tier without Policies, and in Host's untracked and pre-DNAT tiers, it is Pass.
 	Default model.Action
-	Staged  []Staged // for display only
+	// For display only: staged policies, and what Default would be if they were enforced.
+	Staged        []Staged
+	StagedDefault model.Action
 }
 
 // Staged is a staged policy's place in a tier: before Policies[Before].
@@ -142,8 +144,8 @@ type Endpoint struct {
 
 // Host is an interface of this node with a host endpoint. Packets meet Untracked, then PreDNAT
 // (ingress only), then Forward when they go on to elsewhere or come from there, else Normal.
-// Allow in the first two decides for the host endpoint. At Untracked, PreDNAT and Normal the
-// failsafe ports are allowed first.
+// Allow in the first two decides for the host endpoint. Failsafe ports are not asked at Untracked
+// and PreDNAT, nor at Untracked what they answer, and are allowed at Normal.
 //
 // What Untracked and PreDNAT do not decide goes on; what Forward does not decide is allowed; what
 // Normal does not decide is dropped. Only Normal has profiles.
@@ -217,6 +219,6 @@ func (p *Ports) sets() []SetID {
 
 func (h *Hook) equal(o *Hook) bool {
 	return slices.Equal(h.Profiles, o.Profiles) && slices.EqualFunc(h.Tiers, o.Tiers, func(a, b Tier) bool {
-		return a.Name == b.Name && a.Default == b.Default && slices.Equal(a.Policies, b.Policies) && slices.Equal(a.Staged, b.Staged)
+		return a.Name == b.Name && a.Default == b.Default && a.StagedDefault == b.StagedDefault && slices.Equal(a.Policies, b.Policies) && slices.Equal(a.Staged, b.Staged)
 	})
 }
