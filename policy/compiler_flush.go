@@ -235,6 +235,16 @@ func (c *Compiler) flushSets(d *Delta) {
 // settle does the pending changes of members and returns their net effect.
 func (s *setState) settle() MemberDelta {
 	delta := MemberDelta{Set: s.set.ID}
+	if len(s.pending) == 1 {
+		ch := s.pending[0]
+		s.pending = s.pending[:0]
+		if ch.add && s.set.add(ch.member) {
+			delta.Added = []Member{ch.member}
+		} else if !ch.add && s.set.remove(ch.member) {
+			delta.Removed = []Member{ch.member}
+		}
+		return delta
+	}
 	was := make(map[Member]bool, len(s.pending)) // of those that came or went
 	for _, ch := range s.pending {
 		var changed bool

@@ -73,6 +73,7 @@ func (c *Compiler) setSubject(s *subjectState, now *subject) {
 		}
 	}
 	c.named.SetItem(s, now.labels, now.profiles)
+	now.labels, now.profiles = nil, nil // the index has them
 }
 
 // differ returns what two states of a subject do not have in common; nil when nothing.

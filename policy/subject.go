@@ -63,13 +63,21 @@ func hostPrefixes(addrs []netip.Addr) ([]netip.Prefix, error) {
 	return nets, nil
 }
 
+// masked returns prefixes without host bits: the same list when none has any, since it may be long.
 func masked(nets []netip.Prefix) ([]netip.Prefix, error) {
-	out := make([]netip.Prefix, 0, len(nets))
+	same := true
 	for _, n := range nets {
 		if !n.IsValid() || n.Addr().Is4In6() {
 			return nil, fmt.Errorf("prefix %s: want an IPv4 or IPv6 prefix", n)
 		}
-		out = append(out, n.Masked())
+		same = same && n == n.Masked()
+	}
+	if same {
+		return nets, nil
+	}
+	out := make([]netip.Prefix, len(nets))
+	for i, n := range nets {
+		out[i] = n.Masked()
 	}
 	return out, nil
 }
