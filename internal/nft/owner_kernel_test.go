@@ -259,7 +259,7 @@ func TestPolicySize(t *testing.T) {
 			t.Fatalf("%s: %v", what, err)
 		}
 		took := time.Since(start)
-		if took > limit {
+		if took > limit && !testkit.Emulated() {
 			t.Errorf("%s took %v, want at most %v", what, took, limit)
 		}
 		t.Logf("%-30s %v", what, took.Round(10*time.Microsecond))

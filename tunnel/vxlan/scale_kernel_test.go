@@ -51,7 +51,7 @@ func TestFiveThousandPeers(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
-		if took > limit {
+		if took > limit && !testkit.Emulated() {
 			t.Errorf("%s took %v, want at most %v", what, took, limit)
 		}
 		t.Logf("%-44s %8v (%v)", what, took.Round(10*time.Microsecond), got)
@@ -110,12 +110,13 @@ var rounds = flag.Int("rounds", 12, "rounds of TestThroughput")
 
 // TestThroughput compares our device, with 5,000 more peers in its guard, with one that a person
 // makes with ip(8) between the same namespaces, and with ours without the guard. On a shared machine
-// single runs differ by a factor of two, so short runs of the three alternate, a fixed number of rounds,
-// and the ratio of each round counts: their geometric mean, with twice its standard error. The test fails
-// when that range lies below 0.95.
+// single runs differ by a factor of two, so short runs alternate, a fixed number of rounds, and the ratio
+// of each round counts: their median, and the range that holds it with 95 %. The one made by hand runs
+// twice a round: when even that differs from itself, the machine is too busy to tell anything.
+// Otherwise the test fails when the range lies below 0.95.
 func TestThroughput(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes 35 seconds")
+	if testing.Short() || testkit.Emulated() {
+		t.Skip("takes 40 seconds, and a processor of its own")
 	}
 	testkit.Require(t, testkit.Iperf3)
 	testkit.LeakCheck(t)
@@ -135,10 +136,12 @@ func TestThroughput(t *testing.T) {
 			testkit.Run(t, h.NS, "nft", "add table inet weft { "+flags+" }")
 		}
 	}
+	const ours, open, hand, again = "ours", "ours, no guard", "by hand", "by hand again"
 	kinds := []struct{ name, device, table string }{
-		{"ours", kernel.VXLANDevice, ""},
-		{"ours, no guard", kernel.VXLANDevice, "flags dormant;"},
-		{"by hand", "hand0", "flags dormant;"},
+		{hand, "hand0", "flags dormant;"},
+		{ours, kernel.VXLANDevice, ""},
+		{open, kernel.VXLANDevice, "flags dormant;"},
+		{again, "hand0", "flags dormant;"},
 	}
 	rates := map[string][]float64{}
 	for range *rounds {
@@ -160,12 +163,24 @@ func TestThroughput(t *testing.T) {
 		r := rates[k.name]
 		t.Logf("%-15s best %.2f, median %.2f, worst %.2f Gbit/s of %d runs", k.name, slices.Max(r)/1e9, median(r)/1e9, slices.Min(r)/1e9, len(r))
 	}
-	for _, other := range []string{"by hand", "ours, no guard"} {
-		ratio, low, high := paired(rates["ours"], rates[other])
-		t.Logf("ours to %s: %.3f, between %.3f and %.3f (%d rounds)", other, ratio, low, high, *rounds)
-		if other == "by hand" && high < 0.95 {
-			t.Errorf("ours carries %.3f of a device made by hand (at most %.3f), want at least 0.95", ratio, high)
-		}
+	both := make([]float64, *rounds)
+	for i := range both {
+		both[i] = math.Sqrt(rates[hand][i] * rates[again][i])
+	}
+	compare := func(what string, a, b []float64) (low, high float64) {
+		ratio, low, high := paired(a, b)
+		t.Logf("%-24s %.3f, between %.3f and %.3f (%d rounds)", what, ratio, low, high, *rounds)
+		return low, high
+	}
+	compare("ours to ours, no guard", rates[ours], rates[open])
+	compare("no guard to by hand", rates[open], both)
+	low, high := compare("by hand to itself", rates[hand], rates[again])
+	_, most := compare("ours to by hand", rates[ours], both)
+	switch tell := low <= 1 && high >= 1; {
+	case !tell:
+		t.Log("the same device differs from itself: too busy a machine to tell anything")
+	case most < 0.95:
+		t.Errorf("ours carries at most %.3f of a device made by hand, want at least 0.95", most)
 	}
 }
 
@@ -181,18 +196,17 @@ func byHand(t *testing.T, h, other *host) {
 	testkit.Run(t, h.NS, "bridge", "fdb", "add", mac(other), "dev", "hand0", "dst", other.addr.String(), "self", "permanent")
 }
 
-// paired returns the geometric mean of the ratios of a to b, run by run, and the range of twice its
-// standard error.
-func paired(a, b []float64) (mean, low, high float64) {
-	var sum, squares float64
-	n := float64(len(a))
+// paired returns the median of the ratios of a to b, run by run, and the range that holds it with 95 %,
+// by the ranks, so that the few runs in which the machine did something else do not matter.
+func paired(a, b []float64) (mid, low, high float64) {
+	ratios := make([]float64, len(a))
 	for i := range a {
-		l := math.Log(a[i] / b[i])
-		sum, squares = sum+l, squares+l*l
+		ratios[i] = a[i] / b[i]
 	}
-	m := sum / n
-	spread := 2 * math.Sqrt(max(squares/n-m*m, 0)/(n-1))
-	return math.Exp(m), math.Exp(m - spread), math.Exp(m + spread)
+	slices.Sort(ratios)
+	n := len(ratios)
+	k := max(0, int(float64(n)/2-math.Sqrt(float64(n))))
+	return median(ratios), ratios[k], ratios[n-1-k]
 }
 
 func median(r []float64) float64 { return slices.Sorted(slices.Values(r))[len(r)/2] }
