@@ -314,4 +314,16 @@ type Snapshot struct {
 	// IgnoreReadiness moves traffic without regard to what the peers receive. Packets are lost; it
 	// is the control of the tests that show that otherwise none is.
 	IgnoreReadiness bool
+	// Generation numbers the snapshots of one source; 0: it does not.
+	Generation uint64
+	// Since tells what differs from an earlier snapshot; nil: not known.
+	Since *Since
+}
+
+// Since names the nodes and blocks that may differ from those of an earlier snapshot of the same
+// source; all others are the same. It spares a compiler with a memory to compare thousands.
+type Since struct {
+	Generation uint64 // of the earlier one
+	Nodes      []NodeName
+	Blocks     []netip.Prefix
 }

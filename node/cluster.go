@@ -46,6 +46,13 @@ type cluster struct {
 	ipamConfig   *v3.IPAMConfiguration
 	namespaces   map[string]namespace
 	own          *v3.Node // this node's record
+
+	// copied are the maps of snapshots; nil: they have to be copied again.
+	copied struct {
+		nodes  map[model.NodeName]*model.Node
+		blocks map[netip.Prefix]*model.Block
+	}
+	since model.Since // what changed since the last call of next
 }
 
 // namespace is what decides which pools its pods may use.
@@ -148,9 +155,11 @@ func (c *cluster) applyNode(ch datastore.Change, relevant *bool) error {
 		*relevant = true
 	}
 	if o == nil {
-		_, had := c.nodes[name]
-		delete(c.nodes, name)
-		*relevant = *relevant || had
+		if _, had := c.nodes[name]; had {
+			delete(c.nodes, name)
+			c.noteNode(name)
+			*relevant = true
+		}
 		return nil
 	}
 	n, err := nodeOf(o)
@@ -159,6 +168,7 @@ func (c *cluster) applyNode(ch datastore.Change, relevant *bool) error {
 	}
 	if old := c.nodes[name]; old == nil || !reflect.DeepEqual(old, n) {
 		c.nodes[name] = n
+		c.noteNode(name)
 		*relevant = true
 	}
 	return nil
@@ -171,9 +181,11 @@ func (c *cluster) applyBlock(ch datastore.Change, relevant *bool) error {
 		if err != nil {
 			return err
 		}
-		_, had := c.blocks[p]
-		delete(c.blocks, p)
-		*relevant = *relevant || had
+		if _, had := c.blocks[p]; had {
+			delete(c.blocks, p)
+			c.noteBlock(p)
+			*relevant = true
+		}
 		return nil
 	}
 	b, err := blockOf(o)
@@ -187,6 +199,7 @@ func (c *cluster) applyBlock(ch datastore.Change, relevant *bool) error {
 	old := c.blocks[b.CIDR]
 	if old == nil || old.Node != b.Node || !maps.Equal(old.Borrowed, b.Borrowed) {
 		c.blocks[b.CIDR] = b
+		c.noteBlock(b.CIDR)
 		*relevant = true
 	}
 	return nil
@@ -301,14 +314,25 @@ func prefixOfBlockName(name string) (netip.Prefix, error) {
 }
 
 // snapshot returns what the compilers read, without endpoints and underlay, and its generation;
-// ok is false before the first complete snapshot.
+// ok is false before the first complete snapshot. Snapshots share what did not change: their maps
+// must not be changed.
 func (c *cluster) snapshot() (s *model.Snapshot, generation uint64, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.snapshotLocked()
+}
+
+func (c *cluster) snapshotLocked() (s *model.Snapshot, generation uint64, ok bool) {
 	if !c.everSynced {
 		return nil, 0, false
 	}
-	s = &model.Snapshot{Self: c.self, Nodes: maps.Clone(c.nodes), Blocks: maps.Clone(c.blocks)}
+	if c.copied.nodes == nil {
+		c.copied.nodes = maps.Clone(c.nodes)
+	}
+	if c.copied.blocks == nil {
+		c.copied.blocks = maps.Clone(c.blocks)
+	}
+	s = &model.Snapshot{Self: c.self, Nodes: c.copied.nodes, Blocks: c.copied.blocks, Generation: c.generation + 1} // 0 has a meaning of its own
 	s.VXLAN, s.MTU = c.tunnelSettings()
 	s.NAT = c.natSettings()
 	for _, p := range c.pools {
@@ -320,6 +344,48 @@ func (c *cluster) snapshot() (s *model.Snapshot, generation uint64, ok bool) {
 		return cmp.Or(a.CIDR.Addr().Compare(b.CIDR.Addr()), cmp.Compare(a.CIDR.Bits(), b.CIDR.Bits()), cmp.Compare(a.Name, b.Name))
 	})
 	return s, c.generation, true
+}
+
+// next is snapshot for the one caller that follows what changes: it is told what differs from the last
+// one that it got.
+func (c *cluster) next() (s *model.Snapshot, generation uint64, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, generation, ok = c.snapshotLocked()
+	if !ok {
+		return nil, 0, false
+	}
+	if since := c.since; since.Generation != 0 {
+		s.Since = &since
+	}
+	c.since = model.Since{Generation: s.Generation}
+	return s, generation, true
+}
+
+// noteNode notes that a node came, went or changed.
+func (c *cluster) noteNode(n model.NodeName) {
+	c.copied.nodes = nil
+	if c.noting() {
+		c.since.Nodes = append(c.since.Nodes, n)
+	}
+}
+
+// noteBlock does so for a block.
+func (c *cluster) noteBlock(p netip.Prefix) {
+	c.copied.blocks = nil
+	if c.noting() {
+		c.since.Blocks = append(c.since.Blocks, p)
+	}
+}
+
+// maxNoted bounds what is noted while nobody asks.
+const maxNoted = 10_000
+
+func (c *cluster) noting() bool {
+	if len(c.since.Nodes)+len(c.since.Blocks) >= maxNoted {
+		c.since = model.Since{} // whoever asks has to compare
+	}
+	return c.since.Generation != 0
 }
 
 // currentGeneration is cheap: it tells whether snapshot would return something new.

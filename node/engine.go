@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -135,13 +136,14 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 	if last != nil && now == lastInputs {
 		p.view, p.tunnel, p.nat, p.snapshot = last.view, last.tunnel, last.nat, last.snapshot
 	} else {
-		snap, gen, ok := e.cluster.snapshot()
+		snap, gen, ok := e.cluster.next()
 		if !ok {
 			return nil, nil
 		}
 		now.cluster = gen
 		snap.Underlay, snap.IgnoreReadiness, p.snapshot = under, e.ignoreReadiness, snap
-		if self := e.announcer.restrict(snap.Nodes[snap.Self]); self != nil {
+		if self := e.announcer.restrict(snap.Nodes[snap.Self]); self != snap.Nodes[snap.Self] {
+			snap.Nodes = maps.Clone(snap.Nodes) // they are the next snapshot's, too
 			snap.Nodes[snap.Self] = self
 		}
 		p.view, err = e.compiler.Compute(snap)

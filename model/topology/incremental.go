@@ -1,10 +1,12 @@
 package topology
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
+	"sort"
 
 	"github.com/gaissmai/bart"
 
@@ -18,6 +20,7 @@ import (
 type Compiler struct {
 	drivers []Driver
 	last    *compiler // nil before the first success
+	index   *index    // of last's blocks
 	view    *View
 }
 
@@ -29,20 +32,21 @@ func (k *Compiler) Compute(s *model.Snapshot) (*View, error) {
 	if k.last == nil || !sameGround(k.last.s, s) {
 		return k.all(s)
 	}
-	changed := changedNodes(k.last.s, s)
-	if k.last.keepsOther(s, changed) {
+	d := differences(k.last.s, s)
+	if k.last.keepsOther(s, d.nodes) {
 		return k.all(s)
 	}
-	touched := touchedBlocks(k.last.s, s, changed)
-	if len(changed)+touched.Size() > len(s.Blocks)/4 {
+	touched := k.index.touched(d)
+	if len(d.nodes)+touched.Size() > len(s.Blocks)/4 {
 		return k.all(s)
 	}
 	c := *k.last
 	c.s = s
-	for n := range changed {
+	for n := range d.nodes {
 		delete(c.decided, n)
 	}
-	k.last, k.view = &c, c.view(c.revise(k.view, touched, changed))
+	k.index.update(k.last.s, s, d.blocks)
+	k.last, k.view = &c, c.view(c.revise(k.view, k.index, touched, d.nodes))
 	return k.view, nil
 }
 
@@ -51,7 +55,7 @@ func (k *Compiler) all(s *model.Snapshot) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.last, k.view = c, v
+	k.last, k.view, k.index = c, v, newIndex(s)
 	return v, nil
 }
 
@@ -76,114 +80,198 @@ func (c *compiler) keepsOther(s *model.Snapshot, changed map[model.NodeName]bool
 	return false
 }
 
-// changedNodes returns the nodes that came, went or changed.
-func changedNodes(a, b *model.Snapshot) map[model.NodeName]bool {
-	changed := map[model.NodeName]bool{}
+// difference names the nodes and blocks that came, went or changed.
+type difference struct {
+	nodes  map[model.NodeName]bool
+	blocks map[netip.Prefix]bool
+}
+
+// differences takes b's word for what differs from a, if it says so, or compares the two.
+func differences(a, b *model.Snapshot) difference {
+	d := difference{map[model.NodeName]bool{}, map[netip.Prefix]bool{}}
+	if b.Since != nil && a.Generation != 0 && b.Since.Generation == a.Generation {
+		for _, n := range b.Since.Nodes {
+			if a.Nodes[n] != b.Nodes[n] {
+				d.nodes[n] = true
+			}
+		}
+		for _, p := range b.Since.Blocks {
+			if a.Blocks[p] != b.Blocks[p] {
+				d.blocks[p] = true
+			}
+		}
+		return d
+	}
 	for name, n := range b.Nodes {
 		if a.Nodes[name] != n {
-			changed[name] = true
+			d.nodes[name] = true
 		}
 	}
 	for name := range a.Nodes {
 		if b.Nodes[name] == nil {
-			changed[name] = true
+			d.nodes[name] = true
 		}
 	}
-	return changed
-}
-
-// touchedBlocks returns the blocks that came, went or changed, or that a changed node has to do
-// with; and whatever overlaps one of these.
-func touchedBlocks(a, b *model.Snapshot, changed map[model.NodeName]bool) *bart.Lite {
-	touched := &bart.Lite{}
 	for cidr, bl := range b.Blocks {
-		if a.Blocks[cidr] != bl || concerns(bl, changed) {
-			touched.Insert(cidr)
+		if a.Blocks[cidr] != bl {
+			d.blocks[cidr] = true
 		}
 	}
 	for cidr := range a.Blocks {
 		if b.Blocks[cidr] == nil {
+			d.blocks[cidr] = true
+		}
+	}
+	return d
+}
+
+// touched returns the blocks that differ, or that a changed node has to do with.
+func (x *index) touched(d difference) *bart.Lite {
+	touched := &bart.Lite{}
+	for cidr := range d.blocks {
+		touched.Insert(cidr)
+	}
+	for n := range d.nodes {
+		for _, cidr := range x.of[n] {
 			touched.Insert(cidr)
 		}
 	}
 	return touched
 }
 
-func concerns(b *model.Block, changed map[model.NodeName]bool) bool {
-	if len(changed) == 0 {
-		return false
-	}
-	if changed[b.Node] {
-		return true
-	}
-	for _, n := range b.Borrowed {
-		if changed[n] {
-			return true
-		}
-	}
-	return false
-}
-
 // revise returns the paths and peers of old with those replaced that touched and changed are about.
 // A slice in which nothing had to be replaced is the same slice.
-func (c *compiler) revise(old *View, touched *bart.Lite, changed map[model.NodeName]bool) ([]Path, []Peer) {
+func (c *compiler) revise(old *View, x *index, touched *bart.Lite, changed map[model.NodeName]bool) ([]Path, []Peer) {
 	if touched.Size() == 0 {
-		return old.Paths, c.revisePeers(old.Peers, old.Paths, changed)
+		return old.Paths, c.revisePeers(old.Peers, x, changed)
 	}
 	affected := maps.Clone(changed) // nodes whose Peer may differ
+	overlapping := x.overlapping(touched)
 	var fresh []Path
-	for cidr, b := range c.s.Blocks {
-		if touched.OverlapsPrefix(cidr) {
-			fresh = c.appendPaths(fresh, b)
-		}
+	for cidr := range overlapping {
+		fresh = c.appendPaths(fresh, c.s.Blocks[cidr])
 	}
-	for _, p := range fresh {
-		affected[p.Node] = true
+	for i := range fresh {
+		affected[fresh[i].Node] = true
 	}
 	slices.SortFunc(fresh, comparePaths)
-	paths := make([]Path, 0, len(old.Paths)+len(fresh))
-	for i := range old.Paths {
-		p := &old.Paths[i]
-		if touched.OverlapsPrefix(p.Dst) {
-			affected[p.Node] = true
-			continue
+	cuts := pathsOf(old.Paths, touched, overlapping)
+	for _, cut := range cuts {
+		for i := cut.from; i < cut.to; i++ {
+			affected[old.Paths[i].Node] = true
 		}
-		for len(fresh) > 0 && comparePaths(fresh[0], *p) < 0 {
-			paths, fresh = append(paths, fresh[0]), fresh[1:]
-		}
-		if len(fresh) > 0 && comparePaths(fresh[0], *p) == 0 {
-			fresh = fresh[1:] // an outer block that overlaps a touched one lends an address elsewhere
-		}
-		paths = append(paths, *p)
 	}
-	paths = append(paths, fresh...)
-	return paths, c.revisePeers(old.Peers, paths, affected)
+	return replace(old.Paths, cuts, fresh), c.revisePeers(old.Peers, x, affected)
 }
 
-func (c *compiler) revisePeers(old []Peer, paths []Path, affected map[model.NodeName]bool) []Peer {
+// span is a part of a slice.
+type span struct{ from, to int }
+
+// pathsOf returns where the paths are that overlap a touched prefix, in order and apart: those within
+// it are next to each other, those around it are other blocks' own.
+func pathsOf(paths []Path, touched *bart.Lite, overlapping map[netip.Prefix]bool) []span {
+	var found []span
+	add := func(from, to func(Path) bool) { // both tell whether a path comes at or after the end
+		f := sort.Search(len(paths), func(i int) bool { return from(paths[i]) })
+		t := f + sort.Search(len(paths)-f, func(i int) bool { return to(paths[f+i]) })
+		if f < t {
+			found = append(found, span{f, t})
+		}
+	}
+	for p := range touched.All() {
+		last := lastAddr(p)
+		add(func(q Path) bool { return comparePrefix(q.Dst, p) >= 0 }, func(q Path) bool { return q.Dst.Addr().Compare(last) > 0 })
+	}
+	for p := range overlapping {
+		if touched.OverlapsPrefix(p) && !touched.Get(p) {
+			add(func(q Path) bool { return comparePrefix(q.Dst, p) >= 0 }, func(q Path) bool { return comparePrefix(q.Dst, p) > 0 })
+		}
+	}
+	slices.SortFunc(found, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	apart := found[:0]
+	for _, s := range found {
+		if n := len(apart); n > 0 && s.from <= apart[n-1].to {
+			apart[n-1].to = max(apart[n-1].to, s.to)
+		} else {
+			apart = append(apart, s)
+		}
+	}
+	return apart
+}
+
+// lastAddr returns the last address of a prefix.
+func lastAddr(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for i := range b {
+		if host := max(0, min(8, 8*(i+1)-p.Bits())); host > 0 {
+			b[i] |= byte(1<<host - 1)
+		}
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+// replace returns old without the cuts and with fresh; all are in order. A fresh path that old keeps
+// already is one that an outer block of a touched one lends elsewhere.
+func replace(old []Path, cuts []span, fresh []Path) []Path {
+	paths := make([]Path, 0, len(old)+len(fresh))
+	keep := func(part []Path) {
+		for len(fresh) > 0 && len(part) > 0 && comparePaths(fresh[0], part[len(part)-1]) <= 0 {
+			at, same := slices.BinarySearchFunc(part, fresh[0], comparePaths)
+			paths, part = append(paths, part[:at]...), part[at:]
+			if same {
+				paths, part = append(paths, part[0]), part[1:]
+			} else {
+				paths = append(paths, fresh[0])
+			}
+			fresh = fresh[1:]
+		}
+		paths = append(paths, part...)
+	}
+	done := 0
+	for _, cut := range cuts {
+		keep(old[done:cut.from])
+		done = cut.to
+	}
+	keep(old[done:])
+	return append(paths, fresh...)
+}
+
+func (c *compiler) revisePeers(old []Peer, x *index, affected map[model.NodeName]bool) []Peer {
 	if len(affected) == 0 {
 		return old
 	}
-	holds := map[model.NodeName][]netip.Prefix{}
-	for i := range paths {
-		if affected[paths[i].Node] {
-			c.hold(holds, &paths[i])
-		}
-	}
 	var fresh []Peer
 	for name := range affected {
-		fresh = c.appendPeers(fresh, name, holds[name])
+		fresh = c.appendPeers(fresh, name, c.holdings(x, name))
 	}
 	slices.SortFunc(fresh, comparePeers)
 	peers := make([]Peer, 0, len(old)+len(fresh))
-	for _, p := range old {
-		if affected[p.Node] {
-			continue
-		}
-		for len(fresh) > 0 && comparePeers(fresh[0], p) < 0 {
+	done := 0
+	for _, name := range slices.Sorted(maps.Keys(affected)) {
+		from, _ := slices.BinarySearchFunc(old[done:], name, func(p Peer, n model.NodeName) int { return cmp.Compare(p.Node, n) })
+		from += done
+		peers = append(peers, old[done:from]...)
+		for len(fresh) > 0 && fresh[0].Node == name {
 			peers, fresh = append(peers, fresh[0]), fresh[1:]
 		}
-		peers = append(peers, p)
+		for done = from; done < len(old) && old[done].Node == name; {
+			done++
+		}
 	}
-	return append(peers, fresh...)
+	return append(peers, old[done:]...)
+}
+
+// holdings returns the prefixes that a node may send from: of those of its paths, the pooled ones.
+func (c *compiler) holdings(x *index, name model.NodeName) []netip.Prefix {
+	var held []netip.Prefix
+	for _, cidr := range x.of[name] {
+		for _, p := range c.appendPaths(nil, c.s.Blocks[cidr]) {
+			if p.Node == name && c.pools.Contains(p.Dst.Addr()) {
+				held = append(held, p.Dst)
+			}
+		}
+	}
+	slices.SortFunc(held, comparePrefix)
+	return held
 }

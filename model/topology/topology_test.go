@@ -270,6 +270,7 @@ func TestComputeIsDeterministic(t *testing.T) {
 // manyNodes is the design point: nodes with a block each, beyond a gateway.
 func manyNodes(count int) *model.Snapshot {
 	s := rackSnapshot(model.Pool{Encap: model.EncapVXLAN, CrossSubnet: true})
+	s.Pools[0].CIDR = prefix("10.0.0.0/8")
 	s.Underlay.Routes = append(s.Underlay.Routes, model.UnderlayRoute{Dst: prefix("172.16.0.0/12"), Device: "eth0", Via: netip.MustParseAddr("172.31.1.254")})
 	for i := range count {
 		n := node(fmt.Sprintf("node-%04d", i), fmt.Sprintf("172.20.%d.%d/24", i/250, i%250+1))
