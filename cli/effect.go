@@ -17,9 +17,23 @@ func felixInEffect() []string {
 		"natOutgoingExclusions", "natPortRange", "nodeSelector", "vxlanMTU", "vxlanMTUV6", "vxlanPort", "vxlanVNI"}
 }
 
+// notEnforced are the kinds of network policy, none of which anything acts on yet. Whoever brings
+// enforcement takes them, and what uses them, out.
+func notEnforced() []string {
+	return append(v3.TieredKinds(), v3.KindTier, v3.KindNetworkSet, v3.KindGlobalNetworkSet, v3.KindProfile, v3.KindHostEndpoint,
+		v3.KindStagedKubernetesNetworkPolicy)
+}
+
 // warnOfNoEffect names the fields of a written resource that ask for something this release keeps
 // and does not do: whoever turns encryption on has to learn that nothing is encrypted.
 func warnOfNoEffect(w io.Writer, in input) error {
+	if slices.Contains(notEnforced(), in.kind.Kind) {
+		_, err := fmt.Fprintf(w, "weft: warning: %s: network policy is NOT enforced in this release: it is kept, and no traffic is stopped; see docs/features.md\n",
+			clean(refOf(in.kind, in.object.GetName())))
+		if err != nil {
+			return err
+		}
+	}
 	fields, err := withoutEffect(in.object)
 	if err != nil || len(fields) == 0 {
 		return err
@@ -49,9 +63,25 @@ func withoutEffect(o v3.Object) ([]string, error) {
 			}
 			fields = append(fields, "spec."+name+"="+strings.Trim(string(data), `"`))
 		}
+	default:
+		if p := v3.PolicyOf(o); p != nil {
+			fields = requests("spec.ingress", p.Ingress)
+		}
 	}
 	slices.Sort(fields)
 	return fields, nil
+}
+
+// requests names the rules that look into HTTP, which nothing here does: a rule that allows certain
+// requests allows all of the connection.
+func requests(path string, rules []v3.Rule) []string {
+	var fields []string
+	for i, r := range rules {
+		if r.HTTP != nil {
+			fields = append(fields, fmt.Sprintf("%s[%d].http", path, i))
+		}
+	}
+	return fields
 }
 
 // asksNothing tells whether a value leaves a feature off, which needs no driver.

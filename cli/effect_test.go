@@ -4,6 +4,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -41,11 +42,16 @@ func TestWithoutEffect(t *testing.T) {
 		}
 		return docs[0]
 	}
+	docs, err := v3.Decode([]byte("apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {ingress: [{action: Allow}, {action: Allow, http: {}}]}"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name string
 		o    v3.Object
 		want []string
 	}{
+		{"a policy that looks into HTTP", docs[0], []string{"spec.ingress[1].http"}},
 		{"a pool of what works", pool, nil},
 		{"a pool", ipip, nil},
 		{"felix, in effect", felix("{vxlanPort: 8472, vxlanVNI: 7, vxlanMTU: 1400, natPortRange: 20000:29999, natOutgoingExclusions: IPPoolsAndHostIPs}"), nil},
@@ -60,5 +66,28 @@ func TestWithoutEffect(t *testing.T) {
 		if d := cmp.Diff(c.want, got); d != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, d)
 		}
+	}
+}
+
+// Whoever writes a policy has to learn that nothing enforces it.
+func TestPolicyIsNotEnforced(t *testing.T) {
+	warned := 0
+	for _, k := range v3.Kinds() {
+		o := k.New()
+		o.SetName("a")
+		var out strings.Builder
+		if err := warnOfNoEffect(&out, input{object: o, kind: k}); err != nil {
+			t.Fatal(err)
+		}
+		policy := strings.Contains(k.Kind, "Policy") || slices.Contains([]string{"Tier", "NetworkSet", "GlobalNetworkSet", "Profile", "HostEndpoint"}, k.Kind)
+		if got := strings.Contains(out.String(), refOf(k, "a")+": network policy is NOT enforced in this release"); got != policy {
+			t.Errorf("%s: warned %v, want %v: %s", k.Kind, got, policy, out.String())
+		}
+		if policy {
+			warned++
+		}
+	}
+	if warned < 10 {
+		t.Errorf("%d kinds warn, want all 10 of network policy", warned)
 	}
 }

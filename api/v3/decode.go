@@ -152,9 +152,7 @@ func kindFor(apiVersion, kind string) (KindInfo, error) {
 // notYet are the kinds of the same vocabulary that this release does not know.
 func notYet() []string {
 	return []string{
-		"BGPConfiguration", "BGPFilter", "BGPPeer", "CalicoNodeStatus", "GlobalNetworkPolicy", "GlobalNetworkSet", "HostEndpoint",
-		"KubeControllersConfiguration", "NetworkPolicy", "NetworkSet", "Profile", "StagedGlobalNetworkPolicy",
-		"StagedKubernetesNetworkPolicy", "StagedNetworkPolicy", "Tier",
+		"BGPConfiguration", "BGPFilter", "BGPPeer", "CalicoNodeStatus", "KubeControllersConfiguration",
 	}
 }
 
@@ -256,6 +254,34 @@ func newOfKind(kind string) (Object, bool) {
 		return newObject[Node](v3)(), true
 	case KindWorkloadEndpoint:
 		return newObject[WorkloadEndpoint](v3)(), true
+	}
+	return newPolicyKind(kind)
+}
+
+// newPolicyKind is newOfKind for the kinds of network policy.
+func newPolicyKind(kind string) (Object, bool) {
+	v3 := groupVersion()
+	switch kind {
+	case KindGlobalNetworkPolicy:
+		return newObject[GlobalNetworkPolicy](v3)(), true
+	case KindGlobalNetworkSet:
+		return newObject[GlobalNetworkSet](v3)(), true
+	case KindHostEndpoint:
+		return newObject[HostEndpoint](v3)(), true
+	case KindNetworkPolicy:
+		return newObject[NetworkPolicy](v3)(), true
+	case KindNetworkSet:
+		return newObject[NetworkSet](v3)(), true
+	case KindProfile:
+		return newObject[Profile](v3)(), true
+	case KindStagedGlobalNetworkPolicy:
+		return newObject[StagedGlobalNetworkPolicy](v3)(), true
+	case KindStagedKubernetesNetworkPolicy:
+		return newObject[StagedKubernetesNetworkPolicy](v3)(), true
+	case KindStagedNetworkPolicy:
+		return newObject[StagedNetworkPolicy](v3)(), true
+	case KindTier:
+		return newObject[Tier](v3)(), true
 	}
 	return nil, false
 }

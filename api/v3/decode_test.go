@@ -7,6 +7,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+const allKinds = "BlockAffinity, ClusterInformation, FelixConfiguration, GlobalNetworkPolicy, GlobalNetworkSet, HostEndpoint, IPAMBlock, " +
+	"IPAMConfiguration, IPAMHandle, IPPool, IPReservation, Namespace, NetworkPolicy, NetworkSet, Node, Profile, StagedGlobalNetworkPolicy, " +
+	"StagedKubernetesNetworkPolicy, StagedNetworkPolicy, Tier, WorkloadEndpoint"
+
 const poolHead = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata:\n  name: a\n"
 
 // TestDecodeErrors shows each message whole: it is what a person sees.
@@ -56,10 +60,10 @@ func TestDecodeErrors(t *testing.T) {
 			`document 1 (line 1), IPAMBlock b: spec.affinityClaimTime: Invalid value: "yesterday": want a time such as "2026-01-31T12:00:00Z"`},
 		{"unknown kind", "apiVersion: projectcalico.org/v3\nkind: IPool\nmetadata: {name: a}",
 			`document 1 (line 1), IPool a: kind: unknown kind "IPool", did you mean "IPPool"?`},
-		{"kind of a later release", "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: a}",
-			`document 1 (line 1), GlobalNetworkPolicy a: kind: GlobalNetworkPolicy is not supported yet by this release, which has BlockAffinity, ClusterInformation, FelixConfiguration, IPAMBlock, IPAMConfiguration, IPAMHandle, IPPool, IPReservation, Namespace, Node, WorkloadEndpoint`},
+		{"kind of a later release", "apiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata: {name: a}",
+			`document 1 (line 1), BGPPeer a: kind: BGPPeer is not supported yet by this release, which has ` + allKinds},
 		{"unknown kind, nothing near", "apiVersion: v1\nkind: Pod\nmetadata: {name: a}",
-			`document 1 (line 1), Pod a: kind: unknown kind "Pod", want one of BlockAffinity, ClusterInformation, FelixConfiguration, IPAMBlock, IPAMConfiguration, IPAMHandle, IPPool, IPReservation, Namespace, Node, WorkloadEndpoint`},
+			`document 1 (line 1), Pod a: kind: unknown kind "Pod", want one of ` + allKinds},
 		{"other version", "apiVersion: projectcalico.org/v1\nkind: IPPool\nmetadata: {name: a}",
 			`document 1 (line 1), IPPool a: apiVersion: got "projectcalico.org/v1", want "projectcalico.org/v3" for kind IPPool`},
 		{"Kubernetes' own Node", "apiVersion: v1\nkind: Node\nmetadata: {name: n1}",

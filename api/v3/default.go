@@ -29,6 +29,8 @@ func Default(o Object) {
 		setDefault(&o.Spec.Type, AffinityTypeHost)
 	case *corev1.Namespace:
 		defaultNamespace(o)
+	default:
+		defaultPolicyKind(o)
 	}
 }
 

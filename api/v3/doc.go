@@ -13,4 +13,4 @@
 // +groupName=projectcalico.org
 package v3
 
-//go:generate go run sigs.k8s.io/controller-tools/cmd/controller-gen@v0.23.0 object crd:crdVersions=v1,maxDescLen=400 paths=. output:object:dir=. output:crd:dir=../../manifests/crds
+//go:generate go run sigs.k8s.io/controller-tools/cmd/controller-gen@v0.23.0 object crd:crdVersions=v1,maxDescLen=400,allowDangerousTypes=true paths=. output:object:dir=. output:crd:dir=../../manifests/crds

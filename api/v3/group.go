@@ -25,6 +25,18 @@ const (
 	KindWorkloadEndpoint   = "WorkloadEndpoint"
 	KindClusterInformation = "ClusterInformation"
 	KindFelixConfiguration = "FelixConfiguration"
+
+	KindTier                          = "Tier"
+	KindNetworkPolicy                 = "NetworkPolicy"
+	KindGlobalNetworkPolicy           = "GlobalNetworkPolicy"
+	KindStagedNetworkPolicy           = "StagedNetworkPolicy"
+	KindStagedGlobalNetworkPolicy     = "StagedGlobalNetworkPolicy"
+	KindStagedKubernetesNetworkPolicy = "StagedKubernetesNetworkPolicy"
+	KindNetworkSet                    = "NetworkSet"
+	KindGlobalNetworkSet              = "GlobalNetworkSet"
+	KindProfile                       = "Profile"
+	KindHostEndpoint                  = "HostEndpoint"
+
 	// KindNamespace is Kubernetes' own Namespace, which the etcd store holds as well.
 	KindNamespace = "Namespace"
 )

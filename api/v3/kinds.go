@@ -65,6 +65,7 @@ func Kinds() []KindInfo {
 		{Kind: KindWorkloadEndpoint, Plural: "workloadendpoints", Singular: "workloadendpoint", Short: []string{"wep", "weps"},
 			Namespaced: true, GroupVersion: v3, New: newObject[WorkloadEndpoint](v3), Columns: workloadEndpointColumns()},
 	}
+	kinds = append(kinds, policyKinds()...)
 	slices.SortFunc(kinds, func(a, b KindInfo) int { return strings.Compare(a.Kind, b.Kind) })
 	return kinds
 }

@@ -42,6 +42,8 @@ func Validate(o Object) error {
 		errs = append(errs, validateEndpoint(spec, &o.Spec)...)
 	case *FelixConfiguration:
 		errs = append(errs, validateFelix(o)...)
+	default:
+		errs = append(errs, validatePolicyKind(spec, o)...)
 	}
 	return errs.ToAggregate()
 }
@@ -91,16 +93,7 @@ func validateMeta(o Object, kind string) field.ErrorList {
 		validateName(meta.Child("name"), o.GetName(), kind),
 		validateNamespace(meta.Child("namespace"), o.GetNamespace(), kind),
 	)
-	labels := o.GetLabels()
-	for _, key := range slices.Sorted(maps.Keys(labels)) {
-		at := meta.Child("labels").Key(key)
-		for _, detail := range validation.IsQualifiedName(key) {
-			errs = append(errs, field.Invalid(at, key, detail))
-		}
-		for _, detail := range validation.IsValidLabelValue(labels[key]) {
-			errs = append(errs, field.Invalid(at, excerpt(labels[key]), detail))
-		}
-	}
+	errs = append(errs, validateLabels(meta.Child("labels"), o.GetLabels())...)
 	return append(errs, validateAnnotations(meta.Child("annotations"), o.GetAnnotations())...)
 }
 
@@ -110,19 +103,20 @@ func validateName(path *field.Path, name, kind string) field.ErrorList {
 		return field.ErrorList{field.Required(path, "every object has a name")}
 	case (kind == KindIPAMConfiguration || kind == KindClusterInformation) && name != "default":
 		return field.ErrorList{field.Invalid(path, excerpt(name), "the only "+kind+" is named default")}
-	case kind == KindNamespace && len(validation.IsDNS1123Label(name)) > 0:
-		return field.ErrorList{field.Invalid(path, excerpt(name), "want a DNS label: "+dnsLabel)}
-	case len(validation.IsDNS1123Subdomain(name)) > 0:
-		return field.ErrorList{field.Invalid(path, excerpt(name),
-			`want a DNS subdomain: lower-case letters, digits, "-" and ".", a letter or digit at both ends of each part, at most 253 in all`)}
+	case kind == KindNamespace || kind == KindTier:
+		return checkLabelName(path, name)
+	case slices.Contains(TieredKinds(), kind):
+		return checkPolicyName(path, name)
 	}
-	return nil
+	return checkSubdomain(path, name)
 }
+
+const dnsSubdomain = `lower-case letters, digits, "-" and ".", a letter or digit at both ends of each part, at most 253 in all`
 
 const dnsLabel = `lower-case letters, digits and "-", a letter or digit at both ends, at most 63 in all`
 
 func validateNamespace(path *field.Path, namespace, kind string) field.ErrorList {
-	namespaced := kind == KindWorkloadEndpoint
+	namespaced := isNamespaced(kind)
 	switch {
 	case namespaced && namespace == "":
 		return field.ErrorList{field.Required(path, "a "+kind+" lives in a namespace")}
@@ -132,6 +126,15 @@ func validateNamespace(path *field.Path, namespace, kind string) field.ErrorList
 		return field.ErrorList{field.Invalid(path, excerpt(namespace), "want a DNS label: "+dnsLabel)}
 	}
 	return nil
+}
+
+// isNamespaced is asked once an object, and says what the registry says.
+func isNamespaced(kind string) bool {
+	switch kind {
+	case KindWorkloadEndpoint, KindNetworkPolicy, KindStagedNetworkPolicy, KindStagedKubernetesNetworkPolicy, KindNetworkSet:
+		return true
+	}
+	return false
 }
 
 func validateAnnotations(path *field.Path, annotations map[string]string) field.ErrorList {

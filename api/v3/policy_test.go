@@ -1,0 +1,236 @@
+package v3
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestRefused holds every limit of the kinds of network policy to the message that a person sees. The
+// files list, in order: a kind, metadata or spec in YAML, and behind "->" what is wrong with it; "ok" is
+// nothing. {N x TEXT} stands for TEXT N times, # in it for a number that counts, RULE and PATH for one of
+// those, LONG for a name of 64 letters.
+func TestRefused(t *testing.T) {
+	for _, file := range []string{"testdata/refused/policy.txt"} {
+		cases, refused := 0, 0
+		var out bytes.Buffer
+		for _, line := range strings.Split(strings.TrimSuffix(string(readFile(t, file)), "\n"), "\n") {
+			if strings.HasPrefix(line, "  -> ") {
+				continue
+			}
+			fmt.Fprintln(&out, line)
+			if line == "" || strings.HasPrefix(line, "#") {
+				continue
+			}
+			cases++
+			for _, m := range refusals(t, line) {
+				fmt.Fprintln(&out, "  -> "+m)
+				if m != "ok" {
+					refused++
+				}
+			}
+		}
+		if *update {
+			if err := os.WriteFile(file, out.Bytes(), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if diff := cmp.Diff(string(readFile(t, file)), out.String()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", file, diff)
+		}
+		t.Logf("%s: %d manifests, %d reasons", file, cases, refused)
+	}
+}
+
+// refusals decodes, defaults and validates a line of those files.
+func refusals(t *testing.T, line string) []string {
+	t.Helper()
+	kind, body, _ := strings.Cut(line, " ")
+	info, ok := LookupKind(kind)
+	if !ok {
+		t.Fatalf("%s: unknown kind", kind)
+	}
+	meta := "name: a"
+	if info.Namespaced {
+		meta += ", namespace: shop"
+	}
+	manifest := fmt.Sprintf("{apiVersion: %s, kind: %s, metadata: {%s}, spec: %s}", info.GroupVersion, info.New().GetObjectKind().GroupVersionKind().Kind, meta, repeated(body))
+	if rest, ok := strings.CutPrefix(body, "metadata "); ok {
+		manifest = fmt.Sprintf("{apiVersion: %s, kind: %s, metadata: %s}", info.GroupVersion, info.New().GetObjectKind().GroupVersionKind().Kind, repeated(rest))
+	}
+	objects, err := Decode([]byte(manifest))
+	if err != nil {
+		return reasons(err)
+	}
+	before := Validate(objects[0])
+	Default(objects[0])
+	err = Validate(objects[0])
+	if (before == nil) != (err == nil) {
+		t.Errorf("%s: before defaults: %v; after: %v", line, before, err)
+	}
+	return reasons(err)
+}
+
+var repetition = regexp.MustCompile(`\{(\d+) x ([^}]*)\}`)
+
+func repeated(s string) string {
+	s = strings.ReplaceAll(s, "LONG", strings.Repeat("a", 64))
+	return repetition.ReplaceAllStringFunc(s, func(m string) string {
+		parts := repetition.FindStringSubmatch(m)
+		n, _ := strconv.Atoi(parts[1])
+		items := make([]string, n)
+		for i := range items {
+			items[i] = strings.NewReplacer("#", strconv.Itoa(i%250), "RULE", "{action: Allow}", "PATH", "{exact: /a}").Replace(parts[2])
+		}
+		return strings.Join(items, ", ")
+	})
+}
+
+func reasons(err error) []string {
+	if err == nil {
+		return []string{"ok"}
+	}
+	if many, ok := err.(interface{ Errors() []error }); ok {
+		var out []string
+		for _, e := range many.Errors() {
+			out = append(out, e.Error())
+		}
+		return out
+	}
+	return strings.Split(err.Error(), "\n")
+}
+
+// TestEmptyIsNotAbsent takes match fields through YAML, JSON, defaults, copies and the stored form: an
+// empty list stays one, an absent one stays absent.
+func TestEmptyIsNotAbsent(t *testing.T) {
+	const rule = "{apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {name: a}, spec: {ingress: [{action: Allow, protocol: TCP, source: %s, destination: {%s}}]}}"
+	type shape struct{ nets, notNets, ports, notPorts, names string }
+	of := func(isNil bool, n int) string {
+		if isNil {
+			return "absent"
+		}
+		return strconv.Itoa(n)
+	}
+	look := func(o Object) shape {
+		r := o.(*GlobalNetworkPolicy).Spec.Ingress[0]
+		s := shape{nets: of(r.Source.Nets == nil, len(r.Source.Nets)), notNets: of(r.Source.NotNets == nil, len(r.Source.NotNets)),
+			ports: of(r.Destination.Ports == nil, len(r.Destination.Ports)), notPorts: of(r.Destination.NotPorts == nil, len(r.Destination.NotPorts))}
+		if a := r.Source.ServiceAccounts; a != nil {
+			s.names = of(a.Names == nil, len(a.Names))
+		}
+		return s
+	}
+	absent := shape{"absent", "absent", "absent", "absent", ""}
+	for _, c := range []struct {
+		source, destination string
+		want                shape
+	}{
+		{"{}", "", absent},
+		{"null", "", absent},
+		{"{nets: []}", "ports: []", shape{"0", "absent", "0", "absent", ""}},
+		{"{nets: null}", "ports: null", absent},
+		{"{notNets: []}", "notPorts: []", shape{"absent", "0", "absent", "0", ""}},
+		{"{nets: [10.0.0.0/8]}", "ports: [80]", shape{"1", "absent", "1", "absent", ""}},
+		{"{serviceAccounts: {}}", "", shape{"absent", "absent", "absent", "absent", "absent"}},
+		{"{serviceAccounts: {names: []}}", "", shape{"absent", "absent", "absent", "absent", "0"}},
+		{"{serviceAccounts: {names: [a]}}", "", shape{"absent", "absent", "absent", "absent", "1"}},
+	} {
+		o := decodeOne(t, fmt.Sprintf(rule, c.source, c.destination))
+		stages := map[string]Object{"decoded": o}
+		Default(o)
+		stages["copied"] = o.DeepCopyObject().(Object)
+		stored, err := DecodeStored(KindGlobalNetworkPolicy, encode(t, o))
+		if err != nil {
+			t.Fatal(err)
+		}
+		stages["stored"], stages["applied again"] = stored, decodeOne(t, string(encode(t, o)))
+		for stage, o := range stages {
+			if got := look(o); got != c.want {
+				t.Errorf("source %s, destination {%s}, %s: got %+v, want %+v", c.source, c.destination, stage, got, c.want)
+			}
+		}
+	}
+}
+
+// TestPolicyTypes holds what types mean when they are not given.
+func TestPolicyTypes(t *testing.T) {
+	for spec, want := range map[string]string{
+		"{}":                                      "[Ingress]",
+		"{types: []}":                             "[Ingress]",
+		"{ingress: [{action: Allow}]}":            "[Ingress]",
+		"{egress: []}":                            "[Ingress]",
+		"{egress: [{action: Allow}]}":             "[Egress]",
+		"{types: [Egress]}":                       "[Egress]",
+		"{types: [Egress, Ingress]}":              "[Egress Ingress]",
+		"{ingress: [], egress: [{action: Deny}]}": "[Egress]",
+		"{ingress: [{action: Deny}], egress: [{action: Allow}]}": "[Ingress Egress]",
+	} {
+		o := decodeOne(t, "{apiVersion: projectcalico.org/v3, kind: NetworkPolicy, metadata: {name: a, namespace: b}, spec: "+spec+"}")
+		Default(o)
+		if got := fmt.Sprint(PolicyOf(o).Types); got != want {
+			t.Errorf("%s: got %s, want %s", spec, got, want)
+		}
+	}
+}
+
+// TestTierLabel holds that policies of a tier are found by its name.
+func TestTierLabel(t *testing.T) {
+	for in, want := range map[string]string{
+		"metadata: {name: a, namespace: b}":                                                           "default",
+		"metadata: {name: a, namespace: b}, spec: {tier: x}":                                          "x",
+		"metadata: {name: a, namespace: b, labels: {projectcalico.org/tier: old}}, spec: {tier: x}":   "x",
+		"metadata: {name: a, namespace: b, labels: {projectcalico.org/tier: old}}, spec: {tier: x.y}": "old",
+		"metadata: {name: a, namespace: b, labels: {projectcalico.org/tier: '!'}}, spec: {tier: x}":   "!",
+	} {
+		o := decodeOne(t, "{apiVersion: projectcalico.org/v3, kind: NetworkPolicy, "+in+"}")
+		Default(o)
+		if got := o.GetLabels()[PolicyTierLabel]; got != want {
+			t.Errorf("%s: got %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestNamedPorts(t *testing.T) {
+	for port, named := range map[string]bool{"80": false, `"80"`: false, `"1:2"`: false, "http": true, `"8080-tcp"`: true, `":"`: false, `""`: false, `"a:b"`: true} {
+		o := decodeOne(t, "{apiVersion: projectcalico.org/v3, kind: Profile, metadata: {name: a}, spec: {ingress: [{action: Allow, protocol: TCP, destination: {ports: ["+port+"]}}]}}")
+		if got := IsNamedPort(o.(*Profile).Spec.Ingress[0].Destination.Ports[0]); got != named {
+			t.Errorf("port %s: named %v, want %v", port, got, named)
+		}
+	}
+}
+
+// FuzzPolicy takes any spec of the kinds of network policy: it never panics, and what it reads is kept
+// as it is.
+func FuzzPolicy(f *testing.F) {
+	kinds := policyKinds()
+	for _, line := range strings.Split(string(readFile(f, "testdata/refused/policy.txt")), "\n") {
+		kind, body, _ := strings.Cut(line, " ")
+		for i, k := range kinds {
+			if k.Kind == kind && strings.HasPrefix(body, "{") {
+				f.Add(uint8(i), repeated(body))
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, kind uint8, spec string) {
+		k := kinds[int(kind)%len(kinds)]
+		namespace := ""
+		if k.Namespaced {
+			namespace = ", namespace: shop"
+		}
+		objects, err := Decode(fmt.Appendf(nil, "{apiVersion: %s, kind: %s, metadata: {name: a%s}, spec: %s}",
+			k.GroupVersion, k.New().GetObjectKind().GroupVersionKind().Kind, namespace, spec))
+		if err != nil {
+			return
+		}
+		for _, o := range objects {
+			stable(t, o)
+			defaulted(t, o)
+		}
+	})
+}
