@@ -125,9 +125,13 @@ func (c *cluster) pods() {
 	}
 }
 
-func (c *cluster) pod(node, name string) {
+func (c *cluster) pod(node, name string) { c.t.Helper(); c.podOf(node, name, "default-ipv4-ippool") }
+
+// podOf attaches a pod with an IPv4 address of a pool.
+func (c *cluster) podOf(node, name, pool string) {
 	c.t.Helper()
-	res, err := c.lab.AddPod(c.t.Context(), lab.PodSpec{Node: node, Namespace: "default", Name: name})
+	res, err := c.lab.AddPod(c.t.Context(), lab.PodSpec{Node: node, Namespace: "default", Name: name,
+		Annotations: map[string]string{"cni.projectcalico.org/ipv4pools": `["` + pool + `"]`}})
 	if err != nil {
 		c.t.Fatal(err)
 	}

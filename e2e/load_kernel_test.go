@@ -63,7 +63,7 @@ func felix(spec string) string {
 var labNodes = []string{"n1", "n2", "n3"}
 
 // allModes are the modes that are probed and shown.
-var allModes = []poolMode{vxlanAlways, vxlanCross, noneMode}
+var allModes = []poolMode{vxlanAlways, vxlanCross, ipipAlways, ipipCross, noneMode}
 
 // sixPods attaches two pods to each node, "n1-a", "n1-b", ...
 func (c *cluster) sixPods() (hosts []traffic.Host) {

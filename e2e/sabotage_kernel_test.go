@@ -24,10 +24,27 @@ type saboteur struct {
 	rand *rand.Rand
 }
 
-// sabotage is a kind of damage. It returns the commands that do it, or none where it does not apply.
+// sabotage is a kind of damage: commands that do it, or something that does it and says what. Either
+// returns nothing where the kind does not apply.
 type sabotage struct {
-	kind string
-	do   func(s *saboteur) []string
+	kind   string
+	do     func(s *saboteur) []string
+	direct func(s *saboteur) string
+}
+
+// commit does the damage and says what it was.
+func (k sabotage) commit(s *saboteur) string {
+	if k.direct != nil {
+		return k.direct(s)
+	}
+	commands := k.do(s)
+	for _, command := range commands {
+		// A flush fails when what it takes away is put back before it is done.
+		if _, err := testkit.Try(s.t, s.ns, strings.Fields(command)...); err != nil {
+			s.t.Log(err)
+		}
+	}
+	return strings.Join(commands, "; ")
 }
 
 func one[T any](s *saboteur, of []T) T { return of[s.rand.IntN(len(of))] }
@@ -74,46 +91,46 @@ func (s *saboteur) object(kind string) string {
 }
 
 var sabotageKinds = []sabotage{
-	{"one route deleted", func(s *saboteur) []string {
+	{kind: "one route deleted", do: func(s *saboteur) []string {
 		f := s.family()
 		return []string{"ip " + f + " route del " + s.route(f) + " proto 87"}
 	}},
-	{"all routes flushed", func(s *saboteur) []string { return []string{"ip " + s.family() + " route flush proto 87"} }},
-	{"a route made a black hole", func(s *saboteur) []string {
+	{kind: "all routes flushed", do: func(s *saboteur) []string { return []string{"ip " + s.family() + " route flush proto 87"} }},
+	{kind: "a route made a black hole", do: func(s *saboteur) []string {
 		f := s.family()
 		dst := strings.Fields(s.route(f))
 		return []string{"ip " + f + " route replace prohibit " + dst[len(dst)-1] + " proto 87 metric 1024"}
 	}},
-	{"a tunnel device deleted", func(s *saboteur) []string { return []string{"ip link del " + s.tunnel()} }},
-	{"a tunnel device down", func(s *saboteur) []string { return []string{"ip link set " + s.tunnel() + " down"} }},
-	{"a tunnel device renamed", func(s *saboteur) []string { return []string{"ip link set " + s.tunnel() + " name stolen0"} }},
-	{"a tunnel device's MTU changed", func(s *saboteur) []string {
+	{kind: "a tunnel device deleted", do: func(s *saboteur) []string { return []string{"ip link del " + s.tunnel()} }},
+	{kind: "a tunnel device down", do: func(s *saboteur) []string { return []string{"ip link set " + s.tunnel() + " down"} }},
+	{kind: "a tunnel device renamed", do: func(s *saboteur) []string { return []string{"ip link set " + s.tunnel() + " name stolen0"} }},
+	{kind: "a tunnel device's MTU changed", do: func(s *saboteur) []string {
 		return []string{"ip link set " + s.tunnel() + " mtu " + strconv.Itoa(1280+s.rand.IntN(100))}
 	}},
-	{"a tunnel address removed", func(s *saboteur) []string {
+	{kind: "a tunnel address removed", do: func(s *saboteur) []string {
 		f := strings.Fields(one(s, s.lines("weft-", "ip", "-o", "addr", "show")))
 		return []string{"ip addr del " + f[3] + " dev " + f[1]}
 	}},
-	{"one neighbour deleted", func(s *saboteur) []string {
+	{kind: "one neighbour deleted", do: func(s *saboteur) []string {
 		f := strings.Fields(one(s, s.lines("weft-vxlan", "ip", s.family(), "neigh", "show", "nud", "permanent")))
 		return []string{"ip neigh del " + f[0] + " dev " + f[2]}
 	}},
-	{"a neighbour with another's address", func(s *saboteur) []string {
+	{kind: "a neighbour with another's address", do: func(s *saboteur) []string {
 		f := strings.Fields(one(s, s.lines("weft-vxlan", "ip", s.family(), "neigh", "show", "nud", "permanent")))
 		return []string{"ip neigh replace " + f[0] + " dev " + f[2] + " lladdr 02:00:00:00:00:01 nud permanent"}
 	}},
-	{"all neighbours flushed", func(s *saboteur) []string {
+	{kind: "all neighbours flushed", do: func(s *saboteur) []string {
 		device, family := s.vxlan(), "-4"
 		if strings.HasSuffix(device, "-v6") {
 			family = "-6"
 		}
 		return []string{"ip " + family + " neigh flush dev " + device + " nud permanent"}
 	}},
-	{"one forwarding entry deleted", func(s *saboteur) []string {
+	{kind: "one forwarding entry deleted", do: func(s *saboteur) []string {
 		f := strings.Fields(one(s, s.lines(" dst ", "bridge", "fdb", "show")))
 		return []string{"bridge fdb del " + f[0] + " dev " + f[2] + " dst " + f[4]}
 	}},
-	{"a forwarding entry to elsewhere", func(s *saboteur) []string {
+	{kind: "a forwarding entry to elsewhere", do: func(s *saboteur) []string {
 		f := strings.Fields(one(s, s.lines(" dst ", "bridge", "fdb", "show")))
 		elsewhere := "192.0.2.1"
 		if strings.Contains(f[4], ":") {
@@ -121,15 +138,15 @@ var sabotageKinds = []sabotage{
 		}
 		return []string{"bridge fdb replace " + f[0] + " dev " + f[2] + " dst " + elsewhere + " self permanent"}
 	}},
-	{"forwarding turned off", func(s *saboteur) []string {
+	{kind: "forwarding turned off", do: func(s *saboteur) []string {
 		return []string{one(s, []string{"sysctl -qw net.ipv4.ip_forward=0", "sysctl -qw net.ipv6.conf.all.forwarding=0"})}
 	}},
-	{"the table deleted", func(*saboteur) []string { return []string{"nft delete table inet " + kernel.NFTable} }},
-	{"the ruleset flushed", func(*saboteur) []string { return []string{"nft flush ruleset"} }},
-	{"a chain flushed", func(s *saboteur) []string {
+	{kind: "the table deleted", do: func(*saboteur) []string { return []string{"nft delete table inet " + kernel.NFTable} }},
+	{kind: "the ruleset flushed", do: func(*saboteur) []string { return []string{"nft flush ruleset"} }},
+	{kind: "a chain flushed", do: func(s *saboteur) []string {
 		return []string{"nft flush chain inet " + kernel.NFTable + " " + s.object("chain")}
 	}},
-	{"a rule deleted", func(s *saboteur) []string {
+	{kind: "a rule deleted", do: func(s *saboteur) []string {
 		chain := s.object("chain")
 		rules := s.lines("# handle", "nft", "-a", "list", "chain", "inet", kernel.NFTable, chain)
 		rules = slices.DeleteFunc(rules, func(l string) bool { return strings.Contains(l, "{") })
@@ -139,13 +156,13 @@ var sabotageKinds = []sabotage{
 		_, handle, _ := strings.Cut(one(s, rules), "# handle ")
 		return []string{"nft delete rule inet " + kernel.NFTable + " " + chain + " handle " + handle}
 	}},
-	{"a foreign rule before ours", func(s *saboteur) []string {
+	{kind: "a foreign rule before ours", do: func(s *saboteur) []string {
 		return []string{"nft insert rule inet " + kernel.NFTable + " " + s.object("chain") + " accept"}
 	}},
-	{"a set emptied", func(s *saboteur) []string {
+	{kind: "a set emptied", do: func(s *saboteur) []string {
 		return []string{"nft flush set inet " + kernel.NFTable + " " + s.object("set")}
 	}},
-	{"an element added for somebody else", func(s *saboteur) []string {
+	{kind: "an element added for somebody else", do: func(s *saboteur) []string {
 		for _, set := range s.rand.Perm(20) {
 			sets := s.lines("set tunnel-", "nft", "list", "table", "inet", kernel.NFTable)
 			name := strings.Fields(sets[set%len(sets)])[1]
@@ -155,6 +172,9 @@ var sabotageKinds = []sabotage{
 		}
 		return nil
 	}},
+	{kind: "a program detached", direct: (*saboteur).detachOne},
+	{kind: "a program's table with an entry less", direct: func(s *saboteur) string { return s.empty(false) }},
+	{kind: "a program's table emptied", direct: func(s *saboteur) string { return s.empty(true) }},
 }
 
 // TestSabotage breaks, 200 times, something that a node keeps in the kernel, and measures until the
@@ -168,6 +188,7 @@ func TestSabotage(t *testing.T) {
 	t.Logf("WEFT_SEED=%d", seed)
 	c := newCluster(t, "e2esabotage")
 	c.dualPods(vxlanAlways)
+	c.withIPIP()
 	n1 := c.nodeNetns("n1")
 	s := &saboteur{t: t, ns: n1, rand: rand.New(rand.NewPCG(seed, 0))}
 	before := c.quiet(n1)
@@ -176,28 +197,29 @@ func TestSabotage(t *testing.T) {
 	var all []time.Duration
 	for len(all) < sabotages {
 		kind := one(s, sabotageKinds)
-		commands := kind.do(s)
-		if commands == nil {
-			continue
-		}
 		start := time.Now()
-		for _, command := range commands {
-			// A flush fails when what it takes away is put back before it is done.
-			if _, err := testkit.Try(t, n1, strings.Fields(command)...); err != nil {
-				t.Log(err)
-			}
+		what := kind.commit(s)
+		if what == "" {
+			continue
 		}
 		took, ok := healed(t, n1, before, start)
 		if !ok {
-			t.Fatalf("%s (%s) is not healed after %v:\n%s", kind.kind, strings.Join(commands, "; "), took, difference(before, dump(t, n1)))
+			t.Fatalf("%s (%s) is not healed after %v:\n%s", kind.kind, what, took, difference(before, nodeState(t, n1)))
 		}
 		if took > time.Second {
-			t.Logf("%s (%s) took %v to heal", kind.kind, strings.Join(commands, "; "), took)
+			t.Logf("%s (%s) took %v to heal", kind.kind, what, took)
 		}
 		byKind[kind.kind], all = append(byKind[kind.kind], took), append(all, took)
-		now := c.repairs("n1")
+		// The kernel is whole a moment before the run that made it so is counted.
+		var now uint64
+		for range 100 {
+			if now = c.repairs("n1"); now != repairs {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
 		if now == repairs {
-			t.Errorf("%s (%s): no repair was counted", kind.kind, strings.Join(commands, "; "))
+			t.Errorf("%s (%s): no repair was counted", kind.kind, what)
 		}
 		repairs = now
 	}
@@ -214,9 +236,33 @@ func TestSabotage(t *testing.T) {
 	if p99 > time.Second {
 		t.Errorf("p99 of the heal time is %v, want at most 1 s", p99)
 	}
-	if ok := c.mesh(everyPair()); ok != 6 {
-		t.Errorf("%d of 6 pairs talk after it all", ok)
+	c.warmUp(vxlanAlways) // every pair, both families
+	if ok := c.mesh([][2]string{{"n1-ipip", "n3-ipip"}, {"n3-ipip", "n1-ipip"}}); ok != 2 {
+		t.Errorf("%d of 2 pairs talk by IPIP after it all", ok)
 	}
+}
+
+// withIPIP adds a pool that travels by IPIP, and a pod of it on each node.
+func (c *cluster) withIPIP() {
+	c.t.Helper()
+	c.apply(`
+apiVersion: projectcalico.org/v3
+kind: IPPool
+metadata: {name: ipip}
+spec: {cidr: 10.246.0.0/16, blockSize: 26, vxlanMode: Never, ipipMode: Always, nodeSelector: all()}
+`)
+	for _, n := range labNodes {
+		c.podOf(n, n+"-ipip", "ipip")
+	}
+	testkit.Eventually(c.t, 15*time.Second, "the pods of the IPIP pool talk", func() bool {
+		return c.mesh([][2]string{{"n1-ipip", "n3-ipip"}, {"n1-ipip", "n2-ipip"}}) == 2
+	})
+}
+
+// nodeState is all that the node keeps in the kernel.
+func nodeState(t testing.TB, ns testkit.NS) string {
+	t.Helper()
+	return dump(t, ns) + "\n" + programState(t, ns)
 }
 
 // dualPods brings pools of both families into force and attaches a pod to each node.
@@ -248,10 +294,10 @@ func (c *cluster) dualPods(m poolMode) {
 // quiet waits until the kernel's state does not change any more, and returns it.
 func (c *cluster) quiet(ns testkit.NS) string {
 	c.t.Helper()
-	last := dump(c.t, ns)
+	last := nodeState(c.t, ns)
 	for range 50 {
 		time.Sleep(300 * time.Millisecond)
-		now := dump(c.t, ns)
+		now := nodeState(c.t, ns)
 		if now == last {
 			return now
 		}
@@ -264,7 +310,7 @@ func (c *cluster) quiet(ns testkit.NS) string {
 func healed(t *testing.T, ns testkit.NS, before string, start time.Time) (time.Duration, bool) {
 	t.Helper()
 	for {
-		same := dump(t, ns) == before
+		same := nodeState(t, ns) == before
 		took := time.Since(start)
 		if same || took > 10*time.Second {
 			return took, same
@@ -275,7 +321,7 @@ func healed(t *testing.T, ns testkit.NS, before string, start time.Time) (time.D
 func lookTime(t *testing.T, ns testkit.NS) time.Duration {
 	start := time.Now()
 	for range 5 {
-		dump(t, ns)
+		nodeState(t, ns)
 	}
 	return time.Since(start) / 5
 }
