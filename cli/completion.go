@@ -105,7 +105,7 @@ func namesOf(cmd *cobra.Command, k v3.KindInfo) ([]string, error) {
 		return nil, err
 	}
 	var names []string
-	for _, o := range list.Items {
+	for _, o := range withBuiltin(k, list.Items) {
 		if !k.Namespaced || o.GetNamespace() == namespace || namespace == "" && o.GetNamespace() == defaultNamespace {
 			names = append(names, o.GetName())
 		}

@@ -172,6 +172,9 @@ func (g getter) byName(ctx context.Context, t target) ([]v3.Object, int, error) 
 	for _, name := range t.names {
 		key := keyFor(t.kind, g.o.namespace, name)
 		o, err := g.store.Get(ctx, key)
+		if builtin, ok := v3.BuiltinTier(name); ok && t.kind.Kind == v3.KindTier && errors.Is(err, datastore.ErrNotFound) {
+			o, err = builtin, nil
+		}
 		switch {
 		case errors.Is(err, datastore.ErrUnavailable) || ctx.Err() != nil:
 			return nil, 0, failed("get", refOf(t.kind, name), err)
@@ -203,7 +206,7 @@ func (g getter) list(ctx context.Context, k v3.KindInfo) ([]v3.Object, error) {
 		}
 	}
 	var objects []v3.Object
-	for _, o := range list.Items {
+	for _, o := range withBuiltin(k, list.Items) {
 		if g.wanted(k, o) {
 			objects = append(objects, o)
 		}
@@ -212,6 +215,19 @@ func (g getter) list(ctx context.Context, k v3.KindInfo) ([]v3.Object, error) {
 		return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
 	})
 	return objects, nil
+}
+
+// withBuiltin adds the tiers that exist although nobody wrote them.
+func withBuiltin(k v3.KindInfo, items []v3.Object) []v3.Object {
+	if k.Kind != v3.KindTier {
+		return items
+	}
+	for _, b := range v3.BuiltinTiers() {
+		if !slices.ContainsFunc(items, func(o v3.Object) bool { return o.GetName() == b.Name }) {
+			items = append(items, b)
+		}
+	}
+	return items
 }
 
 func (g getter) reject(k v3.KindInfo, key datastore.Key, err error) {

@@ -10,15 +10,22 @@ import (
 	"weft/node/datastore"
 )
 
-// guard makes the write w of o depend on what o must agree with among other resources. Only pools
-// do: two that are enabled must not overlap. It reads the other pools and the guard key at one
+// guard makes the write w of o, which replaces old or nothing, depend on what o must agree with among
+// other resources.
+func (s *Store) guard(ctx context.Context, o, old v3.Object, w *write) error {
+	if p := v3.PolicyOf(o); p != nil {
+		return s.guardTier(ctx, p, v3.PolicyOf(old), w)
+	}
+	if pool, ok := o.(*v3.IPPool); ok {
+		return s.guardPool(ctx, pool, w)
+	}
+	return nil
+}
+
+// guardPool: two pools that are enabled must not overlap. It reads the other pools and the guard key at one
 // revision; any write of a pool replaces the guard key, so that of two concurrent writes, each of
 // which is fine by itself, the second begins again and sees the first.
-func (s *Store) guard(ctx context.Context, o v3.Object, w *write) error {
-	pool, ok := o.(*v3.IPPool)
-	if !ok {
-		return nil
-	}
+func (s *Store) guardPool(ctx context.Context, pool *v3.IPPool, w *write) error {
 	prefix, err := s.keys.kind(v3.KindIPPool)
 	if err != nil {
 		return err
@@ -49,6 +56,6 @@ func (s *Store) guard(ctx context.Context, o v3.Object, w *write) error {
 	if err := v3.PoolOverlap(pool, others...); err != nil {
 		return fmt.Errorf("%w: %w", datastore.ErrInvalid, err)
 	}
-	w.conds, w.puts = append(w.conds, guard), append(w.puts, put{guard.key, []byte(o.GetName())})
+	w.conds, w.puts = append(w.conds, guard), append(w.puts, put{guard.key, []byte(pool.GetName())})
 	return nil
 }

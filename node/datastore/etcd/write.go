@@ -40,7 +40,7 @@ func (s *Store) create(ctx context.Context, o v3.Object) (v3.Object, error) {
 	}
 	for range maxAttempts {
 		w := write{conds: []cond{{p.key, 0}}, puts: []put{p}}
-		if err := s.guard(ctx, in, &w); err != nil {
+		if err := s.guard(ctx, in, nil, &w); err != nil {
 			return nil, err
 		}
 		rev, now, err := s.commit(ctx, w)
@@ -110,7 +110,7 @@ func (s *Store) update(ctx context.Context, o v3.Object) (v3.Object, error) {
 			return in, nil
 		}
 		w := write{conds: []cond{{k, was.rev}}, puts: []put{{k, next.raw}}}
-		if err := s.guard(ctx, in, &w); err != nil {
+		if err := s.guard(ctx, in, was.object, &w); err != nil {
 			return nil, err
 		}
 		rev, now, err := s.commit(ctx, w)
@@ -259,6 +259,9 @@ func (s *Store) delete(ctx context.Context, key datastore.Key, p datastore.Preco
 	k, err := s.keys.key(key)
 	if err != nil {
 		return err
+	}
+	if key.Kind == v3.KindTier {
+		return s.deleteTier(ctx, key, p)
 	}
 	if p == (datastore.Precondition{}) {
 		var resp *clientv3.DeleteResponse
