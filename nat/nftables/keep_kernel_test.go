@@ -131,7 +131,10 @@ func TestConnectionsOutliveChanges(t *testing.T) {
 		}
 		plans = append(plans, p)
 	}
-	const rounds = 20
+	rounds := 20
+	if testkit.Emulated() {
+		rounds = 10
+	}
 	changes := 0
 	for range rounds {
 		for _, p := range plans {

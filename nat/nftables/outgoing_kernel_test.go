@@ -90,7 +90,10 @@ func TestWhatIsTranslated(t *testing.T) {
 
 func TestPorts(t *testing.T) {
 	testkit.LeakCheck(t)
-	const n = 150
+	n := 150
+	if testkit.Emulated() {
+		n = 15
+	}
 	w := newWorld(t)
 	echo(t, w.out, toWorld, toHost, toWorld6)
 	local := 30000 // each connection has a port of its own in its pod: none is taken for an earlier one

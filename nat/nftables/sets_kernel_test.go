@@ -27,7 +27,10 @@ func TestIntervalsFollow(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("seed %d", seed)
 	bases := []netip.Addr{netip.MustParseAddr("0.0.0.0"), netip.MustParseAddr("10.0.0.0"), netip.MustParseAddr("255.255.255.0"), netip.MustParseAddr("fd00::"), netip.MustParseAddr("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ff00")}
-	const steps = 150
+	steps := 150
+	if testkit.Emulated() {
+		steps = 40
+	}
 	compared := 0
 	for step := range steps {
 		var pools []model.Pool
@@ -117,7 +120,10 @@ func TestScale(t *testing.T) {
 		a := netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 20, byte(i >> 8), byte(i)}), 16)
 		nodes[model.NodeName(fmt.Sprintf("n%d", i))] = &model.Node{Addresses: []netip.Prefix{a}}
 	}
-	const many = 5000
+	many := 5000
+	if testkit.Emulated() {
+		many = 500
+	}
 	for i := range many {
 		node(i)
 	}
