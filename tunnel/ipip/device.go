@@ -153,12 +153,13 @@ func (d *Driver) rename(ctx context.Context, have kernel.TunnelLink, name string
 	return d.h.LinkRename(ctx, have.Index, name)
 }
 
-// removeOthers takes away devices of ours but the one with the index kept.
-func (d *Driver) removeOthers(ctx context.Context, links []kernel.TunnelLink, kept int) (reconcile.Result, error) {
+// removeOthers takes away devices of ours but the one that is kept; links may be older than that one,
+// and hold what had its name before.
+func (d *Driver) removeOthers(ctx context.Context, links []kernel.TunnelLink, kept kernel.TunnelLink) (reconcile.Result, error) {
 	var res reconcile.Result
 	var errs []error
 	for _, l := range links {
-		if !ours(l) || l.Index == kept {
+		if !ours(l) || l.Index == kept.Index || l.Name == kept.Name {
 			continue
 		}
 		if err := d.h.LinkDelete(ctx, l.Name); err != nil {

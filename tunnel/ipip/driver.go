@@ -247,7 +247,7 @@ func (d *Driver) applyAll(ctx context.Context, l tunnel.Link, p tunnel.Plan) (re
 			return res, err
 		}
 	}
-	r, err = d.removeOthers(ctx, links, dev.Index)
+	r, err = d.removeOthers(ctx, links, dev)
 	return res.Add(r), err
 }
 
@@ -335,7 +335,7 @@ func (d *Driver) remove(ctx context.Context) (reconcile.Result, error) {
 	}
 	defer closeAll(running)
 	res, err := d.detachAll(ctx, running)
-	r, err2 := d.removeOthers(ctx, links, 0)
+	r, err2 := d.removeOthers(ctx, links, kernel.TunnelLink{})
 	if res = res.Add(r); errors.Join(err, err2) != nil {
 		return res, errors.Join(err, err2)
 	}
