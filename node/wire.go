@@ -57,8 +57,7 @@ func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 	parts := []part{{
 		name: "sysctl", why: "nothing is routed before forwarding is on",
 		apply:   func(ctx context.Context, _ *plans) (reconcile.Result, error) { return sysctls.Apply(ctx) },
-		observe: sysctls.Observe,
-		resync:  func() {},
+		observe: sysctls.Observe, resync: sysctls.Invalidate,
 	}, {
 		name: "pods/mtu/lower", why: "pods send less before less fits",
 		apply:   func(ctx context.Context, p *plans) (reconcile.Result, error) { return mtus.Lower(ctx, p.view.PodMTU) },

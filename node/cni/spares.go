@@ -18,7 +18,7 @@ type spares struct {
 }
 
 const (
-	maxSpares    = 64
+	maxSpares    = 256
 	maxSpareSize = maxJournalFile / 2 // bytes; lines of earlier attachments stay in front of the last one
 )
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"strconv"
+	"sync"
 
 	"weft/internal/kernel"
 	"weft/internal/reconcile"
@@ -41,6 +42,9 @@ type Sysctls struct {
 	nsPath string
 	log    *slog.Logger
 	set    map[string]bool // was as wanted after an earlier Apply; only Apply uses it
+
+	mu    sync.Mutex
+	clean bool // all are as wanted, as far as events tell
 }
 
 // NewSysctls returns the driver for the network namespace at nsPath; empty means that of the
@@ -50,20 +54,39 @@ func NewSysctls(nsPath string, log *slog.Logger) *Sysctls {
 }
 
 // Apply sets what is not as it should be. A setting that this kernel lacks (no IPv6) is passed
-// over. It has no "gone": forwarding may be needed by others by the time we leave.
+// over. While no event says otherwise it does not look again. It has no "gone": forwarding may be needed by others by the time we leave.
 func (s *Sysctls) Apply(ctx context.Context) (reconcile.Result, error) {
 	if err := ctx.Err(); err != nil {
 		return reconcile.Result{}, err
 	}
-	if s.nsPath == "" {
-		return s.apply()
+	s.mu.Lock()
+	clean := s.clean
+	s.clean = true // until Observe says otherwise
+	s.mu.Unlock()
+	if clean {
+		return reconcile.Result{}, nil
 	}
 	var res reconcile.Result
-	err := kernel.Do(s.nsPath, func() (err error) {
+	var err error
+	if s.nsPath == "" {
 		res, err = s.apply()
-		return err
-	})
+	} else {
+		err = kernel.Do(s.nsPath, func() (err error) {
+			res, err = s.apply()
+			return err
+		})
+	}
+	if err != nil {
+		s.Invalidate()
+	}
 	return res, err
+}
+
+// Invalidate makes the next Apply look at every setting again.
+func (s *Sysctls) Invalidate() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clean = false
 }
 
 func (s *Sysctls) apply() (reconcile.Result, error) {
@@ -101,12 +124,14 @@ func (s *Sysctls) apply() (reconcile.Result, error) {
 func (s *Sysctls) Observe(e kernel.Event) bool {
 	switch e.Kind {
 	case kernel.EventLost:
+		s.Invalidate()
 		return true
 	case kernel.EventSysctl:
 		path := netconfPaths()[e.Sysctl]
 		for _, c := range sysctls() {
-			if c.path == path {
-				return c.value != strconv.Itoa(e.SysctlValue)
+			if c.path == path && c.value != strconv.Itoa(e.SysctlValue) {
+				s.Invalidate()
+				return true
 			}
 		}
 	}
