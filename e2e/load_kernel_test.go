@@ -213,7 +213,7 @@ func (c *cluster) whole(what string, rep traffic.Report) {
 	if total.Lost != 0 || broken != 0 || all == 0 {
 		c.t.Errorf("%s: %d of %d packets lost, %d of %d TCP streams broke; want none", what, total.Lost, total.Sent, broken, all)
 	}
-	if rate := float64(total.Sent) / float64(len(rep.Pairs)) / rep.Duration.Seconds(); rate < 100 {
+	if rate := float64(total.Sent) / float64(len(rep.Pairs)) / rep.Duration.Seconds(); rate < 50 {
 		c.t.Errorf("%s: each pair sent only %.0f packets a second: the machine is too busy for this test to mean anything", what, rate)
 	}
 }
