@@ -31,24 +31,39 @@ func (s *Syncer[K, V]) Observe(k K, v V, gone bool) (foreign bool) {
 // Forget says that the table has lost the entries for which lost returns true, such as routes with
 // their device, and returns how many it held. The next Sync or Patch puts them again where they are
 // still wanted.
-func (s *Syncer[K, V]) Forget(lost func(K, V) bool) (n int) {
+func (s *Syncer[K, V]) Forget(lost func(K, V) bool) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.have == nil {
 		s.stale = true
 		return 0
 	}
+	var keys []K
 	for k, v := range s.have {
 		if !s.gone[k] && lost(k, v) {
-			s.lose(k)
-			n++
+			keys = append(keys, k)
 		}
 	}
-	return n
+	if len(s.gone)+len(keys) > manyGone {
+		s.forgetAll()
+		return len(keys)
+	}
+	for _, k := range keys {
+		s.lose(k)
+	}
+	return len(keys)
 }
+
+// manyGone is how many entries may go before the kernel is read: somebody is removing all of them,
+// and is ahead of the events.
+const manyGone = 256
 
 // lose notes that an entry of have is gone; the lock is held.
 func (s *Syncer[K, V]) lose(k K) {
+	if len(s.gone) >= manyGone {
+		s.forgetAll()
+		return
+	}
 	if s.gone == nil {
 		s.gone = map[K]bool{}
 	}
