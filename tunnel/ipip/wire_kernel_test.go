@@ -68,7 +68,7 @@ func TestOnTheWire(t *testing.T) {
 			p := got[0]
 			wantTOS := byte(tos)
 			if w.Way == Kernel && tos&3 == 3 {
-				wantTOS = byte(tos)&^3 | 2 // the kernel's module resets CE to ECT(0) (RFC 3168)
+				wantTOS = byte(tos)&^3 | 2 // the kernel's module resets CE to ECT0 (RFC 3168)
 			}
 			src, dst := a.addr.As4(), b.addr.As4()
 			want := []byte{0x45, wantTOS, 0, 52, p[4], p[5], 0x40, 0, 64, 4, p[10], p[11],
@@ -94,7 +94,7 @@ func TestCongestionMarks(t *testing.T) {
 	join(t, hosts)
 	n1, n2 := hosts[0], hosts[1]
 	const drop = 9
-	want := [4][4]byte{ // by inner, then outer: not ECT, ECT(1), ECT(0), CE
+	want := [4][4]byte{ // by inner, then outer: none, ECT1, ECT0, CE
 		{0, 0, 0, drop},
 		{1, 1, 1, 3},
 		{2, 1, 2, 3},
