@@ -21,7 +21,7 @@ func felixInEffect() []string {
 // enforcement takes them, and what uses them, out.
 func notEnforced() []string {
 	return append(v3.TieredKinds(), v3.KindTier, v3.KindNetworkSet, v3.KindGlobalNetworkSet, v3.KindProfile, v3.KindHostEndpoint,
-		v3.KindStagedKubernetesNetworkPolicy)
+		v3.KindStagedKubernetesNetworkPolicy, v3.KindKubernetesNetworkPolicy, v3.KindClusterNetworkPolicy)
 }
 
 // warnOfNoEffect names the fields of a written resource that ask for something this release keeps

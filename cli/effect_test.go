@@ -87,7 +87,7 @@ func TestPolicyIsNotEnforced(t *testing.T) {
 			warned++
 		}
 	}
-	if warned < 10 {
-		t.Errorf("%d kinds warn, want all 10 of network policy", warned)
+	if warned < 12 {
+		t.Errorf("%d kinds warn, want all 12 of network policy", warned)
 	}
 }

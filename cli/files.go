@@ -154,7 +154,8 @@ func inFile(source string, err error) error {
 
 // checkInput defaults and validates one document. namespace is what -n said; empty: nothing.
 func checkInput(source string, o v3.Object, namespace string) (input, error) {
-	kind, ok := v3.LookupKind(o.GetObjectKind().GroupVersionKind().Kind)
+	name, _ := v3.KindOf(o)
+	kind, ok := v3.LookupKind(name)
 	if !ok {
 		return input{}, fmt.Errorf("read %s: unknown kind %q; want %s", source, o.GetObjectKind().GroupVersionKind().Kind, oneOf(kindNames(false)))
 	}

@@ -89,7 +89,7 @@ func (o *getOptions) check(args []string) ([]target, error) {
 	if !slices.Contains(outputs(), o.output) {
 		return nil, Usagef("unknown output format %q: want %s", o.output, oneOf(outputs()))
 	}
-	targets, err := parseTargets(args)
+	targets, err := parseTargets(spellOut(args))
 	if err != nil {
 		return nil, err
 	}
@@ -109,6 +109,23 @@ func (o *getOptions) check(args []string) ([]target, error) {
 	}
 	o.matches, err = parseSelector(o.selector)
 	return targets, err
+}
+
+// spellOut takes a plain name that kinds of several groups have for all of them, where nothing but the
+// kinds is asked for.
+func spellOut(args []string) []string {
+	if len(args) != 1 || strings.Contains(args[0], "/") {
+		return args
+	}
+	var kinds []string
+	for _, name := range strings.Split(args[0], ",") {
+		if several := v3.Ambiguous(name); several != nil {
+			kinds = append(kinds, several...)
+		} else {
+			kinds = append(kinds, name)
+		}
+	}
+	return []string{strings.Join(kinds, ",")}
 }
 
 // parseSelector reads the selector language of the resources, or else that of Kubernetes' tools.

@@ -27,6 +27,9 @@ func kindNames(internal bool) []string {
 
 // lookupKind finds a kind by any of its names.
 func lookupKind(name string) (v3.KindInfo, error) {
+	if several := v3.Ambiguous(name); several != nil {
+		return v3.KindInfo{}, Usagef("%q names kinds of two groups: want cnp (%s) or netpol (%s)", name, several[0], several[1])
+	}
 	if k, ok := v3.LookupKind(name); ok {
 		return k, nil
 	}
@@ -58,8 +61,8 @@ func (e *internalKindError) Error() string {
 // management, then the rest. Deleting goes the other way.
 func writeRank(kind string) int {
 	order := []string{
-		v3.KindNamespace, "ServiceAccount", v3.KindClusterInformation, v3.KindIPAMConfiguration, v3.KindIPReservation,
-		v3.KindIPPool, v3.KindFelixConfiguration, "Tier", "NetworkSet", "GlobalNetworkSet", v3.KindNode,
+		v3.KindNamespace, v3.KindServiceAccount, v3.KindClusterInformation, v3.KindIPAMConfiguration, v3.KindIPReservation,
+		v3.KindIPPool, v3.KindFelixConfiguration, v3.KindTier, v3.KindNetworkSet, v3.KindGlobalNetworkSet, v3.KindNode,
 	}
 	if i := slices.Index(order, kind); i >= 0 {
 		return i

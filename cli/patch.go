@@ -122,8 +122,9 @@ func patched(k v3.KindInfo, o v3.Object, apply func(any) (any, error)) (v3.Objec
 		return nil, errors.New("the patch leaves no resource")
 	}
 	p := objects[0]
+	kind, _ := v3.KindOf(p)
 	for _, f := range []struct{ name, old, new string }{
-		{"kind", k.Kind, p.GetObjectKind().GroupVersionKind().Kind},
+		{"kind", k.Kind, kind},
 		{"metadata.name", o.GetName(), p.GetName()},
 		{"metadata.namespace", o.GetNamespace(), p.GetNamespace()},
 		{"metadata.uid", string(o.GetUID()), string(p.GetUID())},

@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 // legacyVersion is the group in which the same kinds are kept as Kubernetes custom resources by
@@ -128,17 +132,23 @@ func kindFor(apiVersion, kind string) (KindInfo, error) {
 		return KindInfo{}, fmt.Errorf("kind: %s %s has another shape here: write kind %s, apiVersion %s, name default",
 			apiVersion, kind, KindIPAMConfiguration, groupVersion())
 	}
-	kinds := Kinds()
-	names := make([]string, len(kinds))
-	for i, k := range kinds {
-		if names[i] = k.Kind; k.Kind != kind {
+	var names, versions []string
+	for _, k := range Kinds() {
+		gvk := k.GroupVersionKind()
+		if names = append(names, gvk.Kind); gvk.Kind != kind {
 			continue
 		}
 		legacy := apiVersion == legacyVersion && k.GroupVersion == groupVersion() && kind != KindNode && kind != KindWorkloadEndpoint
 		if apiVersion == k.GroupVersion.String() || legacy {
 			return k, nil
 		}
-		return KindInfo{}, fmt.Errorf("apiVersion: got %q, want %q for kind %s", apiVersion, k.GroupVersion, kind)
+		versions = append(versions, strconv.Quote(k.GroupVersion.String()))
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	if len(versions) > 0 {
+		slices.Sort(versions)
+		return KindInfo{}, fmt.Errorf("apiVersion: got %q, want %s for kind %s", apiVersion, strings.Join(versions, " or "), kind)
 	}
 	if slices.Contains(notYet(), kind) {
 		return KindInfo{}, fmt.Errorf("kind: %s is not supported yet by this release, which has %s", kind, strings.Join(names, ", "))
@@ -214,17 +224,31 @@ func Encode(o Object) ([]byte, error) {
 	return b, nil
 }
 
-// GroupVersionKindOf tells the kind of o by its Go type, whatever its TypeMeta says.
+// GroupVersionKindOf tells what o is on the wire by its Go type, whatever its TypeMeta says.
 func GroupVersionKindOf(o Object) (schema.GroupVersionKind, bool) {
-	if isNil(o) {
+	kind, ok := KindOf(o)
+	if !ok {
 		return schema.GroupVersionKind{}, false
+	}
+	empty, _ := newOfKind(kind)
+	return empty.GetObjectKind().GroupVersionKind(), true
+}
+
+// KindOf tells the registry's name of o's kind by its Go type. It is the kind on the wire, but for
+// Kubernetes' own NetworkPolicy, which is KindKubernetesNetworkPolicy.
+func KindOf(o Object) (string, bool) {
+	if isNil(o) {
+		return "", false
 	}
 	t := reflect.TypeOf(o)
-	empty, ok := newOfKind(t.Elem().Name())
-	if !ok || reflect.TypeOf(empty) != t {
-		return schema.GroupVersionKind{}, false
+	kind := t.Elem().Name()
+	if _, ok := o.(*networkingv1.NetworkPolicy); ok {
+		kind = KindKubernetesNetworkPolicy
 	}
-	return empty.GetObjectKind().GroupVersionKind(), true
+	if empty, ok := newOfKind(kind); !ok || reflect.TypeOf(empty) != t {
+		return "", false
+	}
+	return kind, true
 }
 
 // newOfKind returns an empty object of a kind, written as the registry writes it. It is the part of
@@ -282,6 +306,23 @@ func newPolicyKind(kind string) (Object, bool) {
 		return newObject[StagedNetworkPolicy](v3)(), true
 	case KindTier:
 		return newObject[Tier](v3)(), true
+	}
+	return newKubernetesKind(kind)
+}
+
+// newKubernetesKind is newOfKind for Kubernetes' own kinds.
+func newKubernetesKind(kind string) (Object, bool) {
+	switch kind {
+	case KindClusterNetworkPolicy:
+		return newObject[policyv1alpha2.ClusterNetworkPolicy](clusterPolicyVersion())(), true
+	case KindEndpointSlice:
+		return newObject[discoveryv1.EndpointSlice](discoveryv1.SchemeGroupVersion)(), true
+	case KindKubernetesNetworkPolicy:
+		return newObject[networkingv1.NetworkPolicy](networkingv1.SchemeGroupVersion)(), true
+	case KindService:
+		return newObject[corev1.Service](corev1.SchemeGroupVersion)(), true
+	case KindServiceAccount:
+		return newObject[corev1.ServiceAccount](corev1.SchemeGroupVersion)(), true
 	}
 	return nil, false
 }

@@ -1,6 +1,9 @@
 package v3
 
 import (
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
@@ -26,6 +29,12 @@ func defaultPolicyKind(o Object) {
 			defaultKubernetesPolicy(k)
 			o.Spec.setKubernetes(k)
 		}
+	case *networkingv1.NetworkPolicy:
+		defaultKubernetesPolicy(&o.Spec)
+	case *corev1.Service:
+		defaultService(&o.Spec)
+	case *discoveryv1.EndpointSlice:
+		defaultSlice(o)
 	}
 }
 

@@ -65,7 +65,7 @@ func defaulted(t *testing.T, o Object) {
 	if !valid {
 		return
 	}
-	kind := o.GetObjectKind().GroupVersionKind().Kind
+	kind, _ := KindOf(o)
 	back, err := DecodeStored(kind, encode(t, o))
 	if err != nil {
 		t.Fatalf("a valid %s cannot be read back: %v", kind, err)
@@ -93,7 +93,7 @@ func FuzzDecodeStored(f *testing.F) {
 		}
 		for _, o := range objects {
 			for i, k := range kinds {
-				if k.Kind == o.GetObjectKind().GroupVersionKind().Kind {
+				if kind, _ := KindOf(o); kind == k.Kind {
 					f.Add(uint8(i), encode(f, o))
 				}
 			}
@@ -105,7 +105,7 @@ func FuzzDecodeStored(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if gvk, ok := GroupVersionKindOf(o); !ok || gvk != o.GetObjectKind().GroupVersionKind() || gvk.Kind != k.Kind {
+		if gvk, ok := GroupVersionKindOf(o); !ok || gvk != o.GetObjectKind().GroupVersionKind() || gvk != k.GroupVersionKind() {
 			t.Fatalf("a %s came as %v", k.Kind, gvk)
 		}
 		stable(t, o)

@@ -57,7 +57,7 @@ func TestManifests(t *testing.T) {
 // same bytes.
 func roundTrip(t *testing.T, o Object, data []byte) {
 	t.Helper()
-	kind := o.GetObjectKind().GroupVersionKind().Kind
+	kind, _ := KindOf(o)
 	back, err := DecodeStored(kind, data)
 	if err != nil {
 		t.Fatal(err)

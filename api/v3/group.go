@@ -2,6 +2,7 @@ package v3
 
 import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 // Group and Version name the API group of this package's own kinds.
@@ -12,6 +13,11 @@ const (
 
 // groupVersion is the apiVersion of this package's own kinds.
 func groupVersion() schema.GroupVersion { return schema.GroupVersion{Group: Group, Version: Version} }
+
+// clusterPolicyVersion names the API group of ClusterNetworkPolicy.
+func clusterPolicyVersion() schema.GroupVersion {
+	return schema.GroupVersion{Group: policyv1alpha2.GroupName, Version: policyv1alpha2.GroupVersion.Version}
+}
 
 // The kinds of this package.
 const (
@@ -37,6 +43,12 @@ const (
 	KindProfile                       = "Profile"
 	KindHostEndpoint                  = "HostEndpoint"
 
-	// KindNamespace is Kubernetes' own Namespace, which the etcd store holds as well.
-	KindNamespace = "Namespace"
+	// Kubernetes' own kinds, which the etcd store holds as well. On the wire KindKubernetesNetworkPolicy
+	// is NetworkPolicy of networking.k8s.io.
+	KindNamespace               = "Namespace"
+	KindServiceAccount          = "ServiceAccount"
+	KindService                 = "Service"
+	KindEndpointSlice           = "EndpointSlice"
+	KindKubernetesNetworkPolicy = "KubernetesNetworkPolicy"
+	KindClusterNetworkPolicy    = "ClusterNetworkPolicy"
 )

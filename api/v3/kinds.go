@@ -13,7 +13,7 @@ import (
 //
 // +kubebuilder:object:generate=false
 type KindInfo struct {
-	Kind     string   // "IPPool"
+	Kind     string   // "IPPool"; tells kinds from each other, also those of one name on the wire
 	Plural   string   // "ippools"
 	Singular string   // "ippool"
 	Short    []string // "ipp", "pool"
@@ -27,6 +27,11 @@ type KindInfo struct {
 	// Columns are the kind's own columns of a table; name and namespace come before them and the
 	// age after.
 	Columns []Column
+}
+
+// GroupVersionKind is what objects of the kind say that they are.
+func (k KindInfo) GroupVersionKind() schema.GroupVersionKind {
+	return k.New().GetObjectKind().GroupVersionKind()
 }
 
 // Column is one column of a table of objects.
@@ -65,7 +70,7 @@ func Kinds() []KindInfo {
 		{Kind: KindWorkloadEndpoint, Plural: "workloadendpoints", Singular: "workloadendpoint", Short: []string{"wep", "weps"},
 			Namespaced: true, GroupVersion: v3, New: newObject[WorkloadEndpoint](v3), Columns: workloadEndpointColumns()},
 	}
-	kinds = append(kinds, policyKinds()...)
+	kinds = slices.Concat(kinds, policyKinds(), kubernetesKinds())
 	slices.SortFunc(kinds, func(a, b KindInfo) int { return strings.Compare(a.Kind, b.Kind) })
 	return kinds
 }
@@ -84,11 +89,15 @@ func newObject[T any, P interface {
 }
 
 // LookupKind finds a kind by its name, plural, singular or a short name, in any case, also with the
-// group appended: "ippools.projectcalico.org".
+// group appended: "ippools.projectcalico.org". Where Kubernetes has a kind of the same name, the plain
+// one is that of this group; Ambiguous tells.
 func LookupKind(name string) (KindInfo, bool) {
 	name = strings.ToLower(strings.TrimSpace(name))
 	word, group, withGroup := strings.Cut(name, ".")
 	for _, k := range Kinds() {
+		if name == k.Plural || name == k.Singular {
+			return k, true
+		}
 		if withGroup && group != k.GroupVersion.Group {
 			continue
 		}
@@ -97,4 +106,13 @@ func LookupKind(name string) (KindInfo, bool) {
 		}
 	}
 	return KindInfo{}, false
+}
+
+// Ambiguous returns the plural names of the kinds that a plain name may mean, when there are several.
+func Ambiguous(name string) []string {
+	switch strings.ToLower(strings.TrimSpace(name)) {
+	case "networkpolicy", "networkpolicies":
+		return []string{"networkpolicies." + Group, "networkpolicies.networking.k8s.io"}
+	}
+	return nil
 }

@@ -101,10 +101,13 @@ func TestKinds(t *testing.T) {
 	seen := map[string]string{}
 	for _, k := range kinds {
 		o := k.New()
-		if got := o.GetObjectKind().GroupVersionKind(); got != k.GroupVersion.WithKind(k.Kind) {
+		if got := o.GetObjectKind().GroupVersionKind(); got != k.GroupVersionKind() || got.GroupVersion() != k.GroupVersion {
 			t.Errorf("%s: New has TypeMeta %v", k.Kind, got)
 		}
-		if gvk, ok := GroupVersionKindOf(o); !ok || gvk != k.GroupVersion.WithKind(k.Kind) {
+		if kind, ok := KindOf(o); !ok || kind != k.Kind {
+			t.Errorf("%s: KindOf is %v, %v", k.Kind, kind, ok)
+		}
+		if gvk, ok := GroupVersionKindOf(o); !ok || gvk != k.GroupVersionKind() {
 			t.Errorf("%s: GroupVersionKindOf is %v, %v", k.Kind, gvk, ok)
 		}
 		if direct, ok := newOfKind(k.Kind); !ok || reflect.TypeOf(direct) != reflect.TypeOf(o) {
@@ -141,6 +144,11 @@ func TestLookupKind(t *testing.T) {
 		"wep": "WorkloadEndpoint", "felixconfig": "FelixConfiguration", "FelixConfigurations": "FelixConfiguration",
 		"ns": "Namespace", "namespaces": "Namespace", "no": "Node", "affinities": "BlockAffinity",
 		"ippools.projectcalico.org": "IPPool", "IPPool.projectcalico.org": "IPPool", " nodes ": "Node",
+		"networkpolicies": "NetworkPolicy", "NetworkPolicy": "NetworkPolicy", "cnp": "NetworkPolicy", "networkpolicy.projectcalico.org": "NetworkPolicy",
+		"networkpolicies.networking.k8s.io": "KubernetesNetworkPolicy", "networkpolicy.networking.k8s.io": "KubernetesNetworkPolicy",
+		"netpol": "KubernetesNetworkPolicy", "KubernetesNetworkPolicy": "KubernetesNetworkPolicy", "networkpolicies.policy.networking.k8s.io": "",
+		"clusternetworkpolicies.policy.networking.k8s.io": "ClusterNetworkPolicy", "clusternetpol": "ClusterNetworkPolicy",
+		"svc": "Service", "sa": "ServiceAccount", "endpointslices.discovery.k8s.io": "EndpointSlice", "gnp": "GlobalNetworkPolicy",
 		"nodes.v1": "", "ippools.crd.projectcalico.org": "", "ippool.": "", "": "", "pods": "", "namespace.": "Namespace",
 	} {
 		got, ok := LookupKind(name)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,10 +15,10 @@ import (
 
 // TestRefused holds every limit of the kinds of network policy to the message that a person sees. The
 // files list, in order: a kind, metadata or spec in YAML, and behind "->" what is wrong with it; "ok" is
-// nothing. {N x TEXT} stands for TEXT N times, # in it for a number that counts, RULE and PATH for one of
+// nothing. {N x TEXT} stands for TEXT N times, # in it for a number that counts, RULE, PATH and such for one of
 // those, LONG for a name of 64 letters.
 func TestRefused(t *testing.T) {
-	for _, file := range []string{"testdata/refused/policy.txt"} {
+	for _, file := range []string{"testdata/refused/policy.txt", "testdata/refused/kubernetes.txt"} {
 		cases, refused := 0, 0
 		var out bytes.Buffer
 		for _, line := range strings.Split(strings.TrimSuffix(string(readFile(t, file)), "\n"), "\n") {
@@ -64,6 +65,9 @@ func refusals(t *testing.T, line string) []string {
 	if rest, ok := strings.CutPrefix(body, "metadata "); ok {
 		manifest = fmt.Sprintf("{apiVersion: %s, kind: %s, metadata: %s}", info.GroupVersion, info.New().GetObjectKind().GroupVersionKind().Kind, repeated(rest))
 	}
+	if rest, ok := strings.CutPrefix(body, "object "); ok {
+		manifest = fmt.Sprintf("{apiVersion: %s, kind: %s, metadata: {%s}, %s}", info.GroupVersion, info.New().GetObjectKind().GroupVersionKind().Kind, meta, repeated(rest))
+	}
 	objects, err := Decode([]byte(manifest))
 	if err != nil {
 		return reasons(err)
@@ -86,7 +90,8 @@ func repeated(s string) string {
 		n, _ := strconv.Atoi(parts[1])
 		items := make([]string, n)
 		for i := range items {
-			items[i] = strings.NewReplacer("#", strconv.Itoa(i%250), "RULE", "{action: Allow}", "PATH", "{exact: /a}").Replace(parts[2])
+			items[i] = strings.NewReplacer("#", strconv.Itoa(i%250), "RULE", "{action: Allow}", "PATH", "{exact: /a}",
+				"CNPRULE", "{action: Deny, from: [{namespaces: {}}]}", "ENDPOINT", "{addresses: [10.0.0.1]}").Replace(parts[2])
 		}
 		return strings.Join(items, ", ")
 	})
@@ -158,6 +163,42 @@ func TestEmptyIsNotAbsent(t *testing.T) {
 	}
 }
 
+// TestEmptyPeersOfKubernetes holds what empty and absent mean in Kubernetes' own policy: an empty list
+// of peers or ports asks for nothing, as an absent one does; a selector that is there and empty
+// selects everything, one that is absent nothing more; a policy without rules still isolates.
+func TestEmptyPeersOfKubernetes(t *testing.T) {
+	for in, want := range map[string]string{
+		"{podSelector: {}}":                                               `{"podSelector":{},"policyTypes":["Ingress"]}`,
+		"{ingress: []}":                                                   `{"podSelector":{},"policyTypes":["Ingress"]}`,
+		"{egress: []}":                                                    `{"podSelector":{},"policyTypes":["Ingress"]}`,
+		"{egress: [], policyTypes: [Egress]}":                             `{"podSelector":{},"policyTypes":["Egress"]}`,
+		"{egress: [{}]}":                                                  `{"podSelector":{},"egress":[{}],"policyTypes":["Ingress","Egress"]}`,
+		"{ingress: [{from: [], ports: []}]}":                              `{"podSelector":{},"ingress":[{}],"policyTypes":["Ingress"]}`,
+		"{ingress: [{from: [{podSelector: {}}]}]}":                        `{"podSelector":{},"ingress":[{"from":[{"podSelector":{}}]}],"policyTypes":["Ingress"]}`,
+		"{ingress: [{from: [{podSelector: {matchLabels: {}}}]}]}":         `{"podSelector":{},"ingress":[{"from":[{"podSelector":{}}]}],"policyTypes":["Ingress"]}`,
+		"{ingress: [{from: [{namespaceSelector: {}}]}]}":                  `{"podSelector":{},"ingress":[{"from":[{"namespaceSelector":{}}]}],"policyTypes":["Ingress"]}`,
+		"{ingress: [{from: [{namespaceSelector: {}, podSelector: {}}]}]}": `{"podSelector":{},"ingress":[{"from":[{"podSelector":{},"namespaceSelector":{}}]}],"policyTypes":["Ingress"]}`,
+		"{ingress: [{ports: [{}]}]}":                                      `{"podSelector":{},"ingress":[{"ports":[{"protocol":"TCP"}]}],"policyTypes":["Ingress"]}`,
+	} {
+		o := decodeOne(t, "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: a, namespace: b}, spec: "+in+"}")
+		Default(o)
+		_, spec, _ := strings.Cut(string(encode(t, o)), `"spec":`)
+		if got := strings.TrimSuffix(spec, "}"); got != want {
+			t.Errorf("%s: got %s, want %s", in, got, want)
+		}
+		stored, err := DecodeStored(KindKubernetesNetworkPolicy, encode(t, o))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(o, stored); diff != "" {
+			t.Errorf("%s: (-was +stored)\n%s", in, diff)
+		}
+		if diff := cmp.Diff(o, o.DeepCopyObject().(Object)); diff != "" {
+			t.Errorf("%s: (-was +copied)\n%s", in, diff)
+		}
+	}
+}
+
 // TestPolicyTypes holds what types mean when they are not given.
 func TestPolicyTypes(t *testing.T) {
 	for spec, want := range map[string]string{
@@ -208,8 +249,9 @@ func TestNamedPorts(t *testing.T) {
 // FuzzPolicy takes any spec of the kinds of network policy: it never panics, and what it reads is kept
 // as it is.
 func FuzzPolicy(f *testing.F) {
-	kinds := policyKinds()
-	for _, line := range strings.Split(string(readFile(f, "testdata/refused/policy.txt")), "\n") {
+	kinds := slices.Concat(policyKinds(), kubernetesKinds())
+	lines := string(readFile(f, "testdata/refused/policy.txt")) + string(readFile(f, "testdata/refused/kubernetes.txt"))
+	for _, line := range strings.Split(lines, "\n") {
 		kind, body, _ := strings.Cut(line, " ")
 		for i, k := range kinds {
 			if k.Kind == kind && strings.HasPrefix(body, "{") {

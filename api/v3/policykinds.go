@@ -5,6 +5,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 // policyKinds are the kinds of network policy.
@@ -38,6 +44,53 @@ func policyKinds() []KindInfo {
 			column("ORDER", func(t *Tier) string { return orderText(t.Spec.Order) }),
 			column("DEFAULT", func(t *Tier) string { return string(t.Spec.DefaultAction) }),
 		}},
+	}
+}
+
+// kubernetesKinds are Kubernetes' own kinds but Namespace.
+func kubernetesKinds() []KindInfo {
+	return []KindInfo{
+		{Kind: KindClusterNetworkPolicy, Plural: "clusternetworkpolicies", Singular: "clusternetworkpolicy", Short: []string{"clusternetpol"},
+			GroupVersion: clusterPolicyVersion(), New: newObject[policyv1alpha2.ClusterNetworkPolicy](clusterPolicyVersion()),
+			Columns: []Column{
+				column("TIER", func(p *policyv1alpha2.ClusterNetworkPolicy) string { return string(p.Spec.Tier) }),
+				column("PRIORITY", func(p *policyv1alpha2.ClusterNetworkPolicy) string { return strconv.Itoa(int(p.Spec.Priority)) }),
+				column("RULES", func(p *policyv1alpha2.ClusterNetworkPolicy) string {
+					return ruleCount(len(p.Spec.Ingress), len(p.Spec.Egress))
+				}),
+			}},
+		{Kind: KindEndpointSlice, Plural: "endpointslices", Singular: "endpointslice", Namespaced: true,
+			GroupVersion: discoveryv1.SchemeGroupVersion, New: newObject[discoveryv1.EndpointSlice](discoveryv1.SchemeGroupVersion),
+			Columns: []Column{
+				column("SERVICE", func(s *discoveryv1.EndpointSlice) string { return s.Labels[discoveryv1.LabelServiceName] }),
+				column("ADDRESSTYPE", func(s *discoveryv1.EndpointSlice) string { return string(s.AddressType) }),
+				column("ENDPOINTS", func(s *discoveryv1.EndpointSlice) string { return strconv.Itoa(len(s.Endpoints)) }),
+			}},
+		// The store's keys, too, are below the plural name: it is not that of the other NetworkPolicy.
+		{Kind: KindKubernetesNetworkPolicy, Plural: "networkpolicies.networking.k8s.io", Singular: "networkpolicy.networking.k8s.io",
+			Short: []string{"netpol", "netpols"}, Namespaced: true, GroupVersion: networkingv1.SchemeGroupVersion,
+			New: newObject[networkingv1.NetworkPolicy](networkingv1.SchemeGroupVersion),
+			Columns: []Column{
+				column("POD-SELECTOR", func(p *networkingv1.NetworkPolicy) string { return metav1.FormatLabelSelector(&p.Spec.PodSelector) }),
+				wide(column("RULES", func(p *networkingv1.NetworkPolicy) string {
+					return ruleCount(len(p.Spec.Ingress), len(p.Spec.Egress))
+				})),
+			}},
+		{Kind: KindService, Plural: "services", Singular: "service", Short: []string{"svc"}, Namespaced: true,
+			GroupVersion: corev1.SchemeGroupVersion, New: newObject[corev1.Service](corev1.SchemeGroupVersion),
+			Columns: []Column{
+				column("TYPE", func(s *corev1.Service) string { return string(s.Spec.Type) }),
+				column("CLUSTER-IP", func(s *corev1.Service) string { return s.Spec.ClusterIP }),
+				column("PORTS", func(s *corev1.Service) string {
+					var ports []string
+					for _, p := range s.Spec.Ports {
+						ports = append(ports, fmt.Sprintf("%d/%s", p.Port, protocolOr(p.Protocol)))
+					}
+					return few(ports)
+				}),
+			}},
+		{Kind: KindServiceAccount, Plural: "serviceaccounts", Singular: "serviceaccount", Short: []string{"sa"}, Namespaced: true,
+			GroupVersion: corev1.SchemeGroupVersion, New: newObject[corev1.ServiceAccount](corev1.SchemeGroupVersion)},
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -17,11 +18,11 @@ const maxAnnotations = 256 << 10
 // Validate checks o by itself and returns every violation with the field's path, the value and what
 // is allowed. An unset field counts as its default, so that o need not be defaulted.
 func Validate(o Object) error {
-	gvk, ok := GroupVersionKindOf(o)
+	kind, ok := KindOf(o)
 	if !ok {
 		return fmt.Errorf("validate %T %s: unknown kind", o, nameOf(o))
 	}
-	errs := validateMeta(o, gvk.Kind)
+	errs := validateMeta(o, kind)
 	spec := field.NewPath("spec")
 	switch o := o.(type) {
 	case *IPPool:
@@ -51,10 +52,10 @@ func Validate(o Object) error {
 // ValidateUpdate checks that updated may take the place of old: what cannot change has not. It does
 // not repeat Validate.
 func ValidateUpdate(updated, old Object) error {
-	newKind, _ := GroupVersionKindOf(updated)
-	oldKind, _ := GroupVersionKindOf(old)
-	if newKind != oldKind || newKind.Empty() {
-		return fmt.Errorf("replace %s %s: a %s cannot take its place", oldKind.Kind, nameOf(old), newKind.Kind)
+	newKind, _ := KindOf(updated)
+	oldKind, _ := KindOf(old)
+	if newKind != oldKind || newKind == "" {
+		return fmt.Errorf("replace %s %s: a %s cannot take its place", oldKind, nameOf(old), newKind)
 	}
 	meta, spec := field.NewPath("metadata"), field.NewPath("spec")
 	errs := slices.Concat(
@@ -75,6 +76,8 @@ func ValidateUpdate(updated, old Object) error {
 		was := old.(*BlockAffinity)
 		errs = append(errs, unchanged(spec.Child("cidr"), o.Spec.CIDR, was.Spec.CIDR, "it is the affinity's identity")...)
 		errs = append(errs, unchanged(spec.Child("node"), o.Spec.Node, was.Spec.Node, "it is the affinity's identity")...)
+	case *discoveryv1.EndpointSlice:
+		errs = append(errs, unchanged(field.NewPath("addressType"), o.AddressType, old.(*discoveryv1.EndpointSlice).AddressType, "create another slice")...)
 	}
 	return errs.ToAggregate()
 }
@@ -107,6 +110,8 @@ func validateName(path *field.Path, name, kind string) field.ErrorList {
 		return checkLabelName(path, name)
 	case slices.Contains(TieredKinds(), kind):
 		return checkPolicyName(path, name)
+	case kind == KindService && len(validation.IsDNS1035Label(name)) > 0:
+		return invalid(path, excerpt(name), "want a DNS label that begins with a letter: %s", dnsLabel)
 	}
 	return checkSubdomain(path, name)
 }
@@ -131,7 +136,8 @@ func validateNamespace(path *field.Path, namespace, kind string) field.ErrorList
 // isNamespaced is asked once an object, and says what the registry says.
 func isNamespaced(kind string) bool {
 	switch kind {
-	case KindWorkloadEndpoint, KindNetworkPolicy, KindStagedNetworkPolicy, KindStagedKubernetesNetworkPolicy, KindNetworkSet:
+	case KindWorkloadEndpoint, KindNetworkPolicy, KindStagedNetworkPolicy, KindStagedKubernetesNetworkPolicy, KindNetworkSet,
+		KindKubernetesNetworkPolicy, KindServiceAccount, KindService, KindEndpointSlice:
 		return true
 	}
 	return false

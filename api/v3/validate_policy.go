@@ -6,9 +6,13 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	policyv1alpha2 "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 )
 
 // validatePolicyKind checks the spec of the kinds of network policy.
@@ -43,6 +47,14 @@ func validatePolicyKind(spec *field.Path, o Object) field.ErrorList {
 		return validateProfile(spec, &o.Spec)
 	case *HostEndpoint:
 		return validateHostEndpoint(spec, o)
+	case *networkingv1.NetworkPolicy:
+		return validateKubernetesPolicy(spec, &o.Spec)
+	case *policyv1alpha2.ClusterNetworkPolicy:
+		return validateClusterPolicy(spec, &o.Spec)
+	case *corev1.Service:
+		return validateServiceSpec(spec, &o.Spec)
+	case *discoveryv1.EndpointSlice:
+		return validateSlice(o)
 	}
 	return nil
 }

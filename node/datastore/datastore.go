@@ -13,7 +13,7 @@ import (
 
 // Key names one resource. Namespace is empty for a cluster-scoped kind.
 type Key struct {
-	Kind      string // "IPPool"
+	Kind      string // "IPPool": as v3.KindInfo has it
 	Namespace string
 	Name      string
 }
@@ -26,10 +26,14 @@ func (k Key) String() string {
 	return k.Kind + " " + k.Namespace + "/" + k.Name
 }
 
-// KeyOf returns the key of o. o must carry its TypeMeta, as everything from v3.Decode and from a
-// Store does.
+// KeyOf returns the key of o, whose kind is told by its Go type. Of a type that is no resource it is
+// what the TypeMeta says.
 func KeyOf(o v3.Object) Key {
-	return Key{o.GetObjectKind().GroupVersionKind().Kind, o.GetNamespace(), o.GetName()}
+	kind, ok := v3.KindOf(o)
+	if !ok {
+		kind = o.GetObjectKind().GroupVersionKind().Kind
+	}
+	return Key{kind, o.GetNamespace(), o.GetName()}
 }
 
 // Errors that callers decide on; drivers wrap them with what was tried and on what.

@@ -28,7 +28,7 @@ const maxAttempts = 100
 func (s *Store) Create(ctx context.Context, o v3.Object) (v3.Object, error) {
 	in, err := s.create(ctx, o)
 	if err != nil {
-		return nil, datastore.Wrap("create", keyOf(o), err)
+		return nil, datastore.Wrap("create", datastore.KeyOf(o), err)
 	}
 	return in, nil
 }
@@ -84,7 +84,7 @@ func begin(in v3.Object) {
 func (s *Store) Update(ctx context.Context, o v3.Object) (v3.Object, error) {
 	in, err := s.update(ctx, o)
 	if err != nil {
-		return nil, datastore.Wrap("update", keyOf(o), err)
+		return nil, datastore.Wrap("update", datastore.KeyOf(o), err)
 	}
 	return in, nil
 }
@@ -97,7 +97,7 @@ func (s *Store) update(ctx context.Context, o v3.Object) (v3.Object, error) {
 	was := s.recent.get(k, o.GetResourceVersion())
 	for range maxAttempts {
 		if was == nil {
-			if was, err = s.read(ctx, k, keyOf(o)); err != nil {
+			if was, err = s.read(ctx, k, datastore.KeyOf(o)); err != nil {
 				return nil, err
 			}
 		}
@@ -201,21 +201,13 @@ func specChanged(old, next *known) (bool, error) {
 	return !maps.EqualFunc(old.body, next.body, func(a, b json.RawMessage) bool { return bytes.Equal(a, b) }), nil
 }
 
-// keyOf tells the kind by the Go type: what a caller made itself may come without TypeMeta.
-func keyOf(o v3.Object) datastore.Key {
-	if gvk, ok := v3.GroupVersionKindOf(o); ok {
-		return datastore.Key{Kind: gvk.Kind, Namespace: o.GetNamespace(), Name: o.GetName()}
-	}
-	return datastore.KeyOf(o)
-}
-
 // prepare returns a copy of o, defaulted, and its key in etcd.
 func (s *Store) prepare(o v3.Object) (v3.Object, string, error) {
 	gvk, ok := v3.GroupVersionKindOf(o)
 	if !ok {
 		return nil, "", fmt.Errorf("%T is of no kind that is known here: %w", o, datastore.ErrInvalid)
 	}
-	k, err := s.keys.key(keyOf(o))
+	k, err := s.keys.key(datastore.KeyOf(o))
 	if err != nil {
 		return nil, "", err
 	}
