@@ -101,12 +101,16 @@ func ipv6State(t *testing.T, ns testkit.NS) string {
 	return strings.Join(lines, "\n")
 }
 
-// settledIPv6 waits until duplicate address detection is over.
+// settledIPv6 waits until duplicate address detection is over and the routes that follow it are there.
 func settledIPv6(t *testing.T, ns testkit.NS) (state string) {
 	t.Helper()
-	testkit.Eventually(t, 5*time.Second, ns.Name+" has its IPv6 addresses", func() bool {
+	testkit.Eventually(t, 10*time.Second, ns.Name+" has its IPv6 addresses", func() bool {
+		before := state
+		if state != "" {
+			time.Sleep(300 * time.Millisecond)
+		}
 		state = ipv6State(t, ns)
-		return strings.Contains(state, "inet6 fe80:") && !strings.Contains(state, "tentative")
+		return state == before && strings.Contains(state, "inet6 fe80:") && !strings.Contains(state, "tentative")
 	})
 	return state
 }

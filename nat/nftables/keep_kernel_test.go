@@ -246,7 +246,8 @@ func TestSabotageIsRepaired(t *testing.T) {
 	} {
 		before := repaired.Load()
 		testkit.Run(t, w.node, "nft", c)
-		took := testkit.Eventually(t, time.Second, "healed: "+c, func() bool { return repaired.Load() > before && state(t, w) == want })
+		// The aim is 1 s, which e2e measures; more is left here for a machine that does much else.
+		took := testkit.Eventually(t, 5*time.Second, "healed: "+c, func() bool { return repaired.Load() > before && state(t, w) == want })
 		t.Logf("%s: healed within %v", c, took.Round(time.Millisecond))
 		if got, err := seen(t, w.pod, "udp", "", toWorld); err != nil || got.Addr().String() != nodeAddr {
 			t.Errorf("after %s the pod is seen as %v, %v", c, got, err)
