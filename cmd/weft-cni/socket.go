@@ -73,8 +73,8 @@ func connect(fd int, path string) error {
 }
 
 // receive reads until the node closes the connection, and closes fd. It waits in the runtime's
-// poller: in a blocking system call, Go's monitor thread would look after it fifty times a
-// millisecond at first, which costs a third as much again as the start of the process.
+// poller: in a blocking system call, Go's monitor thread would wake every 20 µs, some fifty times, to
+// see whether it has ended.
 func receive(fd int, limit time.Duration) ([]byte, error) {
 	_ = unix.SetNonblock(fd, true)
 	f := os.NewFile(uintptr(fd), "the node's answer")
