@@ -5,6 +5,10 @@ packages="iproute2 iputils-ping"
 case "${1:-}" in
 demo) packages="$packages iperf3" ;;
 test | bench) packages="$packages iperf3 nftables tcpdump" ;;
+test-kernel)
+	# The test machine: the emulator, what its file system is made with, what is in it.
+	packages="$packages iperf3 nftables tcpdump procps util-linux mount qemu-system-x86 busybox-static kmod cpio xz-utils dash"
+	;;
 esac
 missing=""
 for p in $packages; do

@@ -59,29 +59,28 @@ resolve() {
 	return 1
 }
 
-# fetch SERIES: sets $kernel to the folder that has vmlinuz and modules.cpio, filled if need be.
+# fetch SERIES: sets $kernel to the folder that has vmlinuz and modules.cpio, filled if need be. Old versions
+# leave Debian's archive, so where apt knows none, or cannot get the one it knows, its list is renewed once.
 fetch() {
-	local name version dir t
-	if read -r name version < <(resolve "$1"); then
-		kernel=$cache/kernels/${name}_${version//:/%}
-	else
-		kernel=$(find "$cache/kernels" -maxdepth 1 -name "linux-image-$1.*" 2>/dev/null | sort -V | tail -n1)
-		[ -n "$kernel" ] || fail "apt knows no kernel $1 (linux-image-$1.*-cloud-amd64): run apt-get update, or look at apt's sources"
-		echo "vmtest: apt knows no kernel $1; taking ${kernel##*/}, which is there" >&2
-	fi
+	local name version try
 	mkdir -p "$cache/kernels"
 	exec 9>"$cache/kernels/lock"
 	flock 9
-	if [ ! -e "$kernel/modules.cpio" ]; then
+	for try in 1 2; do
+		[ $try = 1 ] || [ "$(id -u)" != 0 ] || apt-get update -qq || true
+		read -r name version < <(resolve "$1") || continue
+		kernel=$cache/kernels/${name}_${version//:/%}
+		[ ! -e "$kernel/modules.cpio" ] || break
 		echo "vmtest: fetching $name $version" >&2
-		t=$(mktemp -d "$cache/kernels/tmp.XXXXXX")
-		(cd "$t" && apt-get -o APT::Sandbox::User=root download -qq "$name=$version") ||
-			fail "apt cannot download $name $version: the package list may be old, run apt-get update"
-		dpkg-deb -x "$t"/*.deb "$t"
-		unpack "$t"
-		rm -rf "$t"
-	fi
+		(cd "$w" && apt-get -o APT::Sandbox::User=root download -qq "$name=$version") || continue
+		dpkg-deb -x "$w"/*.deb "$w/deb"
+		unpack "$w/deb"
+		rm -rf "$w"/*.deb "$w/deb"
+		break
+	done
 	exec 9>&-
+	[ -n "$kernel" ] || fail "apt knows no kernel $1 (linux-image-$1.*-cloud-amd64): run apt-get update, or look at apt's sources"
+	[ -e "$kernel/modules.cpio" ] || fail "apt cannot download $name $version: see its message above; run apt-get update"
 }
 
 # unpack DIR: from an unpacked package to vmlinuz and modules.cpio in $kernel.
@@ -98,8 +97,9 @@ unpack() {
 	depmod -b "$root" "$version"
 	(cd "$root" && find . | cpio -o -H newc -R 0:0 --quiet) >"$t/done/modules.cpio"
 	mv "$t/boot/vmlinuz-$version" "$t/done/vmlinuz"
-	rm -rf "$kernel"
-	mv "$t/done" "$kernel"
+	rm -rf "$kernel" "$kernel.new"
+	mv "$t/done" "$kernel.new" # maybe to another file system
+	mv "$kernel.new" "$kernel"
 }
 
 # userland DIR: the tools with their libraries, a few applets, the files they read.

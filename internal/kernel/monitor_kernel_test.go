@@ -124,6 +124,9 @@ func TestMonitorKinds(t *testing.T) {
 
 // TestMonitorLost: a reader that is too slow learns that it missed something, and goes on.
 func TestMonitorLost(t *testing.T) {
+	if testkit.Emulated() {
+		t.Skip("60,000 events take minutes on an emulated processor")
+	}
 	testkit.Require(t, testkit.Netns, testkit.Veth, testkit.IPRoute2)
 	ns := testkit.NewNetns(t)
 	ns.Dummy(t, "eth0")

@@ -76,6 +76,7 @@ func (r *report) take(e event) {
 			r.summary[e.Package] = e.Output // printed last
 		case r.verbose:
 			fmt.Fprint(r.w, e.Output)
+			_ = r.w.Flush()
 		default:
 			r.lines[e.Package] = append(r.lines[e.Package], e)
 		}
