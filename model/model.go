@@ -175,19 +175,29 @@ func (n *Node) MaySend(e TunnelEnd) bool {
 	return n.Tunnels == nil || slices.Contains(n.Tunnels.Sends, e)
 }
 
-// Restrict returns n, or a copy that may send only by what said allows too: what a node is about to
-// take back it does not use again before it has announced it anew.
-func (n *Node) Restrict(said Tunnels) *Node {
-	if n.Tunnels == nil || !slices.ContainsFunc(n.Tunnels.Sends, func(e TunnelEnd) bool { return !slices.Contains(said.Sends, e) }) {
+// Pending returns n, or a copy, as it is while said is on its way into the record: it keeps what said
+// promises to receive by, and what said takes back it does not send by before it has announced it
+// anew.
+func (n *Node) Pending(said Tunnels) *Node {
+	if n.Tunnels == nil {
+		return n
+	}
+	t := Tunnels{Receives: slices.Clone(n.Tunnels.Receives)}
+	for _, e := range said.Receives {
+		if !slices.Contains(t.Receives, e) {
+			t.Receives = append(t.Receives, e)
+		}
+	}
+	for _, e := range n.Tunnels.Sends {
+		if slices.Contains(said.Sends, e) {
+			t.Sends = append(t.Sends, e)
+		}
+	}
+	if len(t.Receives) == len(n.Tunnels.Receives) && len(t.Sends) == len(n.Tunnels.Sends) {
 		return n
 	}
 	c := *n
-	c.Tunnels = &Tunnels{Receives: n.Tunnels.Receives}
-	for _, e := range n.Tunnels.Sends {
-		if slices.Contains(said.Sends, e) {
-			c.Tunnels.Sends = append(c.Tunnels.Sends, e)
-		}
-	}
+	c.Tunnels = &t
 	return &c
 }
 

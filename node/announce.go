@@ -40,7 +40,7 @@ func (a *announcer) restrict(self *model.Node) *model.Node {
 		return self
 	}
 	if a.cache.in != self {
-		a.cache.in, a.cache.out = self, self.Restrict(*a.taken)
+		a.cache.in, a.cache.out = self, self.Pending(*a.taken)
 	}
 	return a.cache.out
 }

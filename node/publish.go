@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strconv"
 	"sync"
 
 	v3 "weft/api/v3"
@@ -34,6 +35,9 @@ type publisher struct {
 	// unsure tells that the last write may have arrived or not: the next one is made even if the
 	// record, as far as it is known, says the same already.
 	unsure bool
+	// written is the revision of the last write. Nothing new is announced before the watch has
+	// brought it back: there is never more than one announcement on its way.
+	written string
 
 	mu    sync.Mutex
 	found map[model.Family]found
@@ -77,6 +81,9 @@ func (p *publisher) publish(ctx context.Context) error {
 		return err
 	}
 	have := p.cluster.ownRecord()
+	if have != nil && !reached(have.ResourceVersion, p.written) {
+		return nil // what was written last has not come back yet: its arrival kicks us
+	}
 	want := &v3.Node{}
 	if have != nil {
 		want = have.DeepCopy()
@@ -105,6 +112,17 @@ func (p *publisher) publish(ctx context.Context) error {
 	return errors.Join(lost, tunnelErr, err)
 }
 
+// reached tells whether revision have is not older than want. Revisions that are no numbers are
+// compared for equality only.
+func reached(have, want string) bool {
+	h, err1 := strconv.ParseUint(have, 10, 64)
+	w, err2 := strconv.ParseUint(want, 10, 64)
+	if err1 != nil || err2 != nil {
+		return want == "" || have == want
+	}
+	return h >= w
+}
+
 // write creates or updates the record when it differs.
 func (p *publisher) write(ctx context.Context, have, want *v3.Node) (*v3.Node, error) {
 	if have != nil && !p.unsure && reflect.DeepEqual(have.Spec, want.Spec) && reflect.DeepEqual(have.Status, want.Status) {
@@ -125,6 +143,7 @@ func (p *publisher) write(ctx context.Context, have, want *v3.Node) (*v3.Node, e
 	if !ok {
 		return nil, fmt.Errorf("publish Node %s: the store answered with a %T", p.self, o)
 	}
+	p.written = n.ResourceVersion
 	p.log.Info("node record published", "node", string(p.self), "revision", n.ResourceVersion)
 	return n, nil
 }

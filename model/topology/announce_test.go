@@ -36,6 +36,7 @@ type simHost struct {
 	say   *model.Tunnels // what the last run wants the record to say
 	took  *model.Tunnels // what was taken from that to be written
 	basis *model.Node    // the record that is to be replaced; nil: nothing is under way
+	wrote int            // index into history of what it wrote last
 }
 
 var simModes = []model.Pool{
@@ -87,7 +88,7 @@ func (w *world) advance(h *simHost, t interface{ Fatal(...any) }) bool {
 		s.Self, s.Underlay = h.name, simUnderlay(h.name)
 		if h.took != nil {
 			s.Nodes = maps.Clone(s.Nodes)
-			s.Nodes[h.name] = s.Nodes[h.name].Restrict(*h.took)
+			s.Nodes[h.name] = s.Nodes[h.name].Pending(*h.took)
 		}
 		v, err := h.k.Compute(&s)
 		if err != nil {
@@ -127,9 +128,10 @@ func (w *world) publish(h *simHost) {
 				n.Tunnels = h.took
 				s.Nodes[h.name] = &n
 			})
+			h.wrote = len(w.history) - 1
 		}
 		h.basis = nil
-	case h.step == 0 && h.say != nil:
+	case h.step == 0 && h.say != nil && h.seen >= h.wrote:
 		h.took, h.basis, h.say = h.say, w.history[h.seen].Nodes[h.name], nil
 	}
 }
@@ -180,7 +182,7 @@ func (w *world) settle(t interface{ Fatal(...any) }) {
 			h.seen = len(w.history) - 1
 			for w.advance(h, t) {
 			}
-			for h.basis != nil || h.say != nil {
+			for range 3 { // write what is under way, take, write
 				w.publish(h)
 			}
 		}
