@@ -3,7 +3,6 @@
 set -eu
 packages="iproute2 iputils-ping"
 case "${1:-}" in
-demo) packages="$packages iperf3" ;;
 test | bench) packages="$packages iperf3 nftables tcpdump" ;;
 test-kernel)
 	# The test machine: the emulator, what its file system is made with, what is in it.

@@ -55,8 +55,6 @@ type engine struct {
 	runner    *reconcile.Runner
 	collector *collector
 	announcer *announcer
-	// ignoreReadiness is the control of the tests of live changes.
-	ignoreReadiness bool
 
 	mu      sync.Mutex
 	plans   *plans // of the last run; nil before the first
@@ -141,7 +139,7 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 			return nil, nil
 		}
 		now.cluster = gen
-		snap.Underlay, snap.IgnoreReadiness, p.snapshot = under, e.ignoreReadiness, snap
+		snap.Underlay, p.snapshot = under, snap
 		if self := e.announcer.restrict(snap.Nodes[snap.Self]); self != snap.Nodes[snap.Self] {
 			snap.Nodes = maps.Clone(snap.Nodes) // they are the next snapshot's, too
 			snap.Nodes[snap.Self] = self

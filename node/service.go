@@ -192,7 +192,7 @@ func (s *service) build(ctx context.Context) error {
 	s.drivers = drivers(tunnels)
 	s.ipam = ipam.New(s.store, s.cfg.NodeName, ipam.Options{View: s.cluster.ipamView, InUse: s.inUse, Log: s.log})
 	s.engine = &engine{log: s.log, cluster: s.cluster, underlay: s.underlay, compiler: topology.NewCompiler(s.drivers),
-		endpoints: s.registry.Endpoints, metrics: s.metrics, ignoreReadiness: s.cfg.IgnoreReadiness,
+		endpoints: s.registry.Endpoints, metrics: s.metrics,
 		announcer: &announcer{kick: func() { s.publish.Kick() }, again: func() { s.engine.runner.Kick() }, now: time.Now}}
 	s.engine.parts = s.parts(tunnels)
 	s.engine.init(s.cfg.Resync)

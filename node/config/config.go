@@ -31,9 +31,6 @@ type Config struct {
 	Log        Log
 	Resync     time.Duration // period of the full comparison with the kernel
 	IPIPDriver string        // auto, kernel or ebpf: how IPIP is done
-	// IgnoreReadiness moves traffic before the peers are ready for it, which loses packets: the
-	// control of the tests of live changes.
-	IgnoreReadiness bool
 }
 
 // Datastore says where the cluster's resources are.
@@ -104,8 +101,6 @@ func Bind(fs *pflag.FlagSet) func() (*Config, error) {
 	fs.StringVar(&r.Log.Format, "log-format", "text", "text or json")
 	fs.DurationVar(&r.Resync, "resync-interval", 10*time.Minute, "period of the full comparison with the kernel; events repair at once")
 	fs.StringVar(&r.IPIPDriver, "ipip-driver", IPIPAuto, "how IPIP is done: kernel (its ipip device), ebpf, or auto: the first that works")
-	fs.BoolVar(&r.IgnoreReadiness, "ignore-readiness", false, "for tests: change encapsulation before the peers are ready for it; loses packets")
-	_ = fs.MarkHidden("ignore-readiness")
 	return func() (*Config, error) {
 		if err := r.fill(fs); err != nil {
 			return nil, err

@@ -1,0 +1,119 @@
+package node
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	v3 "weft/api/v3"
+	"weft/model"
+)
+
+// nodeOf converts a Node record into the compilers' form.
+func nodeOf(o *v3.Node) (*model.Node, error) {
+	n := &model.Node{Name: model.NodeName(o.Name), Labels: o.Labels}
+	if o.Spec.BGP != nil {
+		for _, s := range []string{o.Spec.BGP.IPv4Address, o.Spec.BGP.IPv6Address} {
+			if s == "" {
+				continue
+			}
+			p, err := prefixOrHost(s)
+			if err != nil {
+				return nil, fmt.Errorf("spec.bgp address %q: %w", s, err)
+			}
+			n.Addresses = append(n.Addresses, p)
+		}
+	}
+	ipip := ""
+	if o.Spec.BGP != nil {
+		ipip = o.Spec.BGP.IPv4IPIPTunnelAddr
+	}
+	n.IPIP = ipip != ""
+	for _, s := range []string{o.Spec.IPv4VXLANTunnelAddr, o.Spec.IPv6VXLANTunnelAddr, ipip} {
+		if s == "" {
+			continue
+		}
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return nil, fmt.Errorf("tunnel address %q: %w", s, err)
+		}
+		if !slices.Contains(n.TunnelAddresses, a) {
+			n.TunnelAddresses = append(n.TunnelAddresses, a)
+		}
+	}
+	if s := o.Spec.VXLANTunnelMACAddr; s != "" {
+		m, err := model.ParseMAC(s)
+		if err != nil {
+			return nil, fmt.Errorf("spec.vxlanTunnelMACAddr: %w", err)
+		}
+		n.VXLANMAC = m
+	}
+	for _, l := range o.Status.OnLink {
+		p, err := netip.ParsePrefix(l.CIDR)
+		if err != nil {
+			return nil, fmt.Errorf("status.onLink %q: %w", l.CIDR, err)
+		}
+		n.OnLink = append(n.OnLink, model.OnLink{Prefix: p, Gateway: l.Gateway})
+	}
+	if o.Status.Tunnels != nil {
+		n.Tunnels = &model.Tunnels{Receives: endsOf(o.Status.Tunnels.Receives), Sends: endsOf(o.Status.Tunnels.Sends)}
+	}
+	return n, nil
+}
+
+func prefixOrHost(s string) (netip.Prefix, error) {
+	if strings.Contains(s, "/") {
+		return netip.ParsePrefix(s)
+	}
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	return model.HostPrefix(a), nil
+}
+
+// blockOf converts an IPAMBlock: whose it is, and which of its addresses other nodes use.
+func blockOf(o *v3.IPAMBlock) (*model.Block, error) {
+	cidr, err := netip.ParsePrefix(o.Spec.CIDR)
+	if err != nil {
+		return nil, fmt.Errorf("spec.cidr %q: %w", o.Spec.CIDR, err)
+	}
+	b := &model.Block{CIDR: cidr.Masked()}
+	if o.Spec.Affinity != nil {
+		if host, ok := strings.CutPrefix(*o.Spec.Affinity, "host:"); ok {
+			b.Node = model.NodeName(host)
+		}
+	}
+	owner := make([]model.NodeName, len(o.Spec.Attributes))
+	for i, a := range o.Spec.Attributes {
+		owner[i] = model.NodeName(a.ActiveOwnerAttrs["node"])
+	}
+	addr := b.CIDR.Addr()
+	for _, index := range o.Spec.Allocations {
+		if index != nil && *index >= 0 && *index < len(owner) {
+			if n := owner[*index]; n != "" && n != b.Node && b.CIDR.Contains(addr) {
+				if b.Borrowed == nil {
+					b.Borrowed = map[netip.Addr]model.NodeName{}
+				}
+				b.Borrowed[addr] = n
+			}
+		}
+		addr = addr.Next()
+	}
+	return b, nil
+}
+
+// prefixOfBlockName reads an IPAMBlock's name: its CIDR with dashes for dots, colons and the slash.
+func prefixOfBlockName(name string) (netip.Prefix, error) {
+	i := strings.LastIndexByte(name, '-')
+	if i < 0 {
+		return netip.Prefix{}, fmt.Errorf("IPAMBlock name %q: want a CIDR with dashes", name)
+	}
+	for _, sep := range []string{".", ":"} {
+		if p, err := netip.ParsePrefix(strings.ReplaceAll(name[:i], "-", sep) + "/" + name[i+1:]); err == nil {
+			return p, nil
+		}
+	}
+	return netip.Prefix{}, fmt.Errorf("IPAMBlock name %q: want a CIDR with dashes", name)
+}
