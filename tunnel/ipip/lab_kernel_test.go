@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -263,18 +262,4 @@ func listen(t *testing.T, pod testkit.NS) (count func() int) {
 			before = n
 		}
 	}
-}
-
-// serve runs an iperf3 server in the namespace until the test ends.
-func serve(t *testing.T, ns testkit.NS) {
-	t.Helper()
-	cmd := exec.Command("iperf3", "-s")
-	ns.Do(t, cmd.Start)
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	testkit.Eventually(t, 5*time.Second, "iperf3 listens", func() bool {
-		return strings.Contains(testkit.Run(t, ns, "ss", "-ltn"), ":5201")
-	})
 }

@@ -279,7 +279,7 @@ func TestInterop(t *testing.T) {
 			}
 			for i, to := range hosts {
 				from := hosts[1-i]
-				serve(t, to.pod)
+				testkit.ServeStreams(t, to.pod)
 				for _, protocol := range []string{"-C", "-u"} {
 					args := []string{"iperf3", "-n", "2M", "-C", "cubic", "-c", to.podIP.String()}
 					if protocol == "-u" {
@@ -338,7 +338,7 @@ func TestPathMTU(t *testing.T) {
 		if sizes.Largest != 1380 || len(sizes.Vanished) != 0 || sizes.Delivered != 81 || sizes.Answered+sizes.Local != 100 {
 			t.Errorf("got %+v, want sizes up to 1380 delivered and the others answered", sizes)
 		}
-		serve(t, b.pod)
+		testkit.ServeStreams(t, b.pod)
 		testkit.Run(t, a.pod, "ip", "route", "flush", "cache")
 		testkit.Run(t, a.pod, "iperf3", "-n", "5M", "-C", "cubic", "-c", b.podIP.String())
 		if d, err := a.driver.Dropped(context.Background()); w.Way == EBPF && (err != nil || d.TooBig == 0) {

@@ -134,7 +134,7 @@ func TestSegmentsStayWhole(t *testing.T) {
 		a, b := hosts[0], hosts[1]
 		ping(t, a, b)
 		arrived := listen(t, b.pod)
-		serve(t, b.pod)
+		testkit.ServeStreams(t, b.pod)
 		const writes, segments, size = 20, 40, 1400
 		for _, c := range []struct {
 			name      string

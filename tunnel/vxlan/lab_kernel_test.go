@@ -8,8 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -182,18 +180,4 @@ func listen(t *testing.T, pod testkit.NS) (count func() int) {
 			before = n
 		}
 	}
-}
-
-// serve runs an iperf3 server in the namespace until the test ends.
-func serve(t *testing.T, ns testkit.NS) {
-	t.Helper()
-	cmd := exec.Command("iperf3", "-s")
-	ns.Do(t, cmd.Start)
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	testkit.Eventually(t, 5*time.Second, "iperf3 listens", func() bool {
-		return strings.Contains(testkit.Run(t, ns, "ss", "-ltn"), ":5201")
-	})
 }

@@ -2,12 +2,9 @@ package vxlan
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
-	"math"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -89,29 +86,10 @@ func TestFiveThousandPeers(t *testing.T) {
 	timed("none", time.Second, do(again, tunnel.Plan{}))
 }
 
-// stream has iperf3 carry half a gigabyte and returns bits per second.
-func stream(t *testing.T, from, to *host) float64 {
-	t.Helper()
-	out := testkit.Run(t, from.pod, "iperf3", "-J", "-n", "500M", "-C", "cubic", "-c", to.podIP.String())
-	var res struct {
-		End struct {
-			Received struct {
-				Rate float64 `json:"bits_per_second"`
-			} `json:"sum_received"`
-		} `json:"end"`
-	}
-	if err := json.Unmarshal([]byte(out), &res); err != nil {
-		t.Fatal(err)
-	}
-	return res.End.Received.Rate
-}
-
 var rounds = flag.Int("rounds", 12, "rounds of TestThroughput")
 
 // TestThroughput compares our device, with 5,000 more peers in its guard, with one that a person
-// makes with ip(8) between the same namespaces, and with ours without the guard. On a shared machine
-// single runs differ by a factor of two, so short runs alternate, a fixed number of rounds, and the ratio
-// of each round counts: their median, and the range that holds it with 95 %. The one made by hand runs
+// makes with ip(8) between the same namespaces, and with ours without the guard. The one made by hand runs
 // twice a round: when even that differs from itself, the machine is too busy to tell anything.
 // Otherwise the test fails when the range lies below 0.95.
 func TestThroughput(t *testing.T) {
@@ -123,7 +101,6 @@ func TestThroughput(t *testing.T) {
 	hosts := cluster(t, 2)
 	join(t, hosts)
 	a, b := hosts[0], hosts[1]
-	serve(t, b.pod)
 	for i, h := range hosts {
 		byHand(t, h, hosts[1-i])
 		p := plan(t, h, hosts)
@@ -136,48 +113,29 @@ func TestThroughput(t *testing.T) {
 			testkit.Run(t, h.NS, "nft", "add table inet weft { "+flags+" }")
 		}
 	}
+	way := func(name, device, table string) testkit.Way {
+		return testkit.Way{Name: name, Ready: func() {
+			guarded(table)
+			a.routes(t, hosts, device)
+			b.routes(t, hosts, device)
+		}}
+	}
 	const ours, open, hand, again = "ours", "ours, no guard", "by hand", "by hand again"
-	kinds := []struct{ name, device, table string }{
-		{hand, "hand0", "flags dormant;"},
-		{ours, kernel.VXLANDevice, ""},
-		{open, kernel.VXLANDevice, "flags dormant;"},
-		{again, "hand0", "flags dormant;"},
-	}
-	rates := map[string][]float64{}
-	for range *rounds {
-		for _, k := range kinds {
-			guarded(k.table)
-			a.routes(t, hosts, k.device)
-			b.routes(t, hosts, k.device)
-			time.Sleep(50 * time.Millisecond)
-			rates[k.name] = append(rates[k.name], stream(t, a, b))
-		}
-		slices.Reverse(kinds) // so that a load that grows or shrinks favours none
-	}
+	s := testkit.CompareStreams(t, a.pod, b.pod, b.podIP, *rounds,
+		way(hand, "hand0", "flags dormant;"),
+		way(ours, kernel.VXLANDevice, ""),
+		way(open, kernel.VXLANDevice, "flags dormant;"),
+		way(again, "hand0", "flags dormant;"))
 	for _, h := range hosts {
 		if d, err := h.driver.Dropped(context.Background()); err != nil || d != (guard.Dropped{}) {
 			t.Errorf("%s dropped %v, %v", h.name, d, err)
 		}
 	}
-	for _, k := range kinds {
-		r := rates[k.name]
-		t.Logf("%-15s best %.2f, median %.2f, worst %.2f Gbit/s of %d runs", k.name, slices.Max(r)/1e9, median(r)/1e9, slices.Min(r)/1e9, len(r))
-	}
-	both := make([]float64, *rounds)
-	for i := range both {
-		both[i] = math.Sqrt(rates[hand][i] * rates[again][i])
-	}
-	compare := func(what string, a, b []float64) (low, high float64) {
-		ratio, low, high := paired(a, b)
-		t.Logf("%-24s %.3f, between %.3f and %.3f (%d rounds)", what, ratio, low, high, *rounds)
-		return low, high
-	}
-	compare("ours to ours, no guard", rates[ours], rates[open])
-	compare("no guard to by hand", rates[open], both)
-	low, high := compare("by hand to itself", rates[hand], rates[again])
-	_, most := compare("ours to by hand", rates[ours], both)
-	switch tell := low <= 1 && high >= 1; {
-	case !tell:
+	s.Ratio(t, ours, open)
+	s.Ratio(t, open, hand)
+	self := s.Ratio(t, hand, again)
+	switch most := s.Ratio(t, ours, hand).High; {
+	case self.Low > 1 || self.High < 1:
 		t.Log("the same device differs from itself: too busy a machine to tell anything")
 	case most < 0.95:
 		t.Errorf("ours carries at most %.3f of a device made by hand, want at least 0.95", most)
@@ -195,18 +153,3 @@ func byHand(t *testing.T, h, other *host) {
 	testkit.Run(t, h.NS, "ip", "neigh", "add", other.addr.String(), "lladdr", mac(other), "dev", "hand0", "nud", "permanent")
 	testkit.Run(t, h.NS, "bridge", "fdb", "add", mac(other), "dev", "hand0", "dst", other.addr.String(), "self", "permanent")
 }
-
-// paired returns the median of the ratios of a to b, run by run, and the range that holds it with 95 %,
-// by the ranks, so that the few runs in which the machine did something else do not matter.
-func paired(a, b []float64) (mid, low, high float64) {
-	ratios := make([]float64, len(a))
-	for i := range a {
-		ratios[i] = a[i] / b[i]
-	}
-	slices.Sort(ratios)
-	n := len(ratios)
-	k := max(0, int(float64(n)/2-math.Sqrt(float64(n))))
-	return median(ratios), ratios[k], ratios[n-1-k]
-}
-
-func median(r []float64) float64 { return slices.Sorted(slices.Values(r))[len(r)/2] }
