@@ -19,4 +19,11 @@ const (
 
 	// NFTable is our one nftables table, of family inet.
 	NFTable = "weft"
+
+	// PolicyMark are the bits of a packet's mark that policy drivers may use while a packet is in
+	// their chains; they are cleared before it leaves them.
+	PolicyMark = 0x0f000000
+
+	// LogGroup is the NFLOG group of packets that policy denied or logged.
+	LogGroup = 8787
 )
