@@ -81,9 +81,10 @@ type Encap int
 
 // The encapsulations that a pool can ask for.
 const (
-	EncapNone  Encap = iota // both modes Never
-	EncapVXLAN              // vxlanMode Always or CrossSubnet
-	EncapIPIP               // ipipMode Always or CrossSubnet
+	EncapNone      Encap = iota // both modes Never
+	EncapVXLAN                  // vxlanMode Always or CrossSubnet
+	EncapIPIP                   // ipipMode Always or CrossSubnet
+	EncapWireGuard              // no pool's: encryption takes the place of what the pool asks for
 )
 
 // String prints the name that users see in status and plans.
@@ -93,6 +94,8 @@ func (e Encap) String() string {
 		return "VXLAN"
 	case EncapIPIP:
 		return "IPIP"
+	case EncapWireGuard:
+		return "WireGuard"
 	default:
 		return "none"
 	}
@@ -120,6 +123,12 @@ type Node struct {
 	IPIP bool
 	// VXLANMAC is the Ethernet address of the node's VTEP (Node.spec.vxlanTunnelMACAddr).
 	VXLANMAC MAC
+	// Keys are the public keys that the node published, sorted by epoch.
+	Keys []NodeKey
+	// Outside is where others reach the node's WireGuard devices when that is not its underlay address
+	// (annotation weft.io/wireguard-endpoint); BehindNAT, that it has to keep the way open itself.
+	Outside   netip.Addr
+	BehindNAT bool
 }
 
 // OnLink is one entry of a node's published view of its link: addresses in Prefix are reached
@@ -135,7 +144,8 @@ type TunnelEnd struct {
 	Encap  Encap  // EncapNone, in Tunnels.Sends only: without a tunnel
 	Family Family // of the underlay; 0 with EncapNone
 	VNI    int    // with EncapVXLAN
-	Port   int    // UDP, with EncapVXLAN
+	Port   int    // UDP, with EncapVXLAN and EncapWireGuard
+	Epoch  int    // of the keys, with EncapWireGuard
 }
 
 // String prints "VXLAN over IPv4, VNI 4096, UDP 4789".
@@ -143,6 +153,8 @@ func (e TunnelEnd) String() string {
 	switch e.Encap {
 	case EncapVXLAN:
 		return fmt.Sprintf("%s over %s, VNI %d, UDP %d", e.Encap, e.Family, e.VNI, e.Port)
+	case EncapWireGuard:
+		return fmt.Sprintf("%s over %s, key %d, UDP %d", e.Encap, e.Family, e.Epoch, e.Port)
 	case EncapNone:
 		return "no encapsulation"
 	default:
@@ -165,7 +177,7 @@ type Tunnels struct {
 // address for that device.
 func (n *Node) Receives(e TunnelEnd) bool {
 	if n.Tunnels == nil {
-		return e.Encap != EncapIPIP || n.IPIP
+		return e.Encap == EncapVXLAN || e.Encap == EncapNone || e.Encap == EncapIPIP && n.IPIP
 	}
 	return slices.Contains(n.Tunnels.Receives, e)
 }
@@ -319,8 +331,11 @@ type Snapshot struct {
 	Underlay  Underlay
 	VXLAN     VXLANConfig
 	MTU       MTUConfig
-	NAT       NATConfig
-	Policy    PolicyView
+	// Encryption is what is to be encrypted, and how far that has come.
+	Encryption      EncryptionConfig
+	EncryptionState EncryptionState
+	NAT             NATConfig
+	Policy          PolicyView
 	// IgnoreReadiness moves traffic without regard to what the peers receive. Packets are lost; it
 	// is the control of the tests that show that otherwise none is.
 	IgnoreReadiness bool
