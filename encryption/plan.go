@@ -6,7 +6,6 @@ package encryption
 import (
 	"cmp"
 	"net/netip"
-	"time"
 
 	"weft/model"
 )
@@ -39,7 +38,7 @@ type Peer struct {
 	// and the driver leaves that alone unless Endpoint changes.
 	Endpoint   netip.AddrPort
 	AllowedIPs []netip.Prefix // masked, sorted; what the peer may send from and is sent
-	Keepalive  time.Duration  // whole seconds; 0: none
+	Keepalive  int            // seconds; 0: none
 }
 
 // ComparePeers is the order of Plan.Peers.

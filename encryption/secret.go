@@ -4,7 +4,6 @@ import (
 	"crypto/ecdh"
 	"errors"
 	"fmt"
-	"log/slog"
 
 	"weft/model"
 )
@@ -46,8 +45,5 @@ func (PrivateKey) GoString() string { return redacted }
 // Format redacts whatever the verb.
 func (PrivateKey) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
 
-// LogValue redacts.
-func (PrivateKey) LogValue() slog.Value { return slog.StringValue(redacted) }
-
-// MarshalText redacts, in JSON and YAML too.
+// MarshalText redacts, in JSON, YAML and logs.
 func (PrivateKey) MarshalText() ([]byte, error) { return []byte(redacted), nil }

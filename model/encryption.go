@@ -3,7 +3,6 @@ package model
 import (
 	"encoding/base64"
 	"fmt"
-	"time"
 )
 
 // PublicKey is a Curve25519 public key, as WireGuard uses it. Its zero value means "none".
@@ -44,8 +43,8 @@ type EncryptionConfig struct {
 	Port6     int  // of the one over IPv6 (wireguardListeningPortV6)
 	// Epoch counts the rotations of the cluster's keys.
 	Epoch     int
-	Keepalive time.Duration // wireguardKeepAlive; 0: none, but to nodes behind NAT
-	Threading bool          // wireguardThreadingEnabled: NAPI threads of the kernel's device
+	Keepalive int  // wireguardKeepAlive, seconds; 0: none, but to nodes behind NAT
+	Threading bool // wireguardThreadingEnabled: NAPI threads of the kernel's device
 	// Priority is that of the rule which leads to encrypted node addresses (wireguardRoutingRulePriority).
 	Priority int
 	// MTU of the devices in bytes; 0 computes (wireguardMTU, wireguardMTUV6).

@@ -52,10 +52,10 @@ func packages(t *testing.T) []pkg {
 var layers = [][]string{
 	{"model"},
 	{"model/selector", "model/topology", "internal/reconcile"},
-	{"tunnel", "routing", "nat", "policy", "api/v3", "internal/kernel"},
+	{"tunnel", "routing", "nat", "policy", "encryption", "api/v3", "internal/kernel"},
 	{"node/datastore", "node/cni/rpc", "node/status", "node/config", "internal/testkit", "internal/testkit/", "internal/traffic", "internal/nft"},
 	{"tunnel/guard"},
-	{"tunnel/", "routing/", "nat/", "policy/", "node/datastore/", "node/ipam", "node/ipam/", "cmd/weft-cni"},
+	{"tunnel/", "routing/", "nat/", "policy/", "encryption/", "node/policies", "node/flows", "node/datastore/", "node/ipam", "node/ipam/", "cmd/weft-cni"},
 	{"node/cni"},
 	{"node"},
 	{"cli", "cli/", "lab", "lab/"},
@@ -184,6 +184,9 @@ func TestDoors(t *testing.T) {
 		{"weft/tunnel/vxlan", []string{"node"}, "node/wire.go alone names the drivers"},
 		{"weft/routing/fib", []string{"node"}, "node/wire.go alone names the drivers"},
 		{"weft/nat/nftables", []string{"node"}, "node/wire.go alone names the drivers"},
+		{"weft/policy/nftables", []string{"node"}, "node/wire.go alone names the drivers"},
+		{"weft/policy/iptables", []string{"node"}, "node/wire.go alone names the drivers"},
+		{"weft/encryption/wireguard", []string{"node"}, "node/wire.go alone names the drivers"},
 	}
 	for _, p := range packages(t) {
 		for _, d := range doors {
