@@ -7,6 +7,10 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"weft/internal/kernel"
 )
 
 // outline is what the kernel has under the owner's names, and under its legacy names.
@@ -70,7 +74,7 @@ func sound(have *nftables.Chain, want Chain) bool {
 	}
 	return have.Hooknum != nil && *have.Hooknum == *want.Base.Hook && have.Type == want.Base.Type &&
 		have.Priority != nil && *have.Priority == want.Base.Priority &&
-		(have.Policy == nil || *have.Policy == nftables.ChainPolicyAccept)
+		(have.Policy == nil || *have.Policy == want.Base.policy())
 }
 
 // intact tells whether chains, sets, counters and the number of rules are as we wrote them.
@@ -82,29 +86,78 @@ func (o *Owner) intact(ctx context.Context) bool {
 		return false
 	}
 	tx := &Tx{nft: o.nft, owner: o, table: table()}
+	have := o.have()
 	there, err := tx.read()
-	if err != nil || len(there.chains) != len(o.have.Chains) || len(there.sets) != len(o.have.Sets) || len(there.counters) != len(o.have.Counters) {
+	if err != nil || len(there.chains) != len(have.Chains) || len(there.sets) != len(have.Sets) || len(there.counters) != len(have.Counters) {
 		return false
 	}
+	rules, err := o.countRules()
+	if err != nil {
+		return false
+	}
+	names := have.names()
 	for _, c := range there.chains {
-		want := o.have.chain(c.Name)
-		if want == nil || !sound(c, *want) {
-			return false
-		}
-		rules, err := o.nft.GetRules(tx.table, c)
-		if err != nil || len(rules) != len(want.Rules) {
+		want := names.chains[c.Name]
+		if want == nil || !sound(c, *want) || rules[c.Name] != len(want.Rules) {
 			return false
 		}
 	}
 	for _, s := range there.sets {
-		if o.have.set(s.Name) == nil {
+		if names.sets[s.Name] == nil {
 			return false
 		}
 	}
 	for _, c := range there.counters {
-		if !slices.Contains(o.have.Counters, c.Name) {
+		if !slices.Contains(have.Counters, c.Name) {
 			return false
 		}
 	}
 	return true
+}
+
+// countRules counts the rules of each chain of the table, by one dump.
+func (o *Owner) countRules() (map[string]int, error) {
+	rules := map[string]int{}
+	err := o.dump(unix.NFT_MSG_GETRULE, []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: append([]byte(kernel.NFTable), 0)}}, func(ad *netlink.AttributeDecoder) error {
+		for ad.Next() {
+			if ad.Type() == unix.NFTA_RULE_CHAIN {
+				rules[ad.String()]++
+				break
+			}
+		}
+		return ad.Err()
+	})
+	return rules, err
+}
+
+// dump asks for all objects of a kind and calls f with the attributes of each. A dump that something
+// changed meanwhile is an error.
+func (o *Owner) dump(kind int, filter []netlink.Attribute, f func(*netlink.AttributeDecoder) error) error {
+	const nfgenmsg = 4 // struct nfgenmsg: family, version, resource id
+	attrs, err := netlink.MarshalAttributes(filter)
+	if err != nil {
+		return err
+	}
+	answers, err := o.sock.Execute(netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind), Flags: netlink.Request | netlink.Dump},
+		Data:   append([]byte{unix.NFPROTO_INET, 0, 0, 0}, attrs...)})
+	if err != nil {
+		return err
+	}
+	for _, m := range answers {
+		if m.Header.Flags&netlink.DumpInterrupted != 0 {
+			return unix.EINTR
+		}
+		if len(m.Data) < nfgenmsg {
+			return fmt.Errorf("an answer of %d bytes", len(m.Data))
+		}
+		ad, err := netlink.NewAttributeDecoder(m.Data[nfgenmsg:])
+		if err == nil {
+			err = f(ad)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

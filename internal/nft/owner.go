@@ -41,7 +41,8 @@ type Owner struct {
 	nft   *nftables.Conn // nil: not open
 	sock  *netlink.Conn  // of nft
 	known bool           // have is in the kernel
-	have  Program
+	have  func() Program
+	empty bool // have is empty
 	was   bool // a program has been in the kernel since the start
 }
 
@@ -49,7 +50,7 @@ type Owner struct {
 // yet. legacy, unless nil, names what earlier versions owned under other names: it is removed by the
 // first Apply.
 func New(h *kernel.Handle, prefix string, legacy func(name string) bool) *Owner {
-	return &Owner{h: h, prefix: prefix, legacy: legacy}
+	return &Owner{h: h, prefix: prefix, legacy: legacy, have: func() Program { return Program{} }, empty: true}
 }
 
 // Name returns the prefix with name behind it.
@@ -79,7 +80,15 @@ func (o *Owner) Invalidate() {
 func (o *Owner) Apply(ctx context.Context, want Program, update func(*Tx) error) (reconcile.Result, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.apply(ctx, want, update)
+	return o.apply(ctx, func() Program { return want }, want.Empty(), update)
+}
+
+// ApplyLazily is Apply for a program that is long to write down and never empty. want is called, within
+// this call and later ones, when the whole is needed; it returns what the caller wants at that time.
+func (o *Owner) ApplyLazily(ctx context.Context, want func() Program, update func(*Tx) error) (reconcile.Result, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.apply(ctx, want, false, update)
 }
 
 // Sync makes the owner's part as want, and finds out itself how that differs from what the last call
@@ -88,18 +97,18 @@ func (o *Owner) Sync(ctx context.Context, want Program) (reconcile.Result, error
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	want = want.fixed()
-	d, ok := diff(o.have, want)
+	d, ok := diff(o.have(), want)
 	update := func(tx *Tx) error { return tx.change(d) }
 	switch {
 	case !ok:
-		update = func(tx *Tx) error { return tx.replace(want) }
+		update = func(tx *Tx) error { return tx.Replace(want) }
 	case d.none():
 		update = nil
 	}
-	return o.apply(ctx, want, update)
+	return o.apply(ctx, func() Program { return want }, want.Empty(), update)
 }
 
-func (o *Owner) apply(ctx context.Context, want Program, update func(*Tx) error) (res reconcile.Result, err error) {
+func (o *Owner) apply(ctx context.Context, want func() Program, empty bool, update func(*Tx) error) (res reconcile.Result, err error) {
 	defer func() {
 		if err != nil {
 			o.known = false
@@ -112,13 +121,13 @@ func (o *Owner) apply(ctx context.Context, want Program, update func(*Tx) error)
 	if o.touch.Swap(false) {
 		o.known = false
 	}
-	if o.known && update == nil && o.have.Empty() == want.Empty() {
+	if o.known && update == nil && o.empty == empty {
 		return reconcile.Result{}, ctx.Err()
 	}
-	replace := func(tx *Tx) error { return tx.replace(want) }
+	replace := func(tx *Tx) error { return tx.Replace(want()) }
 	repair := o.foreign.Swap(false) && o.was
 	if o.known {
-		if o.have.Empty() || want.Empty() {
+		if o.empty || empty {
 			update = replace
 		}
 		if res, err = o.transact(ctx, update); err != nil {
@@ -132,11 +141,11 @@ func (o *Owner) apply(ctx context.Context, want Program, update func(*Tx) error)
 			return reconcile.Result{}, fmt.Errorf("program %s... in nftables table inet %s%s: %w", o.prefix, kernel.NFTable, o.hint(err), err)
 		}
 	}
-	o.known, o.have = true, want
-	if repair && !want.Empty() {
+	o.known, o.have, o.empty = true, want, empty
+	if repair && !empty {
 		res = res.Add(reconcile.Result{Changed: 1, Repaired: 1})
 	}
-	o.was = !want.Empty()
+	o.was = !empty
 	return res, nil
 }
 
@@ -185,7 +194,7 @@ func (o *Owner) transact(ctx context.Context, f func(*Tx) error) (reconcile.Resu
 	err := errors.Join(f(tx), tx.err)
 	if err == nil {
 		_ = o.sock.SetDeadline(time.Now().Add(transactionTimeout))
-		err = o.nft.Flush()
+		err = o.send(tx)
 		if err == nil && tx.mayDropTable {
 			err = dropEmptyTable(o.sock)
 		}

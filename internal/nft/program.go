@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
 )
 
 // Program is all that an owner wants in the table. The zero Program is "nothing". All names begin
@@ -19,9 +21,27 @@ type Program struct {
 
 // Chain is a chain with its rules.
 type Chain struct {
-	Name  string
-	Base  *Base // nil: reached by jumps only
-	Rules [][]expr.Any
+	Name     string
+	Base     *Base // nil: reached by jumps only
+	Rules    [][]expr.Any
+	Comments []string // of the rules, as many as there are, or fewer; what is longer than 127 bytes is cut
+}
+
+// comment returns a rule's comment as nft(8) stores it; nil when there is none.
+func (c *Chain) comment(rule int) []byte {
+	if rule >= len(c.Comments) || c.Comments[rule] == "" {
+		return nil
+	}
+	return userdata.AppendString(nil, userdata.TypeComment, Comment(c.Comments[rule]))
+}
+
+// Comment cuts a comment to what nft(8) can print.
+func Comment(s string) string {
+	const longest = 127
+	if len(s) <= longest {
+		return s
+	}
+	return strings.ToValidUTF8(s[:longest-3], "") + "..."
 }
 
 // Base says where a base chain hangs. Its policy is accept.
@@ -30,6 +50,14 @@ type Base struct {
 	Hook     *nftables.ChainHook
 	Priority nftables.ChainPriority
 	Device   string // of hook ingress
+	Drop     bool   // the policy is drop, instead
+}
+
+func (b *Base) policy() nftables.ChainPolicy {
+	if b.Drop {
+		return nftables.ChainPolicyDrop
+	}
+	return nftables.ChainPolicyAccept
 }
 
 // Set is a set or map. Name, KeyType, DataType and the flags of Spec are the caller's, ID and Table
@@ -75,6 +103,23 @@ func (p Program) set(name string) *Set {
 	return nil
 }
 
+// named finds chains and sets by name.
+type named struct {
+	chains map[string]*Chain
+	sets   map[string]*Set
+}
+
+func (p Program) names() named {
+	n := named{make(map[string]*Chain, len(p.Chains)), make(map[string]*Set, len(p.Sets))}
+	for i := range p.Chains {
+		n.chains[p.Chains[i].Name] = &p.Chains[i]
+	}
+	for i := range p.Sets {
+		n.sets[p.Sets[i].Spec.Name] = &p.Sets[i]
+	}
+	return n
+}
+
 // changes is how one program differs from another. Chains and sets whose kind changed go and come.
 type changes struct {
 	countersCome, countersGo []string
@@ -106,7 +151,7 @@ func diff(have, want Program) (d changes, ok bool) {
 			d.chainsCome, d.rules = append(d.chainsCome, c), append(d.rules, c)
 		case !reflect.DeepEqual(old.Base, c.Base):
 			return d, false
-		case !reflect.DeepEqual(old.Rules, c.Rules):
+		case !reflect.DeepEqual(old.Rules, c.Rules), !slices.Equal(old.Comments, c.Comments):
 			d.rules = append(d.rules, c)
 		}
 	}

@@ -28,6 +28,7 @@ type Tx struct {
 	mayDropTable bool
 	err          error
 	res          reconcile.Result
+	origins      []origin // of the messages, in order
 }
 
 // own records an error when the name is not the owner's.
@@ -40,10 +41,11 @@ func (tx *Tx) own(name string) {
 // AddChain adds the chain, without its rules; one that is there already is left as it is.
 func (tx *Tx) AddChain(c Chain) {
 	tx.own(c.Name)
+	tx.about(Refusal{Chain: c.Name, Rule: -1})
 	n := &nftables.Chain{Table: tx.table, Name: c.Name}
 	if c.Base != nil {
-		accept := nftables.ChainPolicyAccept
-		n.Hooknum, n.Priority, n.Type, n.Policy, n.Device = c.Base.Hook, &c.Base.Priority, c.Base.Type, &accept, c.Base.Device
+		policy := c.Base.policy()
+		n.Hooknum, n.Priority, n.Type, n.Policy, n.Device = c.Base.Hook, &c.Base.Priority, c.Base.Type, &policy, c.Base.Device
 	}
 	tx.nft.AddChain(n)
 }
@@ -51,12 +53,14 @@ func (tx *Tx) AddChain(c Chain) {
 // FlushChain removes the rules of a chain.
 func (tx *Tx) FlushChain(name string) {
 	tx.own(name)
+	tx.about(Refusal{Chain: name, Rule: -1})
 	tx.nft.FlushChain(&nftables.Chain{Table: tx.table, Name: name})
 }
 
 // DelChain removes a chain that has no rules.
 func (tx *Tx) DelChain(name string) {
 	tx.own(name)
+	tx.about(Refusal{Chain: name, Rule: -1})
 	tx.nft.DelChain(&nftables.Chain{Table: tx.table, Name: name})
 	tx.res.Removed++
 }
@@ -65,8 +69,9 @@ func (tx *Tx) DelChain(name string) {
 func (tx *Tx) AddRules(c Chain) {
 	tx.own(c.Name)
 	chain := &nftables.Chain{Table: tx.table, Name: c.Name}
-	for _, r := range c.Rules {
-		tx.nft.AddRule(&nftables.Rule{Table: tx.table, Chain: chain, Exprs: r})
+	for i, r := range c.Rules {
+		tx.about(Refusal{Chain: c.Name, Rule: i})
+		tx.nft.AddRule(&nftables.Rule{Table: tx.table, Chain: chain, Exprs: r, UserData: c.comment(i)})
 		if hasMasqueradeTo(r) && tx.err == nil {
 			tx.err = renameLast(tx.nft)
 		}
@@ -77,12 +82,14 @@ func (tx *Tx) AddRules(c Chain) {
 // AddCounter adds a named counter; one that is there counts on.
 func (tx *Tx) AddCounter(name string) {
 	tx.own(name)
+	tx.about(Refusal{Rule: -1})
 	tx.nft.AddObj(&nftables.CounterObj{Table: tx.table, Name: name})
 }
 
 // DelCounter removes a named counter that no rule uses.
 func (tx *Tx) DelCounter(name string) {
 	tx.own(name)
+	tx.about(Refusal{Rule: -1})
 	tx.nft.DeleteObject(&nftables.CounterObj{Table: tx.table, Name: name})
 	tx.res.Removed++
 }
@@ -90,6 +97,7 @@ func (tx *Tx) DelCounter(name string) {
 // AddSet adds the set with its elements. One of the same kind that is there already is emptied first.
 func (tx *Tx) AddSet(s Set) error {
 	tx.own(s.Spec.Name)
+	tx.about(Refusal{Set: s.Spec.Name, Rule: -1})
 	spec := tx.spec(s.Spec)
 	if err := tx.nft.AddSet(spec, nil); err != nil {
 		return fmt.Errorf("add nftables set %s: %w", spec.Name, err)
@@ -101,6 +109,7 @@ func (tx *Tx) AddSet(s Set) error {
 // DelSet removes a set that no rule uses.
 func (tx *Tx) DelSet(name string) {
 	tx.own(name)
+	tx.about(Refusal{Set: name, Rule: -1})
 	tx.nft.DelSet(&nftables.Set{Table: tx.table, Name: name})
 	tx.res.Removed++
 }
@@ -119,6 +128,7 @@ func (tx *Tx) DelElements(spec nftables.Set, e []nftables.SetElement) error {
 
 func (tx *Tx) elements(spec nftables.Set, e []nftables.SetElement, what string, send func(*nftables.Set, []nftables.SetElement) error) error {
 	tx.own(spec.Name)
+	tx.about(Refusal{Set: spec.Name, Rule: -1})
 	set := tx.spec(spec)
 	if spec.Interval && !spec.Concatenation {
 		e = bounds(e)
@@ -186,6 +196,9 @@ func (tx *Tx) change(d changes) error {
 	for _, c := range d.countersCome {
 		tx.AddCounter(c)
 	}
+	for _, c := range d.chainsCome {
+		tx.AddChain(c) // before what may send packets there: elements of maps, rules
+	}
 	for _, s := range d.setsCome {
 		if err := tx.AddSet(s); err != nil {
 			return err
@@ -200,9 +213,6 @@ func (tx *Tx) change(d changes) error {
 			return err
 		}
 	}
-	for _, c := range d.chainsCome {
-		tx.AddChain(c)
-	}
 	for _, c := range d.rules {
 		tx.FlushChain(c.Name)
 	}
@@ -212,11 +222,11 @@ func (tx *Tx) change(d changes) error {
 	for _, c := range d.rules {
 		tx.AddRules(c)
 	}
-	for _, c := range d.chainsGo {
-		tx.DelChain(c)
-	}
 	for _, s := range d.setsGo {
 		tx.DelSet(s)
+	}
+	for _, c := range d.chainsGo {
+		tx.DelChain(c)
 	}
 	for _, c := range d.countersGo {
 		tx.DelCounter(c)
@@ -224,9 +234,9 @@ func (tx *Tx) change(d changes) error {
 	return nil
 }
 
-// replace puts the program in the place of whatever the kernel has under the owner's names; when it
+// Replace puts the program in the place of whatever the kernel has under the owner's names; when it
 // is empty and nobody else has anything in the table, the table goes too.
-func (tx *Tx) replace(want Program) error {
+func (tx *Tx) Replace(want Program) error {
 	there, err := tx.read()
 	if err != nil {
 		return err
@@ -238,15 +248,16 @@ func (tx *Tx) replace(want Program) error {
 	for _, c := range there.chains {
 		tx.nft.FlushChain(c)
 	}
-	for _, c := range there.chains {
-		if w := want.chain(c.Name); w == nil || !sound(c, *w) {
-			tx.nft.DelChain(c)
+	wanted := want.names()
+	for _, s := range there.sets { // first: elements of maps may be what refers to a chain
+		tx.nft.DelSet(s)
+		if wanted.sets[s.Name] == nil {
 			tx.res.Removed++
 		}
 	}
-	for _, s := range there.sets {
-		tx.nft.DelSet(s)
-		if want.set(s.Name) == nil {
+	for _, c := range there.chains {
+		if w := wanted.chains[c.Name]; w == nil || !sound(c, *w) {
+			tx.nft.DelChain(c)
 			tx.res.Removed++
 		}
 	}

@@ -1,0 +1,169 @@
+package nftables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"weft/internal/kernel"
+	"weft/internal/nft"
+	"weft/internal/reconcile"
+	"weft/policy"
+)
+
+// Driver keeps the policy rules. Its methods may be called by any goroutine.
+type Driver struct {
+	log   *slog.Logger
+	owner *nft.Owner
+
+	mu         sync.Mutex // one Apply at a time
+	state      *state     // nil: of nothing that we know
+	generation uint64     // of the Program that state is of
+	refused    map[refusedRule]error
+}
+
+// New returns a Driver that works in h's network namespace. It touches nothing yet.
+func New(h *kernel.Handle, log *slog.Logger) *Driver {
+	return &Driver{log: log, owner: nft.New(h, prefix, nil), refused: map[refusedRule]error{}}
+}
+
+// Close releases the Driver's socket and leaves the kernel as it is: it goes on enforcing.
+func (d *Driver) Close() { d.owner.Close() }
+
+// Observe tells whether the event undoes something of the Driver's. None does: nftables has events of
+// its own, see Watch.
+func (d *Driver) Observe(kernel.Event) bool { return false }
+
+// Invalidate makes the next Apply look at what is there.
+func (d *Driver) Invalidate() { d.owner.Invalidate() }
+
+// Watch calls kick when somebody else changed the Driver's chains or sets, until ctx ends, whose error
+// it returns. The next Apply then repairs them.
+func (d *Driver) Watch(ctx context.Context, kick func()) error { return d.owner.Watch(ctx, kick) }
+
+// Apply makes the kernel enforce u.Program, in one transaction: no packet meets half of a change. It sends
+// u.Delta when that is the difference to what it applied last and nobody else touched the rules, otherwise
+// the whole. An Update without Program removes all that is the Driver's, so that nothing is enforced.
+//
+// A rule that the kernel refuses is left out, and what it would have denied is dropped; the rest is in
+// force, and the error, of this and of every later call, names the policy and the rule. Any other error
+// means that nothing changed; the next call is the retry.
+func (d *Driver) Apply(ctx context.Context, u policy.Update) (reconcile.Result, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if u.Program == nil {
+		d.state = nil
+		return d.owner.Apply(ctx, nft.Program{}, nil)
+	}
+	res, err := d.apply(ctx, u)
+	for range maxRefusals {
+		if err == nil || !d.refuse(err) {
+			break
+		}
+		res, err = d.replace(ctx, u)
+	}
+	if err != nil {
+		d.state = nil
+		return res, err
+	}
+	d.generation = u.Generation
+	if res.Zero() {
+		d.log.Debug("policy applied", "generation", u.Generation)
+	} else {
+		d.log.Debug("policy applied", "generation", u.Generation, "added", res.Added, "changed", res.Changed, "removed", res.Removed, "repaired", res.Repaired)
+	}
+	return res, d.standing()
+}
+
+// maxRefusals bounds how often a transaction is tried again without what the kernel refused.
+const maxRefusals = 5
+
+func (d *Driver) apply(ctx context.Context, u policy.Update) (reconcile.Result, error) {
+	switch {
+	case d.state != nil && u.Generation == d.generation:
+		return d.owner.ApplyLazily(ctx, d.state.whole, nil)
+	case d.state != nil && u.Delta.Base == d.generation && u.Generation != 0:
+		s := d.state
+		s.follow(u)
+		var update func(*nft.Tx) error
+		if !s.todo.none() {
+			update = s.todo.update
+		}
+		res, err := d.owner.ApplyLazily(ctx, s.whole, update)
+		if err == nil {
+			s.done()
+		}
+		return res, err
+	}
+	clear(d.refused)
+	return d.replace(ctx, u)
+}
+
+// replace writes the whole Program.
+func (d *Driver) replace(ctx context.Context, u policy.Update) (reconcile.Result, error) {
+	d.state = newState(u.Program, d.refused)
+	return d.owner.ApplyLazily(ctx, d.state.whole, func(tx *nft.Tx) error { return tx.Replace(d.state.whole()) })
+}
+
+// refuse notes the rules that the kernel refused, and tells whether there are any new ones.
+func (d *Driver) refuse(err error) bool {
+	if d.state == nil {
+		return false
+	}
+	byName := map[string]*chainState{}
+	for _, c := range d.state.chains {
+		byName[c.Name] = c
+	}
+	found := false
+	for _, r := range nft.Refusals(err) {
+		c := byName[r.Chain]
+		if c == nil || r.Rule < 0 || r.Rule >= len(c.of) {
+			continue
+		}
+		for _, key := range c.of[r.Rule].source {
+			if d.refused[key] == nil {
+				found = true
+				d.refused[key] = r.Err
+				d.log.Error("the kernel refuses a policy's rule", "chain", key.chain, "rule", key.rule, "err", r.Err)
+			}
+		}
+	}
+	return found
+}
+
+// standing is the error about the rules that the kernel refused and that are still wanted.
+func (d *Driver) standing() error {
+	var errs []error
+	for key, err := range d.refused {
+		c := d.state.chains[key.chain]
+		if c != nil && c.has(key) {
+			errs = append(errs, fmt.Errorf("%s, rule %q: the kernel refuses it, so that what it allows is not allowed and what it denies or passes over is dropped: %w", key.chain, key.rule, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Barrier keeps pods closed until the first Program is known: unless there are rules of ours in the
+// kernel, which an earlier process left and which stay in force, it installs those of a Program
+// without pods, by which whatever a pod sends or is sent is dropped.
+func (d *Driver) Barrier(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state != nil {
+		return nil
+	}
+	there, err := d.owner.Enforcing(ctx, chainRaw, chainFrom, chainTo, chainInput, chainOutput)
+	if err != nil || there {
+		return err
+	}
+	empty := &policy.Program{}
+	_, err = d.replace(ctx, policy.Update{Program: empty})
+	d.state = nil
+	if err != nil {
+		return fmt.Errorf("close pods until policy is known: %w", err)
+	}
+	d.log.Info("pods are closed until policy is known")
+	return nil
+}
