@@ -24,6 +24,9 @@ const (
 	// their chains; they are cleared before it leaves them.
 	PolicyMark = 0x0f000000
 
+	// HeldMark is the bit of a connection's mark (ct mark) that says: policy denies it now, drop it.
+	HeldMark = 0x08000000
+
 	// LogGroup is the NFLOG group of packets that policy denied or logged.
 	LogGroup = 8787
 )

@@ -1,0 +1,217 @@
+package conntrack
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"weft/internal/testkit"
+	"weft/model"
+)
+
+// limit is what a connection that policy denies may live on.
+const limit = time.Second
+
+// kinds calls f for each protocol and family.
+func kinds(f func(network string, family model.Family)) {
+	for _, network := range []string{"tcp", "udp"} {
+		for _, family := range []model.Family{model.IPv4, model.IPv6} {
+			f(network, family)
+		}
+	}
+}
+
+// streams opens several streams to web of each kind.
+func (r *rig) streams(from testkit.NS, port uint16, each int) (all []*stream) {
+	for range each {
+		kinds(func(network string, family model.Family) {
+			all = append(all, r.stream(network, family, from, port))
+			port++
+		})
+	}
+	return all
+}
+
+// alive counts the streams on which something arrived after a moment.
+func alive(all []*stream, after time.Time) (n int) {
+	for _, s := range all {
+		if s.last().After(after) {
+			n++
+		}
+	}
+	return n
+}
+
+// A change that denies ends the streams that it is about, in both directions and for as long as it
+// holds; others go on. What is allowed again goes on.
+func TestDeniedStreamsAreCut(t *testing.T) {
+	r := newRig(t)
+	c := r.cutter(Options{})
+	r.apply(c, r.compiler.Flush())
+	denied, allowed := r.streams(r.peer, 5000, 2), r.streams(r.shop, 6000, 2)
+	var took []time.Duration
+	var lived, disturbed, chances int
+	for range testkit.Count(20) {
+		begin := time.Now()
+		res := r.deny(c, true)
+		if res.Cut != len(denied) {
+			t.Errorf("%d connections were cut, want %d", res.Cut, len(denied))
+		}
+		time.Sleep(time.Until(begin.Add(limit + 300*time.Millisecond)))
+		for _, s := range denied {
+			d := max(0, s.last().Sub(begin))
+			if took = append(took, d); d > limit {
+				lived++
+				t.Errorf("%s lived on for %v at least", s.name, d)
+			}
+		}
+		chances += len(allowed)
+		disturbed += len(allowed) - alive(allowed, time.Now().Add(-300*time.Millisecond))
+		res = r.deny(c, false)
+		if res.Released != len(denied) || res.Cut != 0 {
+			t.Errorf("%d connections were released and %d cut, want %d and 0", res.Released, res.Cut, len(denied))
+		}
+		freed := time.Now()
+		testkit.Eventually(t, 10*time.Second, "all streams go on", func() bool { return alive(denied, freed) == len(denied) })
+	}
+	slices.Sort(took)
+	t.Logf("%d of %d streams lived on for more than %v; time to cut: median %v, p99 %v, most %v", lived, len(took), limit,
+		took[len(took)/2], took[len(took)*99/100], took[len(took)-1])
+	t.Logf("%d of %d streams that stayed allowed were disturbed", disturbed, chances)
+	if disturbed > 0 {
+		t.Errorf("%d of %d streams that stayed allowed were disturbed", disturbed, chances)
+	}
+	if r.ruled() {
+		t.Error("the rule is left although nothing is held")
+	}
+}
+
+// ruled tells whether the rule that holds connections is there.
+func (r *rig) ruled() bool {
+	r.t.Helper()
+	return strings.Contains(testkit.Run(r.t, r.node, "nft", "list", "tables"), "inet weft")
+}
+
+// A Cutter that begins finds what was allowed before, keeps what an earlier one holds, and releases it
+// later. What stays held stays so through changes that are about others.
+func TestRestart(t *testing.T) {
+	r := newRig(t)
+	denied, other := r.streams(r.peer, 5000, 1), r.streams(r.shop, 6000, 1)
+	r.deny(nil, true)
+	u := r.compiler.Flush()
+	for round := range 3 {
+		c := r.cutter(Options{})
+		res := r.apply(c, u)
+		if want := []int{len(denied), 0, 0}[round]; res.Cut != want {
+			t.Errorf("Cutter %d cut %d connections, want %d", round, res.Cut, want)
+		}
+		if n := alive(denied, time.Now()); n > 0 || !r.ruled() {
+			t.Errorf("after Cutter %d began, %d of %d denied streams are alive; rule: %v", round, n, len(denied), r.ruled())
+		}
+		r.policy("shop", "app == 'shop'", address(9, model.IPv4))
+		r.apply(c, r.compiler.Flush())
+		r.policy("shop", "app == 'shop'")
+		u = r.compiler.Flush()
+		if res := r.apply(c, u); res.Released != 0 {
+			t.Errorf("%d connections were released by a change that is about others", res.Released)
+		}
+		dropped, err := c.Dropped(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		testkit.Eventually(t, 5*time.Second, "packets are dropped", func() bool {
+			now, _ := c.Dropped(t.Context())
+			return now > dropped
+		})
+		c.Close()
+	}
+	c := r.cutter(Options{})
+	r.apply(c, u)
+	r.deny(c, false)
+	freed := time.Now()
+	testkit.Eventually(t, 10*time.Second, "all streams go on", func() bool { return alive(denied, freed) == len(denied) })
+	if n := alive(other, freed); n != len(other) || r.ruled() {
+		t.Errorf("%d of %d other streams are alive; rule: %v", n, len(other), r.ruled())
+	}
+}
+
+// The connections of a pod that is gone end, whatever policy says of whoever has its address next.
+func TestConnectionsOfGonePods(t *testing.T) {
+	r := newRig(t)
+	c := r.cutter(Options{})
+	r.apply(c, r.compiler.Flush())
+	r.streams(r.peer, 5000, 1)
+	r.compiler.DeleteEndpoint(model.EndpointID{Namespace: "default", Pod: "web", Interface: "eth0"})
+	if res := r.apply(c, r.compiler.Flush()); res.Ended != 4 {
+		t.Errorf("%d connections ended, want 4: %+v", res.Ended, res)
+	}
+}
+
+// A storm of changes looks at the table now and then, and asks for another Apply after the last.
+func TestStormIsPutOff(t *testing.T) {
+	r := newRig(t)
+	kicks := make(chan struct{}, 1000)
+	c := r.cutter(Options{Kick: func() { kicks <- struct{}{} }})
+	r.apply(c, r.compiler.Flush())
+	denied := r.streams(r.peer, 5000, 1)
+	deferred := 0
+	begin := time.Now()
+	for n := range 100 {
+		r.policy("shop", "app == 'shop'", address(byte(100+n), model.IPv4))
+		if r.apply(c, r.compiler.Flush()).Deferred {
+			deferred++
+		}
+	}
+	r.policy("web", "app == 'web'", address(9, model.IPv4), address(9, model.IPv6))
+	last := time.Now()
+	for res := r.apply(c, r.compiler.Flush()); res.Cut < len(denied); res = r.apply(c, r.compiler.Flush()) {
+		select {
+		case <-kicks:
+		case <-time.After(limit):
+			t.Fatal("no Apply is asked for")
+		}
+	}
+	t.Logf("%d of 100 changes within %v put off; the last one cut after %v", deferred, last.Sub(begin), time.Since(last))
+	if deferred == 0 || time.Since(last) > limit {
+		t.Errorf("%d changes put off, the last one cut after %v", deferred, time.Since(last))
+	}
+}
+
+// Controls: without the Cutter every denied stream goes on; with one that deletes entries, those come
+// back the other way round whose answering end sends first.
+func TestControls(t *testing.T) {
+	r := newRig(t)
+	first := r.compiler.Flush()
+	denied := r.streams(r.peer, 5000, 5)
+	r.deny(nil, true)
+	time.Sleep(limit)
+	n := alive(denied, time.Now().Add(-100*time.Millisecond))
+	t.Logf("without a Cutter %d of %d denied streams go on", n, len(denied))
+	if n != len(denied) {
+		t.Errorf("without a Cutter %d of %d denied streams go on: the ruleset asks about more than new connections", n, len(denied))
+	}
+	r.deny(nil, false)
+	c := r.cutter(Options{Delete: true})
+	r.apply(c, first)
+	back := map[string]int{}
+	rounds := testkit.Count(10)
+	for range rounds {
+		r.deny(c, true)
+		time.Sleep(limit)
+		now := time.Now().Add(-100 * time.Millisecond)
+		for _, s := range denied {
+			if s.last().After(now) {
+				back[s.network]++
+			}
+		}
+		r.deny(c, false)
+		freed := time.Now()
+		testkit.Eventually(t, 10*time.Second, "all streams go on", func() bool { return alive(denied, freed) == len(denied) })
+	}
+	all := len(denied) / 2 * rounds
+	t.Logf("deleted and back the other way round: %d of %d TCP streams, %d of %d UDP streams", back["tcp"], all, back["udp"], all)
+	if back["tcp"]+back["udp"] == 0 {
+		t.Error("no deleted stream came back: is there still a reason to hold them?")
+	}
+}
