@@ -63,7 +63,7 @@ func TestDelta(t *testing.T) {
 				what = append(what, w.Step(k))
 			}
 			u := k.Flush()
-			if u.Delta.Base == d.generation && d.state != nil {
+			if u.Delta.Base == d.generation && d.state != nil && d.state.program == u.Program {
 				byDelta++
 			}
 			if _, err := d.Apply(ctx, u); err != nil {
@@ -77,6 +77,9 @@ func TestDelta(t *testing.T) {
 			}
 			fresh.Close()
 		}
+	}
+	if byDelta < steps {
+		t.Errorf("%d of %d steps by difference", byDelta, steps)
 	}
 	t.Logf("%d steps of 1 to 3 changes, %d of them by difference: each left what writing the whole gives", steps, byDelta)
 }

@@ -81,11 +81,11 @@ func (d *Driver) Apply(ctx context.Context, u policy.Update) (reconcile.Result, 
 const maxRefusals = 5
 
 func (d *Driver) apply(ctx context.Context, u policy.Update) (reconcile.Result, error) {
-	switch {
-	case d.state != nil && u.Generation == d.generation:
-		return d.owner.ApplyLazily(ctx, d.state.whole, nil)
-	case d.state != nil && u.Delta.Base == d.generation && u.Generation != 0:
-		s := d.state
+	s := d.state
+	switch same := s != nil && s.program == u.Program; { // of one Compiler, whose Program has one place
+	case same && u.Generation == d.generation:
+		return d.owner.ApplyLazily(ctx, s.whole, nil)
+	case same && u.Delta.Base == d.generation:
 		s.follow(u)
 		var update func(*nft.Tx) error
 		if !s.todo.none() {
@@ -103,8 +103,9 @@ func (d *Driver) apply(ctx context.Context, u policy.Update) (reconcile.Result, 
 
 // replace writes the whole Program.
 func (d *Driver) replace(ctx context.Context, u policy.Update) (reconcile.Result, error) {
-	d.state = newState(u.Program, d.refused)
-	return d.owner.ApplyLazily(ctx, d.state.whole, func(tx *nft.Tx) error { return tx.Replace(d.state.whole()) })
+	s := newState(u.Program, d.refused)
+	d.state = s
+	return d.owner.ApplyLazily(ctx, s.whole, func(tx *nft.Tx) error { return tx.Replace(s.whole()) })
 }
 
 // refuse notes the rules that the kernel refused, and tells whether there are any new ones.

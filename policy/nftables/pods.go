@@ -32,13 +32,6 @@ func familySuffix(f model.Family) string {
 	return "6"
 }
 
-func familyIndex(f model.Family) int {
-	if f == model.IPv4 {
-		return 0
-	}
-	return 1
-}
-
 func specPods() lib.Set {
 	return lib.Set{Name: setPods, KeyType: lib.TypeIFName, KeyByteOrder: binaryutil.NativeEndian, Comment: "devices of pods with an entry"}
 }
