@@ -70,27 +70,22 @@ func (d *Driver) Invalidate() { d.look.Store(true) }
 func (d *Driver) Observe(kernel.Event) bool { return false }
 
 // Apply makes the kernel run u.Program: by u.Delta when what it is based on is what was applied last,
-// else as a whole. An update of generation 0 removes all that is ours, in both backends. It returns
-// every error; the next call is the retry.
+// else as a whole. The zero Update, without a Program, removes all that is ours, in both backends. It
+// returns every error; the next call is the retry.
 func (d *Driver) Apply(ctx context.Context, u policy.Update) (res reconcile.Result, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if u.Generation == 0 || u.Program == nil {
+	if u.Program == nil {
 		res, err = d.remove(ctx)
 	} else {
 		res, err = d.apply(ctx, &u)
 	}
 	d.noteOutline()
-	switch {
-	case err != nil:
-		return res, err
-	case res.Zero():
-		d.log.Debug("policy applied", "generation", u.Generation, "backend", string(d.in))
-	default:
-		d.log.Info("policy applied", "generation", u.Generation, "backend", string(d.in), "added", res.Added, "changed", res.Changed,
+	if err == nil {
+		d.log.Debug("policy applied", "generation", u.Generation, "backend", string(d.in), "added", res.Added, "changed", res.Changed,
 			"removed", res.Removed, "repaired", res.Repaired)
 	}
-	return res, nil
+	return res, err
 }
 
 func (d *Driver) apply(ctx context.Context, u *policy.Update) (res reconcile.Result, err error) {

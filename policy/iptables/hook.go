@@ -8,20 +8,26 @@ import (
 )
 
 // policyChain renders the rules of a policy or profile for one family. Chains are jumped to: goto
-// in them ends the policy, and goes on behind the jump.
-func policyChain(c *policy.Chain, d model.Direction, m *matcher) []string {
-	var lines []string
+// in them ends the policy, and goes on behind the jump. counts says for each line whose packets it
+// counts: a rule's Index, or -1.
+func policyChain(c *policy.Chain, d model.Direction, m *matcher) (lines []string, counts []int) {
+	lines = []string{}
 	note := comment(string(c.ID)) // in the first rule, for who reads
 	for i := range c.Rules {
 		r := &c.Rules[i]
 		for _, match := range m.matches(r) {
-			for _, target := range targets(c, r, d) {
+			for n, target := range targets(c, r, d) {
 				lines = append(lines, words(match, note, target))
 				note = ""
+				if n == 0 {
+					counts = append(counts, r.Index)
+				} else {
+					counts = append(counts, -1)
+				}
 			}
 		}
 	}
-	return lines
+	return lines, counts
 }
 
 // targets are what becomes of the packets that a rule matches.

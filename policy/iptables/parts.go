@@ -20,6 +20,8 @@ type key struct {
 type part struct {
 	chains map[key][]string
 	lists  map[string][]netip.Prefix // sets of prefixes that its rules list
+	id     policy.ChainID            // of a policy's or profile's
+	counts map[key][]int             // and which rule each line of its chains counts for
 }
 
 func newPart() part { return part{chains: map[key][]string{}, lists: map[string][]netip.Prefix{}} }
@@ -132,13 +134,15 @@ func podPart(e *policy.Endpoint) part {
 // chainPart is the chain of a policy or profile, in the table where it is asked.
 func chainPart(c *policy.Chain, table string) part {
 	p := newPart()
+	p.id, p.counts = c.ID, map[key][]int{}
 	d := model.Ingress
 	if egress(c.ID) {
 		d = model.Egress
 	}
 	for _, f := range families {
 		m := &matcher{family: f, lists: p.lists}
-		p.chains[key{f, table, chainName(c.ID)}] = policyChain(c, d, m)
+		k := key{f, table, chainName(c.ID)}
+		p.chains[k], p.counts[k] = policyChain(c, d, m)
 	}
 	return p
 }
