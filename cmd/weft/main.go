@@ -9,6 +9,7 @@ import (
 
 	"weft/bench"
 	"weft/cli"
+	"weft/encryption/wireguard/userspace"
 	"weft/lab"
 	"weft/node"
 )
@@ -20,6 +21,6 @@ func main() { os.Exit(cli.Execute(context.Background(), root())) }
 
 func root() *cobra.Command {
 	root := cli.Root(version)
-	root.AddCommand(node.Command(version), node.StoreCommand(), lab.Command(), bench.DemoCommand(), bench.Command())
+	root.AddCommand(node.Command(version), node.StoreCommand(), lab.Command(), bench.DemoCommand(), bench.Command(), userspace.Command())
 	return root
 }

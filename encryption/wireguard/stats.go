@@ -1,0 +1,54 @@
+package wireguard
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"weft/model"
+)
+
+// PeerStatus is what a device knows of a peer.
+type PeerStatus struct {
+	Device string
+	// Node is whose key it is by the last plan; empty for a peer that somebody else added.
+	Node     model.NodeName
+	Key      model.PublicKey
+	Endpoint netip.AddrPort // where it is sent to; invalid: not known yet
+	// LastHandshake is when keys were last agreed on; zero: never.
+	LastHandshake time.Time
+	Rx, Tx        uint64 // bytes, with the protocol's own
+	AllowedIPs    []netip.Prefix
+}
+
+// Peers reads the peers of all devices, sorted by device and node.
+func (d *Driver) Peers(ctx context.Context) ([]PeerStatus, error) {
+	d.running.Lock()
+	defer d.running.Unlock()
+	d.mu.Lock()
+	devices := maps.Clone(d.devices)
+	d.mu.Unlock()
+	var out []PeerStatus
+	var errs []error
+	for name, dev := range devices {
+		s, err := d.control.read(ctx, name)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for k, p := range s.peers {
+			out = append(out, PeerStatus{
+				Device: name, Node: dev.nodes[k], Key: k, Endpoint: p.endpoint, LastHandshake: p.handshake,
+				Rx: p.rx, Tx: p.tx, AllowedIPs: p.allowed,
+			})
+		}
+	}
+	slices.SortFunc(out, func(a, b PeerStatus) int {
+		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Node, b.Node), slices.Compare(a.Key[:], b.Key[:]))
+	})
+	return out, errors.Join(errs...)
+}
