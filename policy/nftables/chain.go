@@ -172,26 +172,30 @@ func (r *rendering) alternatives(u *unit) [][]expr.Any {
 		return nil // a packet of this protocol has no ports to be one of them
 	}
 	head := r.head(u)
-	src, dst := r.end(&rule.Src, nft.SourceAddr, rule.Family), r.end(&rule.Dst, nft.DestAddr, rule.Family)
-	tail := nft.Rule(src, dst, r.icmp(rule))
+	ends := both(r.end(&rule.Src, nft.SourceAddr, rule.Family), r.end(&rule.Dst, nft.DestAddr, rule.Family))
+	tails := both(ends, [][]expr.Any{r.icmp(rule)})
 	not := nft.Rule(r.notPorts(rule.Src.NotPorts, rule.Family, nft.SourceAddr, nft.SourcePort()),
 		r.notPorts(rule.Dst.NotPorts, rule.Family, nft.DestAddr, nft.DestPort()))
 	switch {
 	case len(not) == 0:
 	case withPorts || wants:
-		tail = nft.Rule(tail, not)
+		tails = both(tails, [][]expr.Any{not})
 	case rule.Protocol != 0: // a protocol without ports: its packets are none of these
 	default:
 		// Packets without ports are none of these either, and have none to look at.
 		ported := r.lookup(r.protocolsWithPorts())
-		return [][]expr.Any{
-			nft.Rule(head, nft.NotIn(ported, nft.L4Proto()), tail),
-			nft.Rule(head, nft.In(ported, nft.L4Proto()), tail, not)}
+		return both([][]expr.Any{nft.Rule(head, nft.NotIn(ported, nft.L4Proto())), nft.Rule(head, nft.In(ported, nft.L4Proto()), not)}, tails)
 	}
+	ports := both(r.ports(rule.Dst.Ports, rule.Family, nft.DestAddr, nft.DestPort()), r.ports(rule.Src.Ports, rule.Family, nft.SourceAddr, nft.SourcePort()))
+	return both(both([][]expr.Any{head}, ports), tails)
+}
+
+// both returns the ways in which one of a and one of b is fulfilled.
+func both(a, b [][]expr.Any) [][]expr.Any {
 	var all [][]expr.Any
-	for _, s := range r.ports(rule.Src.Ports, rule.Family, nft.SourceAddr, nft.SourcePort()) {
-		for _, d := range r.ports(rule.Dst.Ports, rule.Family, nft.DestAddr, nft.DestPort()) {
-			all = append(all, nft.Rule(head, d, s, tail))
+	for _, x := range a {
+		for _, y := range b {
+			all = append(all, nft.Rule(x, y))
 		}
 	}
 	return all
@@ -235,8 +239,8 @@ func (r *rendering) icmp(rule *policy.Rule) []expr.Any {
 	return e
 }
 
-// end is what is asked of an address.
-func (r *rendering) end(m *policy.Match, addr func(model.Family) nft.Field, f model.Family) []expr.Any {
+// end returns the ways in which an address can be what is asked.
+func (r *rendering) end(m *policy.Match, addr func(model.Family) nft.Field, f model.Family) [][]expr.Any {
 	var e []expr.Any
 	switch len(m.Nets) {
 	case 0:
@@ -252,13 +256,28 @@ func (r *rendering) end(m *policy.Match, addr func(model.Family) nft.Field, f mo
 	default:
 		e = nft.Rule(e, nft.NotIn(r.lookup(r.addresses(f, m.NotNets)), addr(f)))
 	}
-	for _, id := range m.In {
-		e = nft.Rule(e, nft.In(r.setName(id), addr(f)))
-	}
 	for _, id := range m.NotIn {
-		e = nft.Rule(e, nft.NotIn(r.setName(id), addr(f)))
+		for _, n := range r.tablesOf(id) {
+			e = nft.Rule(e, nft.NotIn(n.name, n.field(addr(f), f)))
+		}
 	}
-	return e
+	ways := [][]expr.Any{e}
+	for _, id := range m.In {
+		var in [][]expr.Any
+		for _, n := range r.tablesOf(id) {
+			in = append(in, nft.In(n.name, n.field(addr(f), f)))
+		}
+		ways = both(in, ways)
+	}
+	return ways
+}
+
+// field is what is looked up of an address.
+func (n table) field(addr nft.Field, f model.Family) nft.Field {
+	if n.bits < 0 {
+		return addr
+	}
+	return addr.Masked(nft.PrefixMask(f, n.bits))
 }
 
 // inPrefix matches an address in a prefix, and its family; CmpOpNeq one that is not in it, family aside.
@@ -275,11 +294,11 @@ func inPrefix(n netip.Prefix, addr func(model.Family) nft.Field, op expr.CmpOp) 
 	return nft.Rule(nft.Family(f), field.Is(n.Addr().AsSlice()...))
 }
 
-func (r *rendering) setName(id policy.SetID) string {
+func (r *rendering) tablesOf(id policy.SetID) []table {
 	if t := r.sets[id]; t != nil {
-		return t.name()
+		return t.tables()
 	}
-	return setName(id, false) // there is none; the kernel will say so
+	return []table{{hashName(id), -1}} // there is none; the kernel will say so
 }
 
 // ports returns the ways in which an end can be one of some ports; one that asks nothing when any will do.
@@ -296,7 +315,7 @@ func (r *rendering) ports(p *policy.Ports, f model.Family, addr func(model.Famil
 		ways = append(ways, nft.In(r.lookup(r.portRanges(p.Ranges)), port))
 	}
 	for _, id := range p.Sets {
-		ways = append(ways, nft.In(r.setName(id), addr(f), nft.L4Proto(), port))
+		ways = append(ways, nft.In(hashName(id), addr(f), nft.L4Proto(), port))
 	}
 	return ways
 }
@@ -315,7 +334,7 @@ func (r *rendering) notPorts(p *policy.Ports, f model.Family, addr func(model.Fa
 		e = nft.NotIn(r.lookup(r.portRanges(p.Ranges)), port)
 	}
 	for _, id := range p.Sets {
-		e = nft.Rule(e, nft.NotIn(r.setName(id), addr(f), nft.L4Proto(), port))
+		e = nft.Rule(e, nft.NotIn(hashName(id), addr(f), nft.L4Proto(), port))
 	}
 	return e
 }

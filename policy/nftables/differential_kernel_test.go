@@ -139,6 +139,7 @@ func TestAgainstEval(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		d.cutFrom = []int{manyMembers, 3}[seed%2] // small worlds have small sets
 		apply(t, d, policy.Update{Program: p, Generation: 1000 + seed})
 		worlds++
 		clear(x.byID)

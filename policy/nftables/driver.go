@@ -15,8 +15,9 @@ import (
 
 // Driver keeps the policy rules. Its methods may be called by any goroutine.
 type Driver struct {
-	log   *slog.Logger
-	owner *nft.Owner
+	log     *slog.Logger
+	owner   *nft.Owner
+	cutFrom int // see manyMembers
 
 	mu         sync.Mutex // one Apply at a time
 	state      *state     // nil: of nothing that we know
@@ -26,7 +27,7 @@ type Driver struct {
 
 // New returns a Driver that works in h's network namespace. It touches nothing yet.
 func New(h *kernel.Handle, log *slog.Logger) *Driver {
-	return &Driver{log: log, owner: nft.New(h, prefix, nil), refused: map[refusedRule]error{}}
+	return &Driver{log: log, owner: nft.New(h, prefix, nil), refused: map[refusedRule]error{}, cutFrom: manyMembers}
 }
 
 // Close releases the Driver's socket and leaves the kernel as it is: it goes on enforcing.
@@ -93,6 +94,7 @@ func (d *Driver) apply(ctx context.Context, u policy.Update) (reconcile.Result, 
 		}
 		res, err := d.owner.ApplyLazily(ctx, s.whole, update)
 		if err == nil {
+			err = d.verify(ctx, s.todo.sets)
 			s.done()
 		}
 		return res, err
@@ -103,9 +105,34 @@ func (d *Driver) apply(ctx context.Context, u policy.Update) (reconcile.Result, 
 
 // replace writes the whole Program.
 func (d *Driver) replace(ctx context.Context, u policy.Update) (reconcile.Result, error) {
-	s := newState(u.Program, d.refused)
+	s := newState(u.Program, d.refused, d.cutFrom)
 	d.state = s
-	return d.owner.ApplyLazily(ctx, s.whole, func(tx *nft.Tx) error { return tx.Replace(s.whole()) })
+	whole := s.whole()
+	res, err := d.owner.ApplyLazily(ctx, s.whole, func(tx *nft.Tx) error { return tx.Replace(whole) })
+	if err == nil {
+		err = d.verify(ctx, whole.Sets)
+	}
+	return res, err
+}
+
+// verify counts what the kernel has in big hashes that were written: what does not fit into a message's
+// attributes is lost without an error.
+func (d *Driver) verify(ctx context.Context, sets []nft.Set) error {
+	for _, set := range sets {
+		if set.Spec.Interval || set.Elements == nil {
+			continue
+		}
+		want := len(set.Elements())
+		if want < manyMembers {
+			continue
+		}
+		if got, err := d.owner.CountElements(ctx, set.Spec.Name); err != nil {
+			return err
+		} else if got != want {
+			return fmt.Errorf("set %s (%s): the kernel has %d of %d elements", set.Spec.Name, set.Spec.Comment, got, want)
+		}
+	}
+	return nil
 }
 
 // refuse notes the rules that the kernel refused, and tells whether there are any new ones.

@@ -1,7 +1,10 @@
 package nftables
 
 import (
+	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	lib "github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -11,32 +14,86 @@ import (
 	"weft/policy"
 )
 
+// A set with prefixes of more than one address is one of ranges while it is small: one lookup, whatever
+// the lengths of its prefixes. The kernel rewrites such a set as a whole when one range of it changes. From
+// so many members on it is cut into hashes, one for each length of prefix, unless there are too many of these.
+const (
+	manyMembers = 4096
+	mostHashes  = 20
+)
+
+// layout is how the kernel keeps a set.
+type layout uint8
+
+const (
+	hashed layout = iota // single addresses, or addresses with ports
+	ranged               // ranges of addresses that do not overlap
+	cut                  // hashes by length of prefix
+)
+
 // setState is a set of the Program as the kernel has it.
 type setState struct {
-	id   policy.SetID
-	wide int // members that are more than one address
-	// cover is of a set with wide members, whose ranges must not overlap; widest are its ranges.
+	id     policy.SetID
+	layout layout
+	counts map[int]int // members by length of their prefix
+	// cover is of a ranged set, and widest are its ranges.
 	cover  *policy.Cover
 	widest map[netip.Prefix]struct{}
 }
 
-// setName is a set's name by what its kind of elements is: a hash of addresses, ranges of addresses,
-// or a hash of addresses with ports.
-func setName(id policy.SetID, ranges bool) string {
+// table is one of the kernel's sets that a set consists of: one, or when cut one for each length.
+type table struct {
+	name string
+	bits int // the address is cut to so many bits; -1: it is not
+}
+
+func (t *setState) tables() []table {
 	switch {
-	case id.HasPorts():
+	case t.layout == cut:
+		var list []table
+		for _, bits := range slices.Sorted(maps.Keys(t.counts)) {
+			list = append(list, table{digest("cut", t.id.String(), fmt.Sprint(bits)), bits})
+		}
+		return list
+	case t.layout == ranged:
+		return []table{{digest("nets", t.id.String()), -1}}
+	}
+	return []table{{hashName(t.id), -1}}
+}
+
+func hashName(id policy.SetID) string {
+	if id.HasPorts() {
 		return digest("port", id.String())
-	case ranges:
-		return digest("nets", id.String())
 	}
 	return digest("addr", id.String())
 }
 
-func (t *setState) name() string { return setName(t.id, t.cover != nil) }
+// best returns the layout for the members that are counted.
+func (t *setState) best(cutFrom int) layout {
+	members := 0
+	for _, n := range t.counts {
+		members += n
+	}
+	longest := 32
+	if t.id.Family == model.IPv6 {
+		longest = 128
+	}
+	_, single := t.counts[longest]
+	switch {
+	case t.id.HasPorts(), len(t.counts) == 0, len(t.counts) == 1 && single:
+		return hashed
+	case members >= cutFrom && len(t.counts) <= mostHashes:
+		return cut
+	}
+	return ranged
+}
 
-func (t *setState) spec() lib.Set {
-	spec := lib.Set{Name: t.name(), KeyType: nft.AddrType(t.id.Family), KeyByteOrder: binaryutil.BigEndian,
-		Interval: t.cover != nil, Comment: nft.Comment(t.id.String())}
+func (t *setState) spec(n table) lib.Set {
+	spec := lib.Set{Name: n.name, KeyType: nft.AddrType(t.id.Family), KeyByteOrder: binaryutil.BigEndian,
+		Interval: t.layout == ranged, Comment: nft.Comment(t.id.String())}
+	if n.bits >= 0 {
+		spec.Comment = nft.Comment(fmt.Sprintf("/%d of %s", n.bits, t.id))
+	}
 	if t.id.HasPorts() {
 		spec.KeyType = lib.MustConcatSetType(spec.KeyType, lib.TypeInetProto, lib.TypeInetService)
 		spec.Concatenation = true
@@ -44,25 +101,32 @@ func (t *setState) spec() lib.Set {
 	return spec
 }
 
-func (s *state) kernelSet(t *setState) nft.Set {
-	return nft.Set{Spec: t.spec(), Elements: func() []lib.SetElement {
-		if t.cover != nil {
-			e := make([]lib.SetElement, 0, len(t.widest))
-			for p := range t.widest {
-				e = append(e, nft.Range(p))
+// kernelSets are the tables with their elements.
+func (s *state) kernelSets(t *setState) []nft.Set {
+	var list []nft.Set
+	for _, n := range t.tables() {
+		list = append(list, nft.Set{Spec: t.spec(n), Elements: func() []lib.SetElement {
+			if t.layout == ranged {
+				e := make([]lib.SetElement, 0, len(t.widest))
+				for p := range t.widest {
+					e = append(e, nft.Range(p))
+				}
+				return e
+			}
+			members := s.program.Sets[t.id]
+			e := make([]lib.SetElement, 0, members.Len())
+			for m := range members.All() {
+				if n.bits < 0 || m.Prefix.Bits() == n.bits {
+					e = append(e, memberElement(m))
+				}
 			}
 			return e
-		}
-		members := s.program.Sets[t.id]
-		e := make([]lib.SetElement, 0, members.Len())
-		for m := range members.All() {
-			e = append(e, memberElement(m))
-		}
-		return e
-	}}
+		}})
+	}
+	return list
 }
 
-// memberElement is the element of a single address, with or without its port.
+// memberElement is the element of an address, or of a prefix of its table's length, with or without a port.
 func memberElement(m policy.Member) lib.SetElement {
 	key := m.Prefix.Addr().AsSlice()
 	if m.Protocol != 0 {
@@ -71,39 +135,42 @@ func memberElement(m policy.Member) lib.SetElement {
 	return lib.SetElement{Key: key}
 }
 
-func isWide(m policy.Member) bool { return !m.Prefix.IsSingleIP() }
-
 // addSet begins a set as the Program has it.
 func (s *state) addSet(id policy.SetID) {
 	if id.Staged {
 		return
 	}
-	t := &setState{id: id}
+	t := &setState{id: id, counts: map[int]int{}}
 	s.sets[id] = t
 	for m := range s.program.Sets[id].All() {
-		if isWide(m) {
-			t.wide++
-		}
+		t.counts[m.Prefix.Bits()]++
 	}
-	if t.wide > 0 {
-		t.widen(s.program.Sets[id])
-	}
-	s.todo.sets = append(s.todo.sets, s.kernelSet(t))
+	s.lay(t)
+	s.todo.sets = append(s.todo.sets, s.kernelSets(t)...)
 }
 
-func (s *state) removeSet(id policy.SetID) {
-	if t := s.sets[id]; t != nil {
-		s.todo.setsGone = append(s.todo.setsGone, t.name())
-		delete(s.sets, id)
+// lay gives a set the layout for its members.
+func (s *state) lay(t *setState) {
+	t.cover, t.widest = nil, nil
+	if t.layout = t.best(s.cutFrom); t.layout != ranged {
+		return
 	}
-}
-
-// widen makes t a set of ranges.
-func (t *setState) widen(members *policy.Set) {
+	members := s.program.Sets[t.id]
 	t.cover, t.widest = &policy.Cover{}, make(map[netip.Prefix]struct{}, members.Len())
 	for m := range members.All() {
 		t.note(t.cover.Insert(m.Prefix))
 	}
+}
+
+func (s *state) removeSet(id policy.SetID) {
+	t := s.sets[id]
+	if t == nil {
+		return
+	}
+	for _, n := range t.tables() {
+		s.todo.setsGone = append(s.todo.setsGone, n.name)
+	}
+	delete(s.sets, id)
 }
 
 func (t *setState) note(added, removed []netip.Prefix) {
@@ -115,50 +182,66 @@ func (t *setState) note(added, removed []netip.Prefix) {
 	}
 }
 
-// changeMembers follows a change of members, and tells whether the set has another kind and name for it.
-func (s *state) changeMembers(d *policy.MemberDelta) (renamed bool) {
+// changeMembers follows a change of members, and tells whether rules must refer to the set in another way.
+func (s *state) changeMembers(d *policy.MemberDelta) (moved bool) {
 	t := s.sets[d.Set]
 	if t == nil {
 		return false // staged
 	}
+	before := t.tables()
 	for _, m := range d.Added {
-		if isWide(m) {
-			t.wide++
-		}
+		t.counts[m.Prefix.Bits()]++
 	}
 	for _, m := range d.Removed {
-		if isWide(m) {
-			t.wide--
+		if t.counts[m.Prefix.Bits()]--; t.counts[m.Prefix.Bits()] == 0 {
+			delete(t.counts, m.Prefix.Bits())
 		}
 	}
-	if ranges := t.wide > 0; ranges != (t.cover != nil) {
-		s.todo.setsGone = append(s.todo.setsGone, t.name())
-		t.cover, t.widest = nil, nil
-		if ranges {
-			t.widen(s.program.Sets[d.Set])
+	if t.best(s.cutFrom) != t.layout {
+		for _, n := range before {
+			s.todo.setsGone = append(s.todo.setsGone, n.name)
 		}
-		s.todo.sets = append(s.todo.sets, s.kernelSet(t))
+		s.lay(t)
+		s.todo.sets = append(s.todo.sets, s.kernelSets(t)...)
 		return true
 	}
-	e := elements{set: t.spec()}
-	if t.cover == nil {
-		for _, m := range d.Removed {
-			e.del = append(e.del, memberElement(m))
+	if t.layout == ranged {
+		e := elements{set: t.spec(before[0])}
+		if e.del, e.add = t.disjoint(d); len(e.del)+len(e.add) > 0 {
+			s.todo.elements = append(s.todo.elements, e)
 		}
-		for _, m := range d.Added {
-			e.add = append(e.add, memberElement(m))
+		return false
+	}
+	now := t.tables()
+	for _, n := range before {
+		if !slices.Contains(now, n) {
+			s.todo.setsGone = append(s.todo.setsGone, n.name)
+			moved = true
 		}
-	} else {
-		e.del, e.add = t.cut(d)
 	}
-	if len(e.del)+len(e.add) > 0 {
-		s.todo.elements = append(s.todo.elements, e)
+	for i, n := range now {
+		if !slices.Contains(before, n) {
+			s.todo.sets = append(s.todo.sets, s.kernelSets(t)[i])
+			moved = true
+			continue
+		}
+		of := func(list []policy.Member) (e []lib.SetElement) {
+			for _, m := range list {
+				if n.bits < 0 || m.Prefix.Bits() == n.bits {
+					e = append(e, memberElement(m))
+				}
+			}
+			return e
+		}
+		if e := (elements{t.spec(n), of(d.Removed), of(d.Added)}); len(e.del)+len(e.add) > 0 {
+			s.todo.elements = append(s.todo.elements, e)
+		}
 	}
-	return false
+	return moved
 }
 
-// cut makes of members that come and go ranges that come and go.
-func (t *setState) cut(d *policy.MemberDelta) (del, add []lib.SetElement) {
+// disjoint makes of members that come and go ranges that come and go.
+func (t *setState) disjoint(d *policy.MemberDelta) (del, add []lib.SetElement) {
 	net := map[netip.Prefix]int{}
 	step := func(added, removed []netip.Prefix) {
 		t.note(added, removed)

@@ -49,6 +49,7 @@ type chainState struct {
 // state is what we want in the kernel, made from a Program and kept up with its Deltas.
 type state struct {
 	program  *policy.Program
+	cutFrom  int // members of a set
 	refused  map[refusedRule]error
 	chains   map[policy.ChainID]*chainState
 	places   map[policy.ChainID]place // of those chains that are not asked about tracked connections
@@ -80,9 +81,9 @@ type elements struct {
 	del, add []lib.SetElement
 }
 
-func newState(p *policy.Program, refused map[refusedRule]error) *state {
+func newState(p *policy.Program, refused map[refusedRule]error, cutFrom int) *state {
 	s := &state{
-		program: p, refused: refused, chains: map[policy.ChainID]*chainState{}, places: places(p), sets: map[policy.SetID]*setState{},
+		program: p, refused: refused, cutFrom: cutFrom, chains: map[policy.ChainID]*chainState{}, places: places(p), sets: map[policy.SetID]*setState{},
 		objects: map[string]*object{}, pods: map[string]*podState{}, touched: map[*object]struct{}{},
 	}
 	for id := range p.Sets {
@@ -239,7 +240,7 @@ func (s *state) referring(id policy.SetID, to map[policy.ChainID]struct{}) {
 func (s *state) whole() nft.Program {
 	p := nft.Program{Sets: fixedSets(s), Chains: slices.Clone(s.skeleton)}
 	for _, t := range s.sets {
-		p.Sets = append(p.Sets, s.kernelSet(t))
+		p.Sets = append(p.Sets, s.kernelSets(t)...)
 	}
 	for _, o := range s.objects {
 		if o.set != nil {
