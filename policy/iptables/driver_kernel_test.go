@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -221,6 +222,7 @@ func TestOthersUntouched(t *testing.T) {
 func TestControl(t *testing.T) {
 	backends(t, func(t *testing.T, b Backend) {
 		rig := wire.New(t)
+		rig.Patience = 20 * time.Millisecond
 		d := newDriver(t, rig.Node, b)
 		mutants := map[string]func(*policy.Rule){
 			"sources do not matter": func(r *policy.Rule) { r.Src.In, r.Src.Nets = nil, nil },

@@ -41,7 +41,7 @@ const (
 	ipsetFlags  = 6  // IPSET_ATTR_FLAGS
 	ipsetData   = 7  // IPSET_ATTR_DATA
 	setNameAttr = 2  // IPSET_ATTR_SETNAME
-	elementsIn  = 26 // IPSET_ATTR_ELEMENTS, in the data
+	elementsIn  = 24 // IPSET_ATTR_ELEMENTS, in the data
 	listHeader  = 1 << 2
 )
 

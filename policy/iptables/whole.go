@@ -22,9 +22,8 @@ func (d *Driver) applyWhole(ctx context.Context, u *policy.Update, repair bool) 
 			wanted[setName(id)] = programSet(s, id)
 		}
 	}
-	trust := d.known // chains that print as when we last looked are as we wrote them
+	c := comparison{trust: d.known, suspected: d.suspects.take(), seen: d.seen, touched: map[key]bool{}, hooked: map[model.Family]map[[2]string][]string{}}
 	d.known = false
-	suspected := d.suspects.take()
 
 	sets, err := d.readSets(ctx)
 	if err != nil {
@@ -34,59 +33,32 @@ func (d *Driver) applyWhole(ctx context.Context, u *policy.Update, repair bool) 
 	if err := d.ipset(ctx, before); err != nil {
 		return res, err
 	}
-	res = res.Add(setRes)
-
-	differs := reconcile.Result{}
+	res = setRes
 	if u.Generation == d.generation {
-		differs = setRes
+		c.differs = setRes.Added + setRes.Changed
 	}
+	c.differs += strangers(sets, wanted, d.sets)
+
 	d.rules.become(want)
-	changed := d.rules.take() // wanted to be different from what it was
-	touched := map[key]bool{}
-	hooked := map[model.Family]map[[2]string][]string{}
-	var prints []*found
+	c.changed = d.rules.take()
+	prints := map[key]uint64{}
 	for _, f := range families {
 		have, err := d.read(ctx, d.in, f)
 		if err != nil {
 			return res, fmt.Errorf("read %s policy: %w", f, err)
 		}
-		prints = append(prints, have)
-		for k := range have.chains {
-			if _, stays := want.chains[k]; !stays {
-				touched[k] = true
-				res.Removed++
-			}
+		res = res.Add(c.compare(f, have, want))
+		for k, chain := range have.chains {
+			prints[k] = chain.sum
 		}
-		for k, lines := range want.chains {
-			if k.family != f {
-				continue
-			}
-			c := have.chains[k]
-			if c == nil || len(lines) != c.rules || d.seen[k] != 0 && d.seen[k] != c.sum || suspected[k] {
-				if !changed[k] {
-					differs.Changed++
-				}
-			} else if trust && !changed[k] {
-				continue
-			}
-			touched[k] = true
-			res.Changed++
-		}
-		hooked[f] = wrongHooks(f, have, want)
-		differs.Changed += len(hooked[f])
-		res.Changed += len(hooked[f])
 	}
-	if d.seen == nil {
-		d.seen = map[key]uint64{}
-	}
-	if _, err := d.write(ctx, touched, hooked); err != nil {
+	if _, err := d.write(ctx, c.touched, c.hooked); err != nil {
 		return res, err
 	}
-	for _, have := range prints {
-		for k, c := range have.chains {
-			if !touched[k] {
-				d.seen[k] = c.sum
-			}
+	d.seen = map[key]uint64{}
+	for k, sum := range prints {
+		if !c.touched[k] {
+			d.seen[k] = sum
 		}
 	}
 	if err := d.clear(ctx, d.in.other()); err != nil {
@@ -96,10 +68,65 @@ func (d *Driver) applyWhole(ctx context.Context, u *policy.Update, repair bool) 
 		return res, err
 	}
 	if repair && d.was {
-		res.Repaired = differs.Added + differs.Changed + differs.Removed
+		res.Repaired = c.differs
 	}
 	d.sets = wanted
 	return res, nil
+}
+
+// strangers counts sets that bear our prefix and were never made by us.
+func strangers(have map[string]*foundSet, want, made map[string]set) (n int) {
+	for name := range have {
+		_, wanted := want[name]
+		if _, ours := made[name]; !wanted && !ours {
+			n++
+		}
+	}
+	return n
+}
+
+// comparison finds which chains and hooks have to be written.
+type comparison struct {
+	trust     bool           // what prints as it did is as we wrote it
+	seen      map[key]uint64 // how it printed
+	suspected map[key]bool   // what somebody else is said to have touched
+	changed   map[key]bool   // what is wanted to be different from what it was
+
+	touched map[key]bool
+	hooked  map[model.Family]map[[2]string][]string
+	differs int // from what it was, though nobody wanted that
+}
+
+func (c *comparison) compare(f model.Family, have *found, want *rules) (res reconcile.Result) {
+	for k := range have.chains {
+		if _, stays := want.chains[k]; stays {
+			continue
+		}
+		c.touched[k] = true
+		res.Removed++
+		if !c.changed[k] {
+			c.differs++
+		}
+	}
+	for k, lines := range want.chains {
+		if k.family != f {
+			continue
+		}
+		there := have.chains[k]
+		if there == nil || len(lines) != there.rules || c.seen[k] != 0 && c.seen[k] != there.sum || c.suspected[k] {
+			if !c.changed[k] {
+				c.differs++
+			}
+		} else if c.trust && !c.changed[k] {
+			continue
+		}
+		c.touched[k] = true
+		res.Changed++
+	}
+	c.hooked[f] = wrongHooks(f, have, want)
+	c.differs += len(c.hooked[f])
+	res.Changed += len(c.hooked[f])
+	return res
 }
 
 func wrongHooks(f model.Family, have *found, want *rules) map[[2]string][]string {

@@ -132,7 +132,7 @@ func (r *Rig) batch(t testing.TB, program *policy.Program, packets []*model.Pack
 		}
 	}
 	for try := 0; ; try++ {
-		r.wait(slices.Collect(maps.Keys(due)), 100*time.Millisecond<<(2*try))
+		r.wait(slices.Collect(maps.Keys(due)), r.Patience<<(2*try))
 		missing := r.missing(due)
 		if len(missing) == 0 || try == 2 {
 			break
@@ -146,6 +146,55 @@ func (r *Rig) batch(t testing.TB, program *policy.Program, packets []*model.Pack
 	}
 	tally.Wrong, wrong = r.judge(program, all, due)
 	return tally, wrong
+}
+
+// Probe sends a packet every millisecond or so, until the function that it returns is called, which tells
+// how many were sent and how many came out anywhere. mac is the sender's.
+func (r *Rig) Probe(t testing.TB, p *model.Packet, mac model.MAC) (stop func() (sent, arrived int)) {
+	t.Helper()
+	r.mu.Lock()
+	first := r.next + 1
+	r.mu.Unlock()
+	end, ended := make(chan struct{}), make(chan error)
+	go func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for {
+			if err := r.transmit(p, mac, r.number()); err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case <-end:
+				ended <- nil
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return func() (sent, arrived int) {
+		close(end)
+		if err := <-ended; err != nil {
+			t.Errorf("probe with %s: %v", p, err)
+		}
+		time.Sleep(50 * time.Millisecond) // for what is on its way
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for id := first; id <= r.next; id++ {
+			if _, seen := r.arrived[id]; seen {
+				arrived++
+			}
+		}
+		return int(r.next - first + 1), arrived
+	}
+}
+
+// number returns the next packet's.
+func (r *Rig) number() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.next++
+	return r.next
 }
 
 // missing removes from due what arrived by any of its numbers, and takes out what did not.
@@ -209,9 +258,9 @@ func (r *Rig) transmitNew(t testing.TB, program *policy.Program, p *model.Packet
 	} else if mac.IsZero() {
 		mac = model.MAC{2, 0, 0, 0, 0, 0x77}
 	}
-	r.next++
-	if err := r.transmit(p, mac, r.next); err != nil {
+	id := r.number()
+	if err := r.transmit(p, mac, id); err != nil {
 		t.Fatalf("send %s: %v", p, err)
 	}
-	return r.next
+	return id
 }

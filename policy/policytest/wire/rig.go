@@ -35,7 +35,11 @@ const host = Pods + Uplinks
 // Rig is a node under test. Its routing follows the packet's type of service alone, so that every
 // address can come from and go to every device.
 type Rig struct {
-	Node    testkit.NS
+	Node testkit.NS
+	// Patience is how long an answer that is due is waited for, at first: 100 ms. Whoever expects many
+	// to be missing makes it shorter.
+	Patience time.Duration
+
 	outside testkit.NS
 	send    int             // an AF_PACKET socket outside
 	local   map[string]int  // raw sockets on the node that send
@@ -77,7 +81,7 @@ func class(place int) byte { return byte(place+1) << 2 }
 func New(t testing.TB) *Rig {
 	t.Helper()
 	testkit.Require(t, testkit.Root, testkit.Netns, testkit.Veth, testkit.IPv6, testkit.IPRoute2)
-	r := &Rig{Node: testkit.NewNetns(t), outside: testkit.NewNetns(t), arrived: map[uint64]string{}, refused: map[uint64]*model.Packet{}, changed: make(chan struct{}, 1), local: map[string]int{}}
+	r := &Rig{Patience: 100 * time.Millisecond, Node: testkit.NewNetns(t), outside: testkit.NewNetns(t), arrived: map[uint64]string{}, refused: map[uint64]*model.Packet{}, changed: make(chan struct{}, 1), local: map[string]int{}}
 	r.outside.Do(t, func() error { return quiet("default") })
 	r.Node.Do(t, func() error {
 		return errors.Join(quiet("all"), quiet("default"), kernel.SetSysctl("net/ipv6/conf/all/forwarding", "1"), kernel.SetSysctl("net/ipv4/ip_forward", "1"))
