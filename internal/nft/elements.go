@@ -3,6 +3,7 @@ package nft
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/mdlayher/netlink"
@@ -23,6 +24,9 @@ func (o *Owner) CountElements(ctx context.Context, set string) (int, error) {
 		return 0, err
 	}
 	n, err := o.countElements(set)
+	for tries := 0; errors.Is(err, unix.EINTR) && tries < 5; tries++ {
+		n, err = o.countElements(set)
+	}
 	if err != nil {
 		o.close() // answers may still be under way on this socket
 		return 0, fmt.Errorf("count the elements of nftables set %s: %w", set, err)

@@ -129,35 +129,3 @@ func (o *Owner) countRules() (map[string]int, error) {
 	})
 	return rules, err
 }
-
-// dump asks for all objects of a kind and calls f with the attributes of each. A dump that something
-// changed meanwhile is an error.
-func (o *Owner) dump(kind int, filter []netlink.Attribute, f func(*netlink.AttributeDecoder) error) error {
-	const nfgenmsg = 4 // struct nfgenmsg: family, version, resource id
-	attrs, err := netlink.MarshalAttributes(filter)
-	if err != nil {
-		return err
-	}
-	answers, err := o.sock.Execute(netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind), Flags: netlink.Request | netlink.Dump},
-		Data:   append([]byte{unix.NFPROTO_INET, 0, 0, 0}, attrs...)})
-	if err != nil {
-		return err
-	}
-	for _, m := range answers {
-		if m.Header.Flags&netlink.DumpInterrupted != 0 {
-			return unix.EINTR
-		}
-		if len(m.Data) < nfgenmsg {
-			return fmt.Errorf("an answer of %d bytes", len(m.Data))
-		}
-		ad, err := netlink.NewAttributeDecoder(m.Data[nfgenmsg:])
-		if err == nil {
-			err = f(ad)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}

@@ -101,44 +101,22 @@ func (o *Owner) send(tx *Tx) error {
 
 // answers reads until the last message but one was answered, or the transaction as a whole.
 func (o *Owner) answers(batch []netlink.Message, tx *Tx) error {
-	raw, err := o.sock.SyscallConn()
-	if err != nil {
-		return err
-	}
 	first, last := batch[0].Header.Sequence, batch[len(batch)-2].Header.Sequence
 	var errs []error
-	buf := make([]byte, 16<<10)
-	for {
-		var n int
-		var readErr error
-		err := raw.Read(func(fd uintptr) bool {
-			n, _, readErr = unix.Recvfrom(int(fd), buf, 0)
-			return readErr != unix.EAGAIN && readErr != unix.EINTR
-		})
-		if err = errors.Join(err, readErr); err != nil {
-			return fmt.Errorf("receive nftables' answer: %w", err)
+	err := o.receive(func(h header, data []byte) (bool, error) {
+		if h.kind != unix.NLMSG_ERROR || len(data) < 4 {
+			return false, nil
 		}
-		for b := buf[:n]; len(b) >= unix.SizeofNlMsghdr+4; {
-			length := int(binary.NativeEndian.Uint32(b))
-			if length < unix.SizeofNlMsghdr+4 || length > len(b) {
-				break
-			}
-			if kind := binary.NativeEndian.Uint16(b[4:]); kind == unix.NLMSG_ERROR {
-				seq := binary.NativeEndian.Uint32(b[8:])
-				errno := unix.Errno(-int32(binary.NativeEndian.Uint32(b[unix.SizeofNlMsghdr:])))
-				switch {
-				case errno != 0 && (seq == first || errno == unix.EPERM):
-					return errors.Join(append(errs, fmt.Errorf("nftables transaction: %w", errno))...)
-				case errno != 0 && seq > first && seq <= last:
-					errs = append(errs, tx.refusal(int(seq-first)-1, errno))
-				}
-				if seq == last {
-					return errors.Join(errs...)
-				}
-			}
-			b = b[min((length+3)&^3, len(b)):]
+		errno := unix.Errno(-int32(binary.NativeEndian.Uint32(data)))
+		switch {
+		case errno != 0 && (h.seq == first || errno == unix.EPERM):
+			return true, fmt.Errorf("nftables transaction: %w", errno)
+		case errno != 0 && h.seq > first && h.seq <= last:
+			errs = append(errs, tx.refusal(int(h.seq-first)-1, errno))
 		}
-	}
+		return h.seq == last, nil
+	})
+	return errors.Join(append(errs, err)...)
 }
 
 // origin says what messages from an index on are about.
