@@ -59,6 +59,9 @@ func (c EncryptionConfig) Enabled(f Family) bool {
 	return c.Enabled4
 }
 
+// Any tells whether anything is to be encrypted.
+func (c EncryptionConfig) Any() bool { return c.Enabled4 || c.Enabled6 }
+
 // Port returns the UDP port of the device over an underlay of a family in an epoch: every second epoch
 // has a port two higher, since the devices of two epochs work side by side.
 func (c EncryptionConfig) Port(f Family, epoch int) int {
@@ -71,9 +74,12 @@ func (c EncryptionConfig) Port(f Family, epoch int) int {
 
 // EncryptionState is what this node remembers of the rollout.
 type EncryptionState struct {
-	// Over: every node has published a key, or the grace period has passed.
+	// Over: every node is ready to encrypt, or the grace period has passed.
 	Over bool
 	// Seen are the nodes that have had a key since encryption was enabled: they are never again
 	// reached in clear.
 	Seen map[NodeName]bool
+	// Refused are the nodes that go on sending in clear for longer than a change of settings takes to
+	// get around.
+	Refused map[NodeName]bool
 }

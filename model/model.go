@@ -170,6 +170,8 @@ type Tunnels struct {
 	// Sends are the ends that the node may be sending by. It is written before the first packet
 	// goes that way and withdrawn after the last. Sorted.
 	Sends []TunnelEnd
+	// EncryptedOnly tells that the node refuses, from nodes that can encrypt, what is not encrypted.
+	EncryptedOnly bool
 }
 
 // Receives tells whether packets to the node may travel by e. A node that published nothing is
@@ -194,7 +196,7 @@ func (n *Node) Pending(said Tunnels) *Node {
 	if n.Tunnels == nil {
 		return n
 	}
-	t := Tunnels{Receives: slices.Clone(n.Tunnels.Receives)}
+	t := Tunnels{Receives: slices.Clone(n.Tunnels.Receives), EncryptedOnly: n.Tunnels.EncryptedOnly && said.EncryptedOnly}
 	for _, e := range said.Receives {
 		if !slices.Contains(t.Receives, e) {
 			t.Receives = append(t.Receives, e)
@@ -205,12 +207,22 @@ func (n *Node) Pending(said Tunnels) *Node {
 			t.Sends = append(t.Sends, e)
 		}
 	}
-	if len(t.Receives) == len(n.Tunnels.Receives) && len(t.Sends) == len(n.Tunnels.Sends) {
+	if len(t.Receives) == len(n.Tunnels.Receives) && len(t.Sends) == len(n.Tunnels.Sends) && t.EncryptedOnly == n.Tunnels.EncryptedOnly {
 		return n
 	}
 	c := *n
 	c.Tunnels = &t
 	return &c
+}
+
+// Key returns the key that the node published for an epoch.
+func (n *Node) Key(epoch int) (PublicKey, bool) {
+	for _, k := range n.Keys {
+		if k.Epoch == epoch {
+			return k.Key, true
+		}
+	}
+	return PublicKey{}, false
 }
 
 // Address returns the node's underlay address of family f.

@@ -40,7 +40,7 @@ func Drivers() []topology.Driver {
 			Needs: "nothing", SelectedBy: "vxlanMode or ipipMode CrossSubnet, for peers on the same link",
 		},
 		{
-			Name: WireGuard, Reach: topology.WireGuard, Encap: model.EncapNone, Device: "weft-wg",
+			Name: WireGuard, Reach: topology.WireGuard, Encap: model.EncapWireGuard, Device: "weft-wg",
 			Outer: "UDP 51820", Overhead: map[model.Family]int{v4: 60, v6: 80}, Families: both(),
 			Needs: "wireguard or tun", SelectedBy: "wireguardEnabled or wireguardEnabledV6",
 		},

@@ -17,32 +17,77 @@ import (
 // not use it and no peer may send by it; the device goes after that (keepTunnels). The store orders
 // the records: either a sender sees that the receiver took its word back before it uses it, or the
 // receiver sees the sender's announcement and keeps the device.
+//
+// Likewise with clear text: a node refuses it only after it said so (guard), and says that it takes it
+// again only after it does; until then senders keep to cipher text (decide).
 func Announce(s *model.Snapshot, v *View, ready func(driver string) bool, settled bool) model.Tunnels {
 	was := model.Tunnels{}
 	if n := s.Nodes[s.Self]; n != nil && n.Tunnels != nil {
 		was = *n.Tunnels
 	}
 	var next model.Tunnels
+	clear := goesClear(s)
 	for i := range v.Tunnels {
 		t := &v.Tunnels[i]
-		used := !settled || !t.Kept || v.uses(t.Device)
+		used := !settled || !t.Kept && (clear || isWireGuard(t.End)) || v.uses(t.Device)
 		if slices.Contains(was.Receives, t.End) || ready(t.Driver) {
 			if used || peersSend(s, t.End) {
 				next.Receives = append(next.Receives, t.End)
 			}
-			if used && (!t.Kept || slices.Contains(was.Sends, t.End)) {
+			if used && (!t.Kept && (clear || isWireGuard(t.End)) || slices.Contains(was.Sends, t.End)) {
 				next.Sends = append(next.Sends, t.End)
 			}
 		}
 	}
 	direct := model.TunnelEnd{}
-	if slices.ContainsFunc(s.Pools, func(p model.Pool) bool { return p.Encap == model.EncapNone || p.CrossSubnet }) ||
+	if clear && slices.ContainsFunc(s.Pools, func(p model.Pool) bool { return p.Encap == model.EncapNone || p.CrossSubnet }) ||
 		slices.Contains(was.Sends, direct) && (!settled || v.goesDirect()) {
 		next.Sends = append(next.Sends, direct)
 	}
+	next.EncryptedOnly = refuses(s) || was.EncryptedOnly && !settled
 	SortEnds(next.Receives)
 	SortEnds(next.Sends)
 	return next
+}
+
+// refuses tells whether this node is to refuse clear text from any node.
+func refuses(s *model.Snapshot) bool {
+	e, st := &s.Encryption, &s.EncryptionState
+	return e.Any() && !e.Preferred && (st.Over || len(st.Seen) > 0)
+}
+
+// goesClear tells whether this node is to send anything in clear.
+func goesClear(s *model.Snapshot) bool {
+	e, st := &s.Encryption, &s.EncryptionState
+	if !e.Any() || e.Preferred {
+		return true
+	}
+	for _, p := range s.Pools {
+		if !e.Enabled(model.FamilyOf(p.CIDR.Addr())) {
+			return true
+		}
+	}
+	if st.Over {
+		return false
+	}
+	for name := range s.Nodes {
+		if name != s.Self && !st.Seen[name] {
+			return true
+		}
+	}
+	return false
+}
+
+// RolledOut tells whether every node is ready to encrypt, and sends nothing in clear any more. Then the
+// rollout is over.
+func RolledOut(s *model.Snapshot) bool {
+	for name, n := range s.Nodes {
+		ready := n.Tunnels != nil && slices.ContainsFunc(n.Tunnels.Receives, isWireGuard) && !sendsClear(n)
+		if name != s.Self && !ready {
+			return false
+		}
+	}
+	return !goesClear(s)
 }
 
 func (v *View) uses(device string) bool {

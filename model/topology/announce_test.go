@@ -19,6 +19,9 @@ type world struct {
 	history []*model.Snapshot // Self and Underlay are the reader's
 	hosts   map[model.NodeName]*simHost
 	ignore  bool
+	trace   []string
+	// encrypts has encryption switched on and off and keys rotated, too.
+	encrypts bool
 }
 
 // simHost is one node: what it knows, what its kernel has, and how far its run has come.
@@ -37,6 +40,9 @@ type simHost struct {
 	took  *model.Tunnels // what was taken from that to be written
 	basis *model.Node    // the record that is to be replaced; nil: nothing is under way
 	wrote int            // index into history of what it wrote last
+
+	guard Guard                 // in the kernel
+	state model.EncryptionState // on its disk
 }
 
 var simModes = []model.Pool{
@@ -56,6 +62,12 @@ func newWorld(ignore bool) *world {
 	for _, n := range s.Nodes {
 		n.Tunnels = &model.Tunnels{}
 	}
+	for i, name := range []model.NodeName{"n1", "n2", "n3"} {
+		for epoch := range 2 {
+			s.Nodes[name].Keys = append(s.Nodes[name].Keys, model.NodeKey{Epoch: epoch, Key: model.PublicKey{byte(i + 1), byte(epoch)}})
+		}
+	}
+	s.Encryption = model.EncryptionConfig{Port4: 51820, Port6: 51821}
 	s.IgnoreReadiness = ignore
 	w := &world{history: []*model.Snapshot{s}, hosts: map[model.NodeName]*simHost{}, ignore: ignore}
 	for name := range s.Nodes {
@@ -73,6 +85,13 @@ func (w *world) write(change func(*model.Snapshot)) {
 	w.history = append(w.history, &s)
 }
 
+// note keeps the last steps for who has to find out why something was lost.
+func (w *world) note(format string, args ...any) {
+	if w.trace = append(w.trace, fmt.Sprintf(format, args...)); len(w.trace) > 80 {
+		w.trace = w.trace[1:]
+	}
+}
+
 func (w *world) setPool(p model.Pool) {
 	w.write(func(s *model.Snapshot) {
 		p.Name, p.CIDR = s.Pools[0].Name, s.Pools[0].CIDR
@@ -86,6 +105,11 @@ func (w *world) advance(h *simHost, t interface{ Fatal(...any) }) bool {
 	case 0: // a run begins with what the host has seen
 		s := *w.history[h.seen]
 		s.Self, s.Underlay = h.name, simUnderlay(h.name)
+		if !s.Encryption.Any() {
+			h.state = model.EncryptionState{}
+		}
+		w.note("%s runs on %d of %d, %v %v, state %v", h.name, h.seen, len(w.history)-1, modeText(&s.Pools[0]), s.Encryption, h.state)
+		s.EncryptionState = model.EncryptionState{Over: h.state.Over, Seen: maps.Clone(h.state.Seen)}
 		if h.took != nil {
 			s.Nodes = maps.Clone(s.Nodes)
 			s.Nodes[h.name] = s.Nodes[h.name].Pending(*h.took)
@@ -95,7 +119,8 @@ func (w *world) advance(h *simHost, t interface{ Fatal(...any) }) bool {
 			t.Fatal(err)
 		}
 		h.view, h.from = v, &s
-	case 1: // devices come before routes
+	case 1: // devices and the guard come before routes
+		h.guard = h.view.Guard
 		for _, tun := range h.view.Tunnels {
 			h.devices[tun.End] = true
 		}
@@ -103,6 +128,7 @@ func (w *world) advance(h *simHost, t interface{ Fatal(...any) }) bool {
 		for i, p := range slices.DeleteFunc(slices.Clone(h.view.Paths), func(p Path) bool { return p.Reach == Local }) {
 			if i == h.step-2 {
 				h.routes[p.Node] = p
+				w.note("%s sends to %s by %s %s", h.name, p.Node, p.Reach, p.Why)
 			}
 		}
 	case 4: // and go after them
@@ -110,7 +136,15 @@ func (w *world) advance(h *simHost, t interface{ Fatal(...any) }) bool {
 			return !slices.ContainsFunc(h.view.Tunnels, func(t Tunnel) bool { return t.End == e })
 		})
 	case 5:
+		if h.from.Encryption.Any() {
+			h.state.Over = h.state.Over || RolledOut(h.from)
+			if h.state.Seen == nil {
+				h.state.Seen = map[model.NodeName]bool{}
+			}
+			maps.Copy(h.state.Seen, h.view.Encrypted)
+		}
 		say := Announce(h.from, h.view, func(string) bool { return true }, true)
+		w.note("%s would say %v", h.name, say)
 		h.say = &say
 	}
 	h.step = (h.step + 1) % 6
@@ -129,15 +163,18 @@ func (w *world) publish(h *simHost) {
 				s.Nodes[h.name] = &n
 			})
 			h.wrote = len(w.history) - 1
+			w.note("%s writes %v as %d", h.name, *h.took, h.wrote)
 		}
 		h.basis = nil
+		w.note("%s wrote, or not", h.name)
 	case h.step == 0 && h.say != nil && h.seen >= h.wrote:
 		h.took, h.basis, h.say = h.say, w.history[h.seen].Nodes[h.name], nil
+		w.note("%s takes %v to be written", h.name, *h.took)
 	}
 }
 
 func equalTunnels(a, b model.Tunnels) bool {
-	return slices.Equal(a.Receives, b.Receives) && slices.Equal(a.Sends, b.Sends)
+	return slices.Equal(a.Receives, b.Receives) && slices.Equal(a.Sends, b.Sends) && a.EncryptedOnly == b.EncryptedOnly
 }
 
 func simUnderlay(n model.NodeName) model.Underlay {
@@ -157,12 +194,17 @@ func simUnderlay(n model.NodeName) model.Underlay {
 func (w *world) lost() (out []string) {
 	for _, from := range w.hosts {
 		for peer, p := range from.routes {
+			to := w.hosts[peer]
+			if p.Reach != WireGuard && (from.guard.refuses(blockOf[peer]) || to.guard.refuses(blockOf[from.name])) {
+				out = append(out, fmt.Sprintf("%s sends to %s by %s (%s), which a guard refuses", from.name, peer, p.Reach, p.Why))
+			}
 			if p.Reach == Direct {
 				continue
 			}
-			i := slices.IndexFunc([]string{"weft-vxlan", "weft-ipip"}, func(d string) bool { return strings.HasPrefix(p.Device, d) })
-			e := []model.TunnelEnd{{Encap: model.EncapVXLAN, Family: model.IPv4, VNI: 4096, Port: 4789}, {Encap: model.EncapIPIP, Family: model.IPv4}}
-			if p.Reach == Unreachable || !w.hosts[peer].devices[e[i]] {
+			devices := []string{"weft-vxlan", "weft-ipip", "weft-wg"}
+			i := slices.IndexFunc(devices, func(d string) bool { return strings.HasPrefix(p.Device, d) })
+			e := []model.TunnelEnd{{Encap: model.EncapVXLAN, Family: model.IPv4, VNI: 4096, Port: 4789}, {Encap: model.EncapIPIP, Family: model.IPv4}, wireguardEnd(p.Why)}
+			if p.Reach == Unreachable || !to.devices[e[i]] {
 				out = append(out, fmt.Sprintf("%s sends to %s by %s %s (%s), which has %v", from.name, peer, p.Reach, p.Device, p.Why, w.hosts[peer].devices))
 			}
 		}
@@ -170,23 +212,46 @@ func (w *world) lost() (out []string) {
 	return out
 }
 
+var blockOf = map[model.NodeName]netip.Addr{"n1": netip.MustParseAddr("10.244.0.1"), "n2": netip.MustParseAddr("10.244.1.1"), "n3": netip.MustParseAddr("10.244.2.1")}
+
+func (g Guard) refuses(a netip.Addr) bool { return covered(g.Pools, a) && !covered(g.Clear, a) }
+
+// wireguardEnd reads the end from the sentence that explains the path: devices of two epochs may change names.
+func wireguardEnd(why string) model.TunnelEnd {
+	for epoch := range 2 {
+		e := model.TunnelEnd{Encap: model.EncapWireGuard, Family: model.IPv4, Port: 51820 + 2*epoch, Epoch: epoch}
+		if strings.Contains(why, e.String()) {
+			return e
+		}
+	}
+	return model.TunnelEnd{}
+}
+
+// round lets a host see and do everything.
+func (w *world) round(h *simHost, t interface{ Fatal(...any) }) {
+	for h.step != 0 {
+		w.advance(h, t)
+	}
+	h.seen = len(w.history) - 1
+	for w.advance(h, t) {
+	}
+	for range 3 { // write what is under way, take, write
+		w.publish(h)
+	}
+}
+
 // settle lets every host see and do everything, round after round.
 func (w *world) settle(t interface{ Fatal(...any) }) {
-	for range 60 {
+	quiet := 0 // rounds without a write: what a node learns by itself takes some
+	for range 90 {
 		before := len(w.history)
 		for _, name := range []model.NodeName{"n1", "n2", "n3"} {
-			h := w.hosts[name]
-			for h.step != 0 {
-				w.advance(h, t)
-			}
-			h.seen = len(w.history) - 1
-			for w.advance(h, t) {
-			}
-			for range 3 { // write what is under way, take, write
-				w.publish(h)
-			}
+			w.round(w.hosts[name], t)
 		}
-		if len(w.history) == before && w.hosts["n1"].seen == before-1 {
+		if quiet++; len(w.history) != before || w.hosts["n1"].seen != before-1 {
+			quiet = 0
+		}
+		if quiet == 3 {
 			return
 		}
 	}
@@ -195,14 +260,30 @@ func (w *world) settle(t interface{ Fatal(...any) }) {
 
 func (w *world) drawn(t *rapid.T, check func(string)) {
 	names := []model.NodeName{"n1", "n2", "n3"}
+	var asleep model.NodeName // a node that does nothing for a while: its clock, not its kernel, stands still
 	for i := range rapid.IntRange(20, 200).Draw(t, "steps") {
-		h := w.hosts[rapid.SampledFrom(names).Draw(t, fmt.Sprint("host", i))]
+		name := rapid.SampledFrom(names).Draw(t, fmt.Sprint("host", i))
+		if i%40 == 0 {
+			asleep = rapid.SampledFrom(append(names, "")).Draw(t, fmt.Sprint("asleep", i))
+		}
+		if name == asleep {
+			continue
+		}
+		h := w.hosts[name]
 		switch what := rapid.IntRange(0, 19).Draw(t, fmt.Sprint("what", i)); {
+		case what == 0 && w.encrypts && rapid.Bool().Draw(t, fmt.Sprint("encryption", i)):
+			w.write(func(s *model.Snapshot) {
+				s.Encryption.Enabled4 = rapid.Bool().Draw(t, fmt.Sprint("enabled", i))
+				s.Encryption.Epoch = rapid.IntRange(0, 1).Draw(t, fmt.Sprint("epoch", i))
+			})
 		case what == 0:
 			w.setPool(rapid.SampledFrom(simModes).Draw(t, fmt.Sprint("mode", i)))
 		case what == 1: // killed and started: the kernel and the store are all that is left
-			*h = simHost{name: h.name, seen: len(w.history) - 1, k: NewCompiler(testDrivers()), devices: h.devices, routes: h.routes}
-		case what < 4:
+			w.note("%s starts again", h.name)
+			*h = simHost{name: h.name, seen: len(w.history) - 1, k: NewCompiler(testDrivers()), devices: h.devices, routes: h.routes, guard: h.guard, state: h.state}
+		case what == 2:
+			w.round(h, t)
+		case what < 5:
 			w.publish(h)
 		case what < 8:
 			h.seen = rapid.IntRange(h.seen, len(w.history)-1).Draw(t, fmt.Sprint("seen", i))
@@ -210,7 +291,7 @@ func (w *world) drawn(t *rapid.T, check func(string)) {
 			w.advance(h, t)
 		}
 		for _, l := range w.lost() {
-			check(fmt.Sprintf("step %d: %s", i, l))
+			check(fmt.Sprintf("%s\nstep %d: %s", strings.Join(w.trace, "\n"), i, l))
 		}
 	}
 }

@@ -55,6 +55,7 @@ type compiler struct {
 	tunnels  []Tunnel
 	problems []string
 	decided  map[model.NodeName][]decided
+	shared   map[model.PublicKey][]model.NodeName // who published a key that others published too
 }
 
 func newCompiler(s *model.Snapshot, drivers []Driver) (*compiler, error) {
@@ -72,6 +73,7 @@ func newCompiler(s *model.Snapshot, drivers []Driver) (*compiler, error) {
 		c.addPool(&s.Pools[i])
 	}
 	c.planMTU()
+	c.findShared()
 	c.findTunnels()
 	return c, nil
 }
@@ -79,6 +81,7 @@ func newCompiler(s *model.Snapshot, drivers []Driver) (*compiler, error) {
 // view puts together what was decided; paths and peers are sorted.
 func (c *compiler) view(paths []Path, peers []Peer) *View {
 	v := &View{Self: c.s.Self, Paths: paths, Peers: peers, Tunnels: c.tunnels, Uplinks: slices.Sorted(maps.Keys(c.carriers))}
+	v.Guard, v.Encrypted = c.guard(peers), c.ready()
 	v.Problems = slices.Clone(c.problems)
 	for i := range paths {
 		if p := &paths[i]; p.Reach == Unreachable {
@@ -157,6 +160,12 @@ type decision struct {
 	device         string
 	mtu, deviceMTU int
 	why            string
+	settled        bool // it is what the pool asks for, not what there is in the meantime
+}
+
+func (d decision) asWanted() decision {
+	d.settled = true
+	return d
 }
 
 // decide says how prefixes of one pool on one peer are reached; the many blocks that a node may
@@ -182,18 +191,49 @@ func (c *compiler) decideNew(node model.NodeName, pool *model.Pool, f model.Fami
 	if !ok {
 		return decision{why: "node " + string(node) + " has no Node record"}
 	}
+	encrypted, missing := c.encrypted(peer, f, false)
+	if !c.s.Encryption.Enabled(f) {
+		clear := c.clear(peer, pool, f, "")
+		if missing == "" && (!clear.settled || peer.Tunnels.EncryptedOnly) {
+			encrypted.why += ", until node " + string(node) + " takes clear text again and this node has announced it"
+			return encrypted
+		}
+		return clear
+	}
+	if missing == "" {
+		return encrypted
+	}
+	if c.closed(node, f) {
+		if encrypted, not := c.encrypted(peer, f, true); not == "" {
+			return encrypted
+		}
+		return decision{why: "traffic to node " + string(node) + " must be encrypted, and " + missing}
+	}
+	return c.clear(peer, pool, f, "not encrypted, since "+missing+"; ")
+}
+
+// clear decides without encryption, as the pool says; why begins the sentence that explains it.
+func (c *compiler) clear(peer *model.Node, pool *model.Pool, f model.Family, why string) decision {
+	node := peer.Name
 	to, ok := peer.Address(f)
 	if !ok {
-		return decision{why: fmt.Sprintf("node %s has no %s underlay address", node, f)}
+		return decision{why: why + fmt.Sprintf("node %s has no %s underlay address", node, f)}
 	}
 	h, ok := c.under.towards(to.Addr())
 	if !ok {
-		return decision{why: "this host has no route towards " + to.Addr().String()}
+		return decision{why: why + "this host has no route towards " + to.Addr().String()}
 	}
-	cross, mode := pool.CrossSubnet, modeText(pool)
+	cross, mode := pool.CrossSubnet, why+modeText(pool)
 	link := c.linkTo(peer, to.Addr(), f, h)
 	if pool.Encap == model.EncapNone || cross && link.both() {
-		return c.direct(to.Addr(), h, mode)
+		if direct := (model.TunnelEnd{}); c.inPlay() && !c.self.MaySend(direct) && !c.s.IgnoreReadiness {
+			mode += "; not yet: this node has not announced that it sends by " + direct.String()
+			if i, _ := c.pick(peer, model.EncapNone, f); i >= 0 {
+				return c.encapsulated(i, to.Addr(), h, mode)
+			}
+			return decision{why: mode}
+		}
+		return c.direct(to.Addr(), h, mode).asWanted()
 	}
 	if cross {
 		mode += link.why(node, h)
@@ -201,7 +241,7 @@ func (c *compiler) decideNew(node model.NodeName, pool *model.Pool, f model.Fami
 	i, missing := c.pick(peer, pool.Encap, f)
 	switch {
 	case i >= 0 && missing == "":
-		return c.encapsulated(i, to.Addr(), h, mode)
+		return c.encapsulated(i, to.Addr(), h, mode).asWanted()
 	case i >= 0:
 		return c.encapsulated(i, to.Addr(), h, mode+"; not yet: "+missing)
 	case c.mayGoDirect(peer, f, link):
@@ -294,10 +334,13 @@ func (c *compiler) appendPeers(peers []Peer, name model.NodeName, holds []netip.
 		family := model.FamilyOf(a.Addr())
 		// The peer itself may speak through its tunnel before it has a tunnel address.
 		p := Peer{Node: name, Address: a.Addr(), MAC: n.VXLANMAC,
-			Prefixes: append(make([]netip.Prefix, 0, len(holds)+2), model.HostPrefix(a.Addr()))}
+			Prefixes: append(make([]netip.Prefix, 0, len(holds)+2), model.HostPrefix(a.Addr())),
+			Keys:     n.Keys, Outside: n.Outside, BehindNAT: n.BehindNAT}
 		for _, h := range holds {
 			if model.FamilyOf(h.Addr()) == family {
 				p.Prefixes = append(p.Prefixes, h)
+			} else {
+				p.Other = append(p.Other, h)
 			}
 		}
 		for _, t := range n.TunnelAddresses {
@@ -306,6 +349,7 @@ func (c *compiler) appendPeers(peers []Peer, name model.NodeName, holds []netip.
 			}
 		}
 		slices.SortFunc(p.Prefixes, comparePrefix)
+		slices.SortFunc(p.Other, comparePrefix)
 		peers = append(peers, p)
 	}
 	return peers

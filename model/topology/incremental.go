@@ -33,7 +33,7 @@ func (k *Compiler) Compute(s *model.Snapshot) (*View, error) {
 		return k.all(s)
 	}
 	d := differences(k.last.s, s)
-	if k.last.keepsOther(s, d.nodes) {
+	if k.last.keepsOther(s, d.nodes) || k.last.keysDiffer(s, d.nodes) {
 		return k.all(s)
 	}
 	touched := k.index.touched(d)
@@ -61,7 +61,7 @@ func (k *Compiler) all(s *model.Snapshot) (*View, error) {
 
 // sameGround tells whether what all paths depend on is the same.
 func sameGround(a, b *model.Snapshot) bool {
-	return a.Self == b.Self && a.Nodes[a.Self] == b.Nodes[b.Self] && a.VXLAN == b.VXLAN && a.MTU == b.MTU && a.IgnoreReadiness == b.IgnoreReadiness &&
+	return a.Self == b.Self && a.Nodes[a.Self] == b.Nodes[b.Self] && a.VXLAN == b.VXLAN && a.MTU == b.MTU && sameEncryption(a, b) && a.IgnoreReadiness == b.IgnoreReadiness &&
 		slices.Equal(a.Pools, b.Pools) && reflect.DeepEqual(a.Underlay, b.Underlay)
 }
 

@@ -83,7 +83,8 @@ func (c *compiler) tunnelMTU(e model.TunnelEnd, parent model.Link, overhead int)
 		mtu -= overhead
 	}
 	mtu = min(mtu, most)
-	if e.Family != model.IPv6 || mtu >= minMTU6 {
+	six := e.Family == model.IPv6 || e.Encap == model.EncapWireGuard && c.s.Encryption.Enabled6
+	if !six || mtu >= minMTU6 {
 		return mtu, nil
 	}
 	if most < minMTU6 {
@@ -98,6 +99,10 @@ func (c *compiler) configuredMTU(e model.TunnelEnd) (mtu int, what string) {
 	switch {
 	case e.Encap == model.EncapIPIP:
 		return c.s.MTU.IPIP, "ipipMTU"
+	case e.Encap == model.EncapWireGuard && e.Family == model.IPv6:
+		return c.s.Encryption.MTU6, "wireguardMTUV6"
+	case e.Encap == model.EncapWireGuard:
+		return c.s.Encryption.MTU4, "wireguardMTU"
 	case e.Family == model.IPv6:
 		return c.s.MTU.VXLAN6, "vxlanMTUV6"
 	default:

@@ -87,6 +87,19 @@ type Peer struct {
 	// Prefixes are what this peer may send from inside a tunnel: its blocks, the addresses it
 	// borrowed, its tunnel address. Sorted.
 	Prefixes []netip.Prefix
+	// Other are those of the other family than Address, for tunnels that carry both. Sorted.
+	Other []netip.Prefix
+	// Keys, Outside and BehindNAT are the node's own.
+	Keys      []model.NodeKey
+	Outside   netip.Addr
+	BehindNAT bool
+}
+
+// Guard is what must not pass the underlay in clear: packets from and to addresses of Pools, unless
+// the other end is in Clear. The zero value guards nothing.
+type Guard struct {
+	Pools []netip.Prefix // sorted
+	Clear []netip.Prefix // of nodes that are not, or not yet, spoken to in cipher text only; sorted
 }
 
 // Tunnel is a tunnel device that this host must have.
@@ -115,7 +128,10 @@ type View struct {
 	Peers   []Peer   // sorted by Node; all nodes but this one that have an underlay address
 	Tunnels []Tunnel // sorted by Device
 	Uplinks []string // the interfaces that carry this node's addresses, sorted
-	PodMTU  int      // bytes: what a pod interface may have so that every path takes it
+	Guard   Guard
+	// Encrypted are the nodes that this host can reach by WireGuard as soon as the View is applied.
+	Encrypted map[model.NodeName]bool
+	PodMTU    int // bytes: what a pod interface may have so that every path takes it
 	// PodMTUWhy says where PodMTU comes from.
 	PodMTUWhy string
 	// Problems are the things that keep part of the cluster from being reached, for status; each

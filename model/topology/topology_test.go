@@ -24,6 +24,8 @@ func testDrivers() []Driver {
 			Overhead: map[model.Family]int{model.IPv4: 50, model.IPv6: 70}, Families: both},
 		{Name: "ipip", Reach: IPIP, Encap: model.EncapIPIP, Device: "weft-ipip",
 			Overhead: map[model.Family]int{model.IPv4: 20}, Families: both[:1]},
+		{Name: "wireguard", Reach: WireGuard, Encap: model.EncapWireGuard, Device: "weft-wg",
+			Overhead: map[model.Family]int{model.IPv4: 60, model.IPv6: 80}, Families: both},
 	}
 }
 

@@ -3,7 +3,6 @@ package topology
 import (
 	"cmp"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -23,16 +22,17 @@ func (c *compiler) findTunnels() {
 	for _, p := range c.s.Pools {
 		w := kind{p.Encap, model.FamilyOf(p.CIDR.Addr())}
 		if _, ok := wanted[w]; !ok && p.Encap != model.EncapNone {
-			wanted[w] = p.Name
+			wanted[w] = "IPPool " + p.Name
 		}
 	}
-	for w, pool := range wanted {
+	c.wantEncryption(wanted)
+	for w, who := range wanted {
 		t, err := c.tunnel(c.current(w))
 		if err != nil {
-			c.problem("IPPool %s wants %s, %v", pool, w.encap, err)
+			c.problem("%s wants %s, %v", who, w.encap, err)
 			continue
 		}
-		t.Why = "IPPool " + pool + " asks for it"
+		t.Why = who + " asks for it"
 		c.tunnels = append(c.tunnels, t)
 	}
 	c.keepTunnels()
@@ -44,8 +44,11 @@ func (c *compiler) findTunnels() {
 // current returns the end of a kind with the cluster's settings of now.
 func (c *compiler) current(k kind) model.TunnelEnd {
 	e := model.TunnelEnd{Encap: k.encap, Family: k.family}
-	if k.encap == model.EncapVXLAN {
+	switch k.encap {
+	case model.EncapVXLAN:
 		e.VNI, e.Port = c.s.VXLAN.VNI, c.s.VXLAN.Port
+	case model.EncapWireGuard:
+		e.Epoch, e.Port = c.s.Encryption.Epoch, c.s.Encryption.Port(k.family, c.s.Encryption.Epoch)
 	}
 	return e
 }
@@ -77,7 +80,7 @@ func (c *compiler) keepTunnels() {
 		}
 		for _, e := range n.Tunnels.Sends {
 			_, promised := kept[e]
-			if promised || e.Encap != model.EncapNone && !c.wants(e) && e == c.current(kind{e.Encap, e.Family}) {
+			if promised || e.Encap != model.EncapNone && !c.wants(e) && c.would(e) {
 				kept[e] = append(kept[e], string(name))
 			}
 		}
@@ -92,6 +95,16 @@ func (c *compiler) keepTunnels() {
 			c.tunnels = append(c.tunnels, t)
 		}
 	}
+}
+
+// would tells whether this node would make the device of an end by its own settings, and by the keys
+// that it published.
+func (c *compiler) would(e model.TunnelEnd) bool {
+	if isWireGuard(e) {
+		_, ok := c.self.Key(e.Epoch)
+		return ok && e.Port == c.s.Encryption.Port(e.Family, e.Epoch)
+	}
+	return e == c.current(kind{e.Encap, e.Family})
 }
 
 // keptWhy names at most three of the nodes that a device waits for.
@@ -121,7 +134,7 @@ func sortedEnds(m map[model.TunnelEnd][]string) []model.TunnelEnd {
 }
 
 func compareEnds(a, b model.TunnelEnd) int {
-	return cmp.Or(cmp.Compare(a.Encap, b.Encap), cmp.Compare(a.Family, b.Family), cmp.Compare(a.VNI, b.VNI), cmp.Compare(a.Port, b.Port))
+	return cmp.Or(cmp.Compare(a.Encap, b.Encap), cmp.Compare(a.Family, b.Family), cmp.Compare(a.VNI, b.VNI), cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Port, b.Port))
 }
 
 // freeName returns the first name for a kept device that no other one has: its own, where nothing
@@ -167,8 +180,10 @@ func (c *compiler) tunnel(e model.TunnelEnd) (Tunnel, error) {
 	if d.Reach == VXLAN {
 		t.MAC = c.self.VXLANMAC
 	}
-	if a, ok := c.self.TunnelAddress(f); ok {
-		t.Addresses = []netip.Addr{a}
+	for _, inner := range []model.Family{model.IPv4, model.IPv6} {
+		if a, ok := c.self.TunnelAddress(inner); ok && (inner == f || d.Reach == WireGuard) {
+			t.Addresses = append(t.Addresses, a)
+		}
 	}
 	return t, nil
 }
@@ -195,7 +210,7 @@ func (c *compiler) pick(peer *model.Node, e model.Encap, f model.Family) (i int,
 	for j := range c.tunnels {
 		t := &c.tunnels[j]
 		better := i < 0 || t.End.Encap == e && c.tunnels[i].End.Encap != e
-		if t.Family == f && j != wanted && better && peer.Receives(t.End) && c.self.MaySend(t.End) {
+		if t.Family == f && t.End.Encap != model.EncapWireGuard && j != wanted && better && peer.Receives(t.End) && c.self.MaySend(t.End) {
 			i = j
 		}
 	}
