@@ -13,27 +13,14 @@ import (
 // felixInEffect are the fields of a FelixConfiguration that the node service acts on.
 // docs/resources.md says the same, and a test holds the two to each other.
 func felixInEffect() []string {
-	return []string{"ipipMTU", "iptablesNATOutgoingInterfaceFilter", "mtuIfacePattern", "mtuMode", "mtuProfile", "natOutgoingAddress",
-		"natOutgoingExclusions", "natPortRange", "nodeSelector", "vxlanMTU", "vxlanMTUV6", "vxlanPort", "vxlanVNI"}
-}
-
-// notEnforced are the kinds of network policy, none of which anything acts on yet. Whoever brings
-// enforcement takes them, and what uses them, out.
-func notEnforced() []string {
-	return append(v3.TieredKinds(), v3.KindTier, v3.KindNetworkSet, v3.KindGlobalNetworkSet, v3.KindProfile, v3.KindHostEndpoint,
-		v3.KindStagedKubernetesNetworkPolicy, v3.KindKubernetesNetworkPolicy, v3.KindClusterNetworkPolicy)
+	return []string{"defaultEndpointToHostAction", "failsafeInboundHostPorts", "failsafeOutboundHostPorts", "ipipMTU", "iptablesBackend",
+		"iptablesNATOutgoingInterfaceFilter", "mtuIfacePattern", "mtuMode", "mtuProfile", "natOutgoingAddress",
+		"natOutgoingExclusions", "natPortRange", "nftablesMode", "nodeSelector", "vxlanMTU", "vxlanMTUV6", "vxlanPort", "vxlanVNI"}
 }
 
 // warnOfNoEffect names the fields of a written resource that ask for something this release keeps
 // and does not do: whoever turns encryption on has to learn that nothing is encrypted.
 func warnOfNoEffect(w io.Writer, in input) error {
-	if slices.Contains(notEnforced(), in.kind.Kind) {
-		_, err := fmt.Fprintf(w, "weft: warning: %s: network policy is NOT enforced in this release: it is kept, and no traffic is stopped; see docs/features.md\n",
-			clean(refOf(in.kind, in.object.GetName())))
-		if err != nil {
-			return err
-		}
-	}
 	fields, err := withoutEffect(in.object)
 	if err != nil || len(fields) == 0 {
 		return err

@@ -4,7 +4,6 @@ import (
 	"os"
 	"regexp"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -66,28 +65,5 @@ func TestWithoutEffect(t *testing.T) {
 		if d := cmp.Diff(c.want, got); d != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, d)
 		}
-	}
-}
-
-// Whoever writes a policy has to learn that nothing enforces it.
-func TestPolicyIsNotEnforced(t *testing.T) {
-	warned := 0
-	for _, k := range v3.Kinds() {
-		o := k.New()
-		o.SetName("a")
-		var out strings.Builder
-		if err := warnOfNoEffect(&out, input{object: o, kind: k}); err != nil {
-			t.Fatal(err)
-		}
-		policy := strings.Contains(k.Kind, "Policy") || slices.Contains([]string{"Tier", "NetworkSet", "GlobalNetworkSet", "Profile", "HostEndpoint"}, k.Kind)
-		if got := strings.Contains(out.String(), refOf(k, "a")+": network policy is NOT enforced in this release"); got != policy {
-			t.Errorf("%s: warned %v, want %v: %s", k.Kind, got, policy, out.String())
-		}
-		if policy {
-			warned++
-		}
-	}
-	if warned < 12 {
-		t.Errorf("%d kinds warn, want all 12 of network policy", warned)
 	}
 }

@@ -68,6 +68,7 @@ func sample() *status.Status {
 		},
 		Tunnels:    []status.Tunnel{{Device: "weft-vxlan", Driver: "vxlan", Outer: "UDP 4789, VNI 4096", MTU: 1450, Why: "IPPool pods asks for it"}},
 		Endpoints:  2,
+		Policy:     status.Policy{Driver: "nftables", Generation: 41, Programmed: 40, Policies: 1, Pods: 2, Hosts: 1, Error: "no memory for the set"},
 		Problems:   []string{"n4 has published no IPv4 address: is weft node running there?"},
 		LastErrors: []status.Error{{Part: "routing/fib", Time: ago(90 * time.Second), Text: "put route 10.244.3.0/26:\nno such device"}},
 		Checks: []status.Check{

@@ -62,6 +62,7 @@ func (v *statusView) header(w io.Writer, s *status.Status) error {
 	t.add("Address", because(address(s), s.AddressWhy))
 	t.add("Datastore", because(s.Datastore.Kind+", "+s.Datastore.State, s.Datastore.Error))
 	t.add("Pods", because(fmt.Sprintf("%d here, MTU %s", s.Endpoints, mtu(s.PodMTU)), s.PodMTUWhy))
+	t.add("Policy", policyLine(&s.Policy))
 	t.add("Applied", v.applied(s))
 	t.paint = func(row, column int, text string) string {
 		switch {
@@ -71,12 +72,30 @@ func (v *statusView) header(w io.Writer, s *status.Status) error {
 			if before, ok := strings.CutSuffix(text, ready); ok {
 				return before + v.in(readyColour, ready)
 			}
+		case row == 5 && (s.Policy.Driver == "" || s.Policy.Error != "" || s.Policy.Programmed != s.Policy.Generation):
+			return v.in(yellow, text)
 		case row == 3 && (s.Datastore.Error != "" || s.Datastore.State != "in-sync"):
 			return v.in(yellow, text)
 		}
 		return text
 	}
 	return t.print(w)
+}
+
+// policyLine says how far policy is enforced.
+func policyLine(p *status.Policy) string {
+	if p.Driver == "" {
+		return because("NOT ENFORCED", p.Error)
+	}
+	text := fmt.Sprintf("%s, %s in force for %s", p.Driver, many(p.Policies, "policy", "policies"), count(p.Pods, "pod"))
+	if p.Hosts > 0 {
+		text += " and " + count(p.Hosts, "host interface")
+	}
+	text += fmt.Sprintf(", program %d", p.Programmed)
+	if p.Programmed != p.Generation {
+		text += fmt.Sprintf(", NOT %d", p.Generation)
+	}
+	return because(text, p.Error)
 }
 
 func address(s *status.Status) string {
@@ -116,11 +135,13 @@ func orDash(s string) string {
 	return s
 }
 
-func count(n int, what string) string {
+func count(n int, what string) string { return many(n, what, what+"s") }
+
+func many(n int, one, more string) string {
 	if n == 1 {
-		return "1 " + what
+		return "1 " + one
 	}
-	return strconv.Itoa(n) + " " + what + "s"
+	return strconv.Itoa(n) + " " + more
 }
 
 // pathRow is one path with the peer it leads to.

@@ -8,25 +8,37 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
-	"strings"
 	"sync"
 
 	v3 "weft/api/v3"
 	"weft/model"
-	"weft/model/selector"
 	"weft/node/datastore"
+	"weft/node/policies"
 )
 
-// watchedKinds are what a node follows in the store.
+// clusterKinds are what cluster takes in.
+func clusterKinds() []string {
+	return []string{v3.KindNode, v3.KindIPPool, v3.KindIPAMBlock, v3.KindFelixConfiguration, v3.KindIPReservation, v3.KindIPAMConfiguration, v3.KindNamespace}
+}
+
+// watchedKinds are what a node follows in the store, in the order in which they are listed: what
+// others refer to comes first.
 func watchedKinds() []string {
-	return []string{"Node", "IPPool", "IPAMBlock", "FelixConfiguration", "IPReservation", "IPAMConfiguration", "Namespace"}
+	kinds := clusterKinds()
+	for _, k := range policies.Kinds() {
+		if !slices.Contains(kinds, k) {
+			kinds = append(kinds, k)
+		}
+	}
+	return kinds
 }
 
 // cluster is what the store says, kept in the compilers' own small types; of the wire types only
 // those that this node itself writes or hands to IPAM are kept. It implements datastore.Sink.
 type cluster struct {
-	self model.NodeName
-	log  *slog.Logger
+	self  model.NodeName
+	log   *slog.Logger
+	kinds map[string]bool // that matter here
 	// notify is called, without the lock, when something changed that the compilers see; aboutSelf
 	// tells that it may change this node's own record as well.
 	notify func(aboutSelf bool)
@@ -59,8 +71,12 @@ type cluster struct {
 type namespace struct{ labels, annotations map[string]string }
 
 func newCluster(self model.NodeName, log *slog.Logger, notify func(aboutSelf bool)) *cluster {
+	kinds := map[string]bool{}
+	for _, k := range clusterKinds() {
+		kinds[k] = true
+	}
 	return &cluster{
-		self: self, log: log, notify: notify, state: datastore.StateWait,
+		self: self, log: log, kinds: kinds, notify: notify, state: datastore.StateWait,
 		rejected:     map[datastore.Key]error{},
 		nodes:        map[model.NodeName]*model.Node{},
 		blocks:       map[netip.Prefix]*model.Block{},
@@ -86,6 +102,9 @@ func (c *cluster) OnChanges(changes []datastore.Change) {
 	c.mu.Lock()
 	relevant, aboutSelf := false, false
 	for _, ch := range changes {
+		if !c.kinds[ch.Key.Kind] {
+			continue
+		}
 		aboutSelf = aboutSelf || ch.Key.Kind == "IPPool" || ch.Key.Kind == "Node" && ch.Key.Name == string(c.self)
 		if ch.Err != nil {
 			c.rejected[ch.Key] = ch.Err
@@ -334,44 +353,13 @@ func (c *cluster) tunnelSettings() (model.VXLANConfig, model.MTUConfig) {
 	return v, m
 }
 
-// felixChain returns the FelixConfigurations of this node, the weakest first. Of several that
-// select it the oldest applies.
+// felixChain returns the FelixConfigurations of this node, the weakest first.
 func (c *cluster) felixChain() []*v3.FelixConfiguration {
-	var chain []*v3.FelixConfiguration
-	if f := c.felix["default"]; f != nil {
-		chain = append(chain, f)
-	}
 	var labels map[string]string
 	if n := c.nodes[c.self]; n != nil {
 		labels = n.Labels
 	}
-	var selected *v3.FelixConfiguration
-	for name, f := range c.felix {
-		if name == "default" || strings.HasPrefix(name, "node.") {
-			continue
-		}
-		sel, err := selector.Parse(f.Spec.NodeSelector)
-		if err != nil || !sel.Matches(labels) {
-			continue
-		}
-		if selected == nil || older(f, selected) {
-			selected = f
-		}
-	}
-	if selected != nil {
-		chain = append(chain, selected)
-	}
-	if f := c.felix["node."+string(c.self)]; f != nil {
-		chain = append(chain, f)
-	}
-	return chain
-}
-
-func older(a, b *v3.FelixConfiguration) bool {
-	if !a.CreationTimestamp.Equal(&b.CreationTimestamp) {
-		return a.CreationTimestamp.Before(&b.CreationTimestamp)
-	}
-	return a.Name < b.Name
+	return policies.FelixChain(c.self, labels, c.felix)
 }
 
 // ownRecord returns this node's record as the store has it; nil when there is none.

@@ -55,13 +55,15 @@ type engine struct {
 	runner    *reconcile.Runner
 	collector *collector
 	announcer *announcer
+	onLinks   func([]model.Link) // optional: this host's interfaces are others than before
 
-	mu      sync.Mutex
-	plans   *plans // of the last run; nil before the first
-	inputs  inputs
-	errs    map[string]status.Error
-	applied time.Time // of the last run without error
-	repairs uint64
+	mu       sync.Mutex
+	plans    *plans // of the last run; nil before the first
+	inputs   inputs
+	linksGen uint64 // of the interfaces that onLinks was told of
+	errs     map[string]status.Error
+	applied  time.Time // of the last run without error
+	repairs  uint64
 }
 
 // inputs tells whether the view must be computed again.
@@ -129,6 +131,10 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 	last, lastInputs := e.plans, e.inputs
 	e.mu.Unlock()
 
+	if e.onLinks != nil && underGen != e.linksGen {
+		e.linksGen = underGen
+		e.onLinks(under.Links)
+	}
 	p := &plans{}
 	now := inputs{e.cluster.currentGeneration(), underGen}
 	if last != nil && now == lastInputs {

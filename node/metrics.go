@@ -20,6 +20,9 @@ type metrics struct {
 	applyErrors  *prometheus.CounterVec
 	repairs      *prometheus.CounterVec
 	cniSeconds   *prometheus.HistogramVec
+
+	policyLatency    prometheus.Histogram
+	policyQuarantine prometheus.Histogram
 }
 
 func newMetrics(version string, endpoints func() int, paths func() map[string]int) *metrics {
@@ -39,6 +42,12 @@ func newMetrics(version string, endpoints func() int, paths func() map[string]in
 		cniSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "weft_cni_duration_seconds",
 			Help:    "How long CNI calls took inside the node.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 13)}, []string{"op", "result"}),
+		policyLatency: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "weft_policy_latency_seconds",
+			Help:    "From the store's word of a change to the kernel that enforces it.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15)}),
+		policyQuarantine: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "weft_endpoint_quarantine_seconds",
+			Help:    "How long new pods waited for their policy.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15)}),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "weft_build_info", Help: "1, with the version.",
 		ConstLabels: prometheus.Labels{"version": version, "go": runtime.Version()}})
@@ -47,7 +56,7 @@ func newMetrics(version string, endpoints func() int, paths func() map[string]in
 		Help: "Pods attached on this node.", ConstLabels: prometheus.Labels{"state": "attached"}},
 		func() float64 { return float64(endpoints()) })
 	m.registry.MustRegister(build, m.syncState, m.lastEvent, m.applySeconds, m.applyErrors, m.repairs,
-		m.cniSeconds, eps, &pathCollector{paths: paths}, collectors.NewGoCollector(),
+		m.cniSeconds, m.policyLatency, m.policyQuarantine, eps, &pathCollector{paths: paths}, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -86,5 +95,40 @@ func (c *pathCollector) Describe(ch chan<- *prometheus.Desc) { ch <- pathDesc }
 func (c *pathCollector) Collect(ch chan<- prometheus.Metric) {
 	for reach, n := range c.paths() {
 		ch <- prometheus.MustNewConstMetric(pathDesc, prometheus.GaugeValue, float64(n), reach)
+	}
+}
+
+// policyCollector tells what status tells of policy, when it is asked.
+type policyCollector struct{ enforcer *enforcer }
+
+func policyDescs() map[string]*prometheus.Desc {
+	desc := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
+	return map[string]*prometheus.Desc{
+		"desired":    desc("weft_policy_desired_generation", "Of the program that the store's resources make."),
+		"programmed": desc("weft_policy_programmed_generation", "Of the program that is in the kernel."),
+		"policies":   desc("weft_policy_active", "Policies that select something of this node."),
+		"chains":     desc("weft_policy_chains", "Chains of rules of the program."),
+		"sets":       desc("weft_policy_sets", "Sets of addresses of the program."),
+		"pods":       desc("weft_policy_endpoints", "Pods of this node that have a program."),
+		"isolated":   desc("weft_policy_isolated_endpoints", "Pods of this node that nothing passes to or from, since the store does not know them."),
+		"rejected":   desc("weft_policy_rejected_resources", "Resources of which the last good form stays in force."),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *policyCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range policyDescs() {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *policyCollector) Collect(ch chan<- prometheus.Metric) {
+	st, problems := c.enforcer.status()
+	descs := policyDescs()
+	for name, v := range map[string]float64{"desired": float64(st.Generation), "programmed": float64(st.Programmed), "policies": float64(st.Policies),
+		"chains": float64(st.Chains), "sets": float64(st.Sets), "pods": float64(st.Pods), "isolated": float64(len(st.Isolated)),
+		"rejected": float64(len(problems) - len(st.Isolated))} {
+		ch <- prometheus.MustNewConstMetric(descs[name], prometheus.GaugeValue, v)
 	}
 }

@@ -44,7 +44,14 @@ func (s *service) status() *status.Status {
 	if pubErr != nil {
 		st.LastErrors = append(st.LastErrors, status.Error{Part: "node record", Time: time.Now(), Text: pubErr.Error()})
 	}
-	st.Problems = append(s.cluster.problems(), s.missing...)
+	policyState, policyProblems := s.enforcer.status()
+	st.Policy = policyState
+	st.Problems = append(append(s.cluster.problems(), policyProblems...), s.missing...)
+	slices.Sort(st.Problems)
+	st.Problems = slices.Compact(st.Problems) // both read some kinds
+	if text, at := s.enforcer.lastError(); text != "" {
+		st.LastErrors = append(st.LastErrors, status.Error{Part: "policy", Time: at, Text: text})
+	}
 	if p != nil {
 		fillView(st, p.view, s.drivers, s.ways)
 		st.Uplink = uplinkOf(founds, e.underlay)
@@ -158,6 +165,14 @@ func (s *service) checks() []status.Check {
 	}
 	out = append(out, check("node-record", pubErr, "published"))
 
+	if !s.enforcer.backend.none() {
+		policyErr := s.enforcer.ready()
+		if text, _ := s.enforcer.lastError(); policyErr == nil && text != "" {
+			policyErr = errors.New(text)
+		}
+		out = append(out, check("policy", policyErr, "enforced"))
+	}
+
 	e := s.engine
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -199,7 +214,7 @@ func (s *service) ready() error {
 		}
 		return fmt.Errorf("the node has not programmed the kernel yet; see weft status")
 	}
-	return nil
+	return s.enforcer.ready()
 }
 
 // podMTU is the MTU for new pods in bytes.

@@ -145,6 +145,15 @@ func (s *service) addHealth(mux *http.ServeMux) {
 }
 
 func (s *service) servePlan(w http.ResponseWriter, r *http.Request) {
+	if r.PathValue("area") == "policy" {
+		text, ok := s.enforcer.format()
+		if !ok {
+			http.Error(w, "nothing is planned yet: the node has not read its store", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprint(w, text)
+		return
+	}
 	p := s.engine.current()
 	if p == nil {
 		why := "see weft status"
@@ -163,9 +172,9 @@ func (s *service) servePlan(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, p.nat.Format())
 	case "routing":
 		fmt.Fprint(w, p.routing.Format())
-	case "encryption", "policy":
+	case "encryption":
 		http.Error(w, "this release plans no "+area, http.StatusNotFound)
 	default:
-		http.Error(w, fmt.Sprintf("no plan %q: want topology, tunnel, nat or routing", area), http.StatusNotFound)
+		http.Error(w, fmt.Sprintf("no plan %q: want topology, tunnel, nat, routing or policy", area), http.StatusNotFound)
 	}
 }

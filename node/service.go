@@ -44,6 +44,7 @@ type service struct {
 	registry  *cni.Registry
 	links     *kernel.PodLinks
 	engine    *engine
+	enforcer  *enforcer
 	publisher *publisher
 	publish   *reconcile.Runner
 	metrics   *metrics
@@ -105,7 +106,13 @@ func (s *service) run(ctx context.Context, server *etcd.Server) error {
 	g.Go(func() error {
 		return datastore.Follow(ctx, s.store, watchedKinds(), s.sink(), datastore.FollowOptions{Logger: s.log})
 	})
-	g.Go(func() error { return s.monitor.Run(ctx, s.engine.onEvent) })
+	g.Go(func() error {
+		return s.monitor.Run(ctx, func(ev kernel.Event) {
+			s.engine.onEvent(ev)
+			s.enforcer.onEvent(ev)
+		})
+	})
+	g.Go(func() error { return s.enforcer.Run(ctx) })
 	g.Go(func() error { return s.engine.runner.Run(ctx) })
 	g.Go(func() error { return s.engine.collector.run(ctx) })
 	g.Go(func() error { return s.publish.Run(ctx) })
@@ -128,23 +135,26 @@ func (s *service) run(ctx context.Context, server *etcd.Server) error {
 	return g.Wait()
 }
 
-// sink passes what the store says to the cluster and keeps the store's metrics.
-func (s *service) sink() datastore.Sink { return &meteredSink{s.cluster, s.metrics} }
+// sink passes what the store says to all that follow it and keeps the store's metrics.
+func (s *service) sink() datastore.Sink { return &meteredSink{s.metrics, s.enforcer, s.cluster} }
 
 type meteredSink struct {
-	*cluster
-	metrics *metrics
+	metrics  *metrics
+	enforcer *enforcer
+	cluster  *cluster
 }
 
 // OnState implements datastore.Sink.
 func (m *meteredSink) OnState(st datastore.State, err error) {
 	m.metrics.state(st)
+	m.enforcer.OnState(st, err)
 	m.cluster.OnState(st, err)
 }
 
 // OnChanges implements datastore.Sink.
 func (m *meteredSink) OnChanges(c []datastore.Change) {
 	m.metrics.lastEvent.SetToCurrentTime()
+	m.enforcer.OnChanges(c)
 	m.cluster.OnChanges(c)
 }
 
@@ -196,6 +206,9 @@ func (s *service) build(ctx context.Context) error {
 		announcer: &announcer{kick: func() { s.publish.Kick() }, again: func() { s.engine.runner.Kick() }, now: time.Now}}
 	s.engine.parts = s.parts(tunnels)
 	s.engine.init(s.cfg.Resync)
+	s.enforcer = newEnforcer(model.NodeName(s.cfg.NodeName), s.policyBackend(), s.connectionEnder(), s.metrics, s.log, s.cfg.Resync)
+	s.engine.onLinks = s.enforcer.setLinks
+	s.metrics.registry.MustRegister(&policyCollector{s.enforcer})
 	s.publisher = &publisher{self: model.NodeName(s.cfg.NodeName), cfg: s.cfg.Address, log: s.log, store: s.store,
 		stores: storeAddresses(ctx, s.cfg.Datastore.Endpoints), cluster: s.cluster, underlay: s.underlay,
 		announced: s.engine.announcer, tunnels: &nodeTunnel{s.ipam, s.cfg.NodeName}}

@@ -28,6 +28,7 @@ const (
 	stepShow      = "show"      // the endpoint is among Registry.Endpoints
 	stepApply     = "apply"     // the node programs it, beside record
 	stepRecord    = "record"    // the WorkloadEndpoint
+	stepPolicy    = "policy"    // policy is in the kernel, beside apply and record
 	stepActivate  = "activate"  // pod side up
 	stepCommit    = "commit"    // the journal says ready
 	stepAnswer    = "answer"    // all is done, the runtime does not know yet
@@ -231,7 +232,14 @@ func (op *adding) attach(ctx context.Context) error {
 
 // finish makes the configured link part of the cluster, and only then lets the pod send.
 func (op *adding) finish(ctx context.Context) error {
-	if err := op.step(stepShow, func() error { op.cfg.Registry.show(op.a); return nil }); err != nil {
+	w := record(op.cfg.Node, op.pod, op.conf, &op.a)
+	if err := op.step(stepShow, func() error {
+		op.cfg.Registry.show(op.a)
+		if op.cfg.Policy != nil {
+			op.cfg.Policy.Attach(op.a.forPolicy(), w.DeepCopy()) // the store's client has w for itself
+		}
+		return nil
+	}); err != nil {
 		return err
 	}
 	g, gctx := errgroup.WithContext(ctx)
@@ -239,10 +247,18 @@ func (op *adding) finish(ctx context.Context) error {
 		return op.step(stepApply, func() error { return op.program(gctx) })
 	})
 	g.Go(func() error {
-		return op.step(stepRecord, func() error {
-			return op.putRecord(gctx, record(op.cfg.Node, op.pod, op.conf, &op.a))
-		})
+		return op.step(stepRecord, func() error { return op.putRecord(gctx, w) })
 	})
+	if op.cfg.Policy != nil {
+		g.Go(func() error {
+			return op.step(stepPolicy, func() error {
+				if err := op.cfg.Policy.Enforced(gctx); err != nil {
+					return fmt.Errorf("program the policy of pod %s: %w", op.a.id(), err)
+				}
+				return nil
+			})
+		})
+	}
 	if err := g.Wait(); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"weft/internal/kernel"
 	"weft/model"
 	"weft/node/cni/rpc"
+	"weft/node/policies"
 )
 
 // key names an attachment as CNI does: the container and the interface in it.
@@ -79,6 +80,12 @@ func (a *attachment) link() kernel.PodLink {
 func (a *attachment) endpoint() model.Endpoint {
 	l := a.link()
 	return model.Endpoint{ID: a.id(), Device: a.Device, Addresses: slices.Clone(a.Addresses), MAC: l.MAC}
+}
+
+// forPolicy is what policy has to know of it beside the record.
+func (a *attachment) forPolicy() policies.Attachment {
+	e := a.endpoint()
+	return policies.Attachment{ID: e.ID, Container: a.ContainerID, Device: e.Device, Addresses: e.Addresses, MAC: e.MAC}
 }
 
 // validate checks what came from a file: nothing in it may name another file or another device.

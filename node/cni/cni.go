@@ -14,9 +14,11 @@ import (
 	"os"
 	"time"
 
+	v3 "weft/api/v3"
 	"weft/internal/kernel"
 	"weft/model"
 	"weft/node/datastore"
+	"weft/node/policies"
 )
 
 // Config is what a Server needs. All fields are required except where said.
@@ -43,6 +45,8 @@ type Config struct {
 	// Apply returns when everything that Registry.Endpoints held at the call is programmed (routes,
 	// policy), or with the reason why it is not. ADD waits for it before the pod can send.
 	Apply func(ctx context.Context) error
+	// Policy, optional, enforces policy on the pods. An ADD waits for it before the pod can send.
+	Policy Enforcer
 	// Observe, optional, is told of every call: operation (ADD...), result ("ok" or "error") and
 	// how long it took.
 	Observe func(op, result string, d time.Duration)
@@ -51,6 +55,19 @@ type Config struct {
 	// Step, optional, is called with a name before every step of ADD and DEL; an error fails the
 	// step. Tests use it to fail or die there.
 	Step func(step string) error
+}
+
+// Enforcer has policy in the kernel for the pods of this host.
+type Enforcer interface {
+	// Attach tells of a pod that is attached or about to be, and of its record, which is about to be
+	// written; nil: it is in the store.
+	Attach(pod policies.Attachment, record *v3.WorkloadEndpoint)
+	// Detach tells of a pod that is about to lose its link, or has lost it.
+	Detach(id model.EndpointID)
+	// Enforced returns when the policy of all pods that were attached before is in the kernel, or when
+	// it is certain that nothing passes to and from those for which it is not. An error means that
+	// packets may pass by policy.
+	Enforced(ctx context.Context) error
 }
 
 // LinkMaker makes and removes the link of one pod. ns is an open network namespace.

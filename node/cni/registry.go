@@ -31,6 +31,7 @@ type Registry struct {
 	shown    map[key]bool        // in Endpoints
 	byAddr   map[netip.Addr]key  // who has an address on a link
 	onChange func()
+	onHide   func(model.EndpointID)
 
 	files [16]sync.Mutex // of the entries' files, by key: taken before mu
 }
@@ -345,9 +346,12 @@ func (r *Registry) show(a attachment) {
 // hide takes k from Endpoints.
 func (r *Registry) hide(k key) {
 	r.mu.Lock()
-	was := r.shown[k]
+	was, a, onHide := r.shown[k], r.all[k], r.onHide
 	delete(r.shown, k)
 	r.unlockAndTell(was)
+	if was && a != nil && onHide != nil {
+		onHide(a.id())
+	}
 }
 
 // unlockAndTell releases the lock that its caller took, and then calls OnChange's function.

@@ -62,7 +62,16 @@ func New(cfg Config) (*Server, error) {
 		wake: make(chan struct{}, 1), adding: map[key]int{}}
 	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
 	defer cancel()
-	return s, s.recoverJournal(ctx)
+	if err := s.recoverJournal(ctx); err != nil {
+		return s, err
+	}
+	if cfg.Policy != nil {
+		cfg.Registry.onHide = cfg.Policy.Detach
+		for _, a := range cfg.Registry.visible() {
+			cfg.Policy.Attach(a.forPolicy(), nil)
+		}
+	}
+	return s, nil
 }
 
 // recoverJournal compares the journal with the kernel. What earlier runs left half made is removed

@@ -31,6 +31,8 @@ type Config struct {
 	Log        Log
 	Resync     time.Duration // period of the full comparison with the kernel
 	IPIPDriver string        // auto, kernel or ebpf: how IPIP is done
+	// PolicyDriver is auto, nftables or iptables: by what policy is enforced.
+	PolicyDriver string
 }
 
 // Datastore says where the cluster's resources are.
@@ -43,6 +45,9 @@ type Datastore struct {
 	User         string
 	PasswordFile string
 }
+
+// PolicyAuto lets the FelixConfiguration, else the kernel, decide how policy is enforced.
+const PolicyAuto = "auto"
 
 // IPIPAuto lets the kernel decide how IPIP is done.
 const IPIPAuto = "auto"
@@ -101,6 +106,7 @@ func Bind(fs *pflag.FlagSet) func() (*Config, error) {
 	fs.StringVar(&r.Log.Format, "log-format", "text", "text or json")
 	fs.DurationVar(&r.Resync, "resync-interval", 10*time.Minute, "period of the full comparison with the kernel; events repair at once")
 	fs.StringVar(&r.IPIPDriver, "ipip-driver", IPIPAuto, "how IPIP is done: kernel (its ipip device), ebpf, or auto: the first that works")
+	fs.StringVar(&r.PolicyDriver, "policy-driver", PolicyAuto, "how network policy is enforced: nftables, iptables, or auto: as nftablesMode of the FelixConfiguration says, else the first that works")
 	return func() (*Config, error) {
 		if err := r.fill(fs); err != nil {
 			return nil, err
@@ -271,6 +277,9 @@ func (c *Config) Validate() error {
 	}
 	if d := c.IPIPDriver; d != IPIPAuto && d != "kernel" && d != "ebpf" {
 		bad("ipip-driver", "%q: want auto, kernel or ebpf", d)
+	}
+	if d := c.PolicyDriver; d != PolicyAuto && d != "nftables" && d != "iptables" {
+		bad("policy-driver", "%q: want auto, nftables or iptables", d)
 	}
 	if c.Resync < time.Second {
 		bad("resync-interval", "%v: want at least 1s", c.Resync)

@@ -21,13 +21,28 @@ type Status struct {
 	PodMTUWhy   string    `json:"podMTUWhy"`
 	Peers       []Peer    `json:"peers"`
 	Tunnels     []Tunnel  `json:"tunnels"`
-	Endpoints   int       `json:"endpoints"`            // local pods
+	Endpoints   int       `json:"endpoints"` // local pods
+	Policy      Policy    `json:"policy"`
 	Problems    []string  `json:"problems,omitempty"`   // sentences
 	LastErrors  []Error   `json:"lastErrors,omitempty"` // newest first, of each driver its last
 	Ready       bool      `json:"ready"`
 	Checks      []Check   `json:"checks"`
 	Repairs     uint64    `json:"repairs"` // kernel objects put back since the start
 	LastApplied time.Time `json:"lastApplied"`
+}
+
+// Policy is where the node stands with network policy.
+type Policy struct {
+	Driver     string   `json:"driver"`     // "nftables"; empty: not enforced
+	Generation uint64   `json:"generation"` // of the program that the store's resources make
+	Programmed uint64   `json:"programmed"` // of the one that is in the kernel
+	Policies   int      `json:"policies"`   // that select something of this node
+	Pods       int      `json:"pods"`       // that have a program
+	Hosts      int      `json:"hosts"`      // interfaces with a host endpoint
+	Chains     int      `json:"chains"`
+	Sets       int      `json:"sets"`
+	Isolated   []string `json:"isolated,omitempty"` // pods that nothing passes to or from, as nobody knows what they are
+	Error      string   `json:"error,omitempty"`    // of the last attempt
 }
 
 // Datastore is where the node stands with its store.

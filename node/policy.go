@@ -1,0 +1,49 @@
+package node
+
+import (
+	"context"
+	"strings"
+
+	"weft/node/policies"
+	"weft/policy"
+	"weft/policy/conntrack"
+	policyiptables "weft/policy/iptables"
+	policynftables "weft/policy/nftables"
+)
+
+// policyBackend lists the drivers of policy: a new one is one line here.
+func (s *service) policyBackend() *backend {
+	b := newBackend(s.cfg.PolicyDriver, policyFileIn(s.cfg.DataDir), map[string]func() policyDriver{
+		policyNFTables: func() policyDriver { return policynftables.New(s.handle, s.log) },
+		policyIptables: func() policyDriver { return policyiptables.New(s.handle, s.log, policyiptables.Auto) },
+	}, s.log)
+	b.adjust = func(_ string, d policyDriver, settings policies.Settings) {
+		if t, ok := d.(*policyiptables.Driver); ok {
+			t.SetBackend(iptablesBackend(settings.IptablesBackend))
+		}
+	}
+	return b
+}
+
+// iptablesBackend reads the field of a FelixConfiguration, which is valid, in any case.
+func iptablesBackend(text string) policyiptables.Backend {
+	for _, b := range []policyiptables.Backend{policyiptables.NFT, policyiptables.Legacy} {
+		if strings.EqualFold(text, string(b)) {
+			return b
+		}
+	}
+	return policyiptables.Auto
+}
+
+// connectionEnder ends connections that policy denies from now on.
+func (s *service) connectionEnder() connectionEnder {
+	return ender{conntrack.New(s.handle, s.log, conntrack.Options{Kick: func() { s.enforcer.kick() }})}
+}
+
+type ender struct{ *conntrack.Cutter }
+
+// Apply implements connectionEnder.
+func (e ender) Apply(ctx context.Context, u policy.Update) error {
+	_, err := e.Cutter.Apply(ctx, u)
+	return err
+}
