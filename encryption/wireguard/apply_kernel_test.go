@@ -58,11 +58,11 @@ func carry(t *testing.T, hosts []*host) {
 				t.Errorf("%s: peer %+v", h.name, p)
 			}
 		}
-		if res, err := h.driver.Apply(context.Background(), h.plan(t, family(peers[0]), hosts...)); err != nil || !res.Zero() {
+		if res, err := h.driver.Apply(context.Background(), h.plan(family(peers[0]), hosts...)); err != nil || !res.Zero() {
 			t.Errorf("%s: the same plan once more: %v, %v", h.name, res, err)
 		}
 		h.driver.Invalidate()
-		if res, err := h.driver.Apply(context.Background(), h.plan(t, family(peers[0]), hosts...)); err != nil || !res.Zero() {
+		if res, err := h.driver.Apply(context.Background(), h.plan(family(peers[0]), hosts...)); err != nil || !res.Zero() {
 			t.Errorf("%s: the same plan, all read again: %v, %v", h.name, res, err)
 		}
 	}
@@ -79,7 +79,7 @@ func TestZeroPlan(t *testing.T) {
 	ways(t, func(t *testing.T, w Way) {
 		_, hosts := cluster(t, w)
 		h := hosts[0]
-		h.apply(t, h.plan(t, model.IPv4))
+		h.apply(t, h.plan(model.IPv4))
 		if got, want := testkit.Links(t, h.NS), "up"; len(got) == 0 {
 			t.Errorf("links %q, want one that is %s", got, want)
 		}

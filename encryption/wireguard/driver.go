@@ -57,7 +57,6 @@ type Driver struct {
 	fresh   bool               // false: the links must be read before they can be believed
 	devices map[string]*device // as the last Apply left them
 	shown   Way
-	crashes int // processes that ended soon after their start, in a row
 }
 
 // device is one WireGuard device as the last Apply left it.
@@ -234,7 +233,7 @@ func (d *Driver) applyDevice(ctx context.Context, w *encryption.Device, all []en
 	d.devices[w.Name] = dev
 	d.mu.Unlock()
 	good, refused := checkPeers(w, peersOf(all, w.Name))
-	r, err := d.configure(ctx, dev, w, good, repair)
+	added, r, err := d.configure(ctx, dev, w, good, repair)
 	if res = res.Add(r); err != nil {
 		return res, errors.Join(refused, err)
 	}
@@ -247,7 +246,44 @@ func (d *Driver) applyDevice(ctx context.Context, w *encryption.Device, all []en
 	if err == nil && !believe && !up {
 		err = portTaken(d.h.LinkSetUp(ctx, w.Name), w)
 	}
+	if err == nil {
+		err = d.greet(ctx, dev, w, added)
+	}
 	return res, errors.Join(refused, err)
+}
+
+// greet has a handshake with new peers begin at once and from one end only, that of the lower key. Where
+// both begin at the same moment, as when traffic of both directions moves to the device, neither
+// succeeds, and they try again after 5 s.
+func (d *Driver) greet(ctx context.Context, dev *device, w *encryption.Device, added []*encryption.Peer) error {
+	own, err := w.Key.Public()
+	if err != nil {
+		return err
+	}
+	var c change
+	nudge, none := 1, 0
+	for _, p := range added {
+		if p.Keepalive == 0 && p.Endpoint.IsValid() && slices.Compare(own[:], p.Key[:]) < 0 {
+			// Turning it on sends one, for which a session is needed.
+			c.peers = append(c.peers, peerChange{key: p.Key, node: p.Node, keepalive: &nudge}, peerChange{key: p.Key, node: p.Node, keepalive: &none})
+		}
+	}
+	d.mu.Lock()
+	have := dev.have
+	d.mu.Unlock()
+	if c.empty() || have == nil {
+		return nil
+	}
+	d.setState(dev, nil)
+	if have.revision, err = d.write(ctx, w, have.revision, c); err != nil {
+		return err
+	}
+	if have.revision == foreignRevision {
+		d.ask()
+		return nil
+	}
+	d.setState(dev, have)
+	return nil
 }
 
 // peersOf returns the part of the plan's peers that belongs to one device; they are sorted by device.
@@ -266,15 +302,15 @@ func peersOf(peers []encryption.Peer, device string) []encryption.Peer {
 	return peers[:n]
 }
 
-// configure writes key, port, mark and peers, as far as they differ.
-func (d *Driver) configure(ctx context.Context, dev *device, w *encryption.Device, want []*encryption.Peer, repair bool) (res reconcile.Result, err error) {
+// configure writes key, port, mark and peers, as far as they differ, and returns the new peers.
+func (d *Driver) configure(ctx context.Context, dev *device, w *encryption.Device, want []*encryption.Peer, repair bool) (added []*encryption.Peer, res reconcile.Result, err error) {
 	d.mu.Lock()
 	have := dev.have
 	d.mu.Unlock()
 	read := have == nil
 	if read {
 		if have, err = d.control.read(ctx, w.Name); err != nil {
-			return res, err
+			return nil, res, err
 		}
 	}
 	c := change{}
@@ -284,7 +320,7 @@ func (d *Driver) configure(ctx context.Context, dev *device, w *encryption.Devic
 	if have.port != w.Port {
 		c.port = &w.Port
 		if err := d.portFree(w); err != nil {
-			return res, err
+			return nil, res, err
 		}
 	}
 	if have.fwmark != w.FwMark {
@@ -302,7 +338,12 @@ func (d *Driver) configure(ctx context.Context, dev *device, w *encryption.Devic
 	d.setState(dev, nil) // unknown until all is written
 	if !c.empty() {
 		if have.revision, err = d.write(ctx, w, have.revision, c); err != nil {
-			return reconcile.Result{}, err
+			return nil, reconcile.Result{}, err
+		}
+	}
+	for _, p := range want {
+		if _, ok := have.peers[p.Key]; !ok {
+			added = append(added, p)
 		}
 	}
 	have.key, have.port, have.fwmark = w.Key, w.Port, w.FwMark
@@ -310,10 +351,10 @@ func (d *Driver) configure(ctx context.Context, dev *device, w *encryption.Devic
 	dev.tell(want)
 	if have.revision == foreignRevision {
 		d.ask()
-		return res, nil
+		return added, res, nil
 	}
 	d.setState(dev, have)
-	return res, nil
+	return added, res, nil
 }
 
 // ask makes Watch ask for another Apply.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,6 +28,10 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case userspace.CommandName:
+			if p, ok := userspace.ParseArgs(os.Args); ok && os.Getenv(anyVersion) != "" {
+				p.Interface = userspace.Interface // it says another one in its arguments
+				exit(userspace.Run(context.Background(), p, nil))
+			}
 			cmd := userspace.Command()
 			cmd.SetArgs(os.Args[2:])
 			exit(cmd.Execute())
@@ -34,6 +39,8 @@ func TestMain(m *testing.M) {
 			exit(bare())
 		case agentCommand:
 			exit(agent())
+		case listenCommand:
+			exit(listen())
 		}
 	}
 	goleak.VerifyTestMain(m)
@@ -80,7 +87,7 @@ type host struct {
 	key    encryption.PrivateKey
 	way    Way
 	dir    string // of sockets and logs
-	log    *strings.Builder
+	log    *logged
 	h      *kernel.Handle
 	driver *Driver
 }
@@ -116,7 +123,7 @@ func cluster(t *testing.T, ways ...Way) (under testkit.NS, hosts []*host) {
 		t.Fatal(err)
 	}
 	for i, w := range ways {
-		h := &host{NS: testkit.NewNetns(t), i: i + 1, name: model.NodeName(fmt.Sprintf("n%d", i+1)), way: w, key: testKey(t, i+1), dir: t.TempDir()}
+		h := &host{NS: testkit.NewNetns(t), i: i + 1, name: model.NodeName(fmt.Sprintf("n%d", i+1)), way: w, key: testKey(i + 1), dir: t.TempDir()}
 		port := fmt.Sprintf("port%d", h.i)
 		testkit.Wire(t, under, port, h.NS, "eth0")
 		testkit.Run(t, under, "ip", "link", "set", port, "master", "br0")
@@ -134,13 +141,31 @@ func cluster(t *testing.T, ways ...Way) (under testkit.NS, hosts []*host) {
 	return under, hosts
 }
 
+// logged keeps what a driver logs.
+type logged struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *logged) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 // renew gives the host another driver, as a restarted node service has, and leaves the kernel as it is.
 func (h *host) renew(t *testing.T) {
 	t.Helper()
 	if h.driver != nil {
 		h.driver.Close()
 	}
-	h.log = &strings.Builder{}
+	h.log = &logged{}
 	h.driver = New(h.h, slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})), h.options())
 }
 
@@ -159,8 +184,7 @@ func testEnv() []string {
 	return out
 }
 
-func testKey(t testing.TB, seed int) encryption.PrivateKey {
-	t.Helper()
+func testKey(seed int) encryption.PrivateKey {
 	var b [32]byte
 	for i := range b {
 		b[i] = byte(seed*37 + i*11 + 1)
@@ -168,38 +192,35 @@ func testKey(t testing.TB, seed int) encryption.PrivateKey {
 	b[1], b[2] = byte(seed>>8), byte(seed)
 	k, err := encryption.NewPrivateKey(b)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	return k
 }
 
-func public(t testing.TB, k encryption.PrivateKey) model.PublicKey {
-	t.Helper()
+func public(k encryption.PrivateKey) model.PublicKey {
 	p, err := k.Public()
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	return p
 }
 
 // plan is what a host wants, over an underlay of family f.
-func (h *host) plan(t testing.TB, f model.Family, others ...*host) encryption.Plan {
-	t.Helper()
+func (h *host) plan(f model.Family, others ...*host) encryption.Plan {
 	p := encryption.Plan{Devices: []encryption.Device{{
 		Name: wg, Key: h.key, Port: 51820, MTU: 1420, Addresses: []netip.Addr{h.ip4(), h.ip6()}, FwMark: 0x100000,
 	}}}
 	for _, o := range others {
 		if o != h {
-			p.Peers = append(p.Peers, h.peer(t, f, o))
+			p.Peers = append(p.Peers, h.peer(f, o))
 		}
 	}
 	return p
 }
 
-func (h *host) peer(t testing.TB, f model.Family, o *host) encryption.Peer {
-	t.Helper()
+func (h *host) peer(f model.Family, o *host) encryption.Peer {
 	return encryption.Peer{
-		Device: wg, Node: o.name, Key: public(t, o.key), Endpoint: netip.AddrPortFrom(o.under(f), 51820),
+		Device: wg, Node: o.name, Key: public(o.key), Endpoint: netip.AddrPortFrom(o.under(f), 51820),
 		AllowedIPs: sortPrefixes([]netip.Prefix{o.block4(), o.block6()}),
 	}
 }
@@ -215,7 +236,7 @@ func (h *host) apply(t testing.TB, p encryption.Plan) {
 func join(t testing.TB, f model.Family, hosts ...*host) {
 	t.Helper()
 	for _, h := range hosts {
-		h.apply(t, h.plan(t, f, hosts...))
+		h.apply(t, h.plan(f, hosts...))
 		h.routes(t, wg, hosts...)
 	}
 }

@@ -27,6 +27,12 @@ const (
 	startTimeout = 10 * time.Second
 	// stopTimeout is how long a process that was told to end may take.
 	stopTimeout = 3 * time.Second
+	// A process that ends within soon of its start is started again at once a few times, then later and
+	// later, up to longestPause.
+	soon         = time.Second
+	atOnce       = 3
+	firstPause   = 100 * time.Millisecond
+	longestPause = 5 * time.Second
 )
 
 // keptEnv are the variables that a process takes over; others may be secrets, and it lives long.
@@ -46,6 +52,8 @@ type processes struct {
 	mu      sync.Mutex
 	running map[string]*process // by device
 	all     map[*process]bool   // also those that were told to end
+	crashes int                 // processes that ended soon, in a row
+	notYet  time.Time           // when the next one may be started
 	done    sync.WaitGroup
 }
 
@@ -72,8 +80,32 @@ func (ps *processes) get(ctx context.Context, device string) (p *process, starte
 	if err != nil || p != nil {
 		return p, false, err
 	}
+	if wait := ps.wait(); wait > 0 {
+		return nil, false, fmt.Errorf("the process of WireGuard device %s ends soon after its start, again and again: see %s; next try in %v",
+			device, ps.logPath(device), wait.Round(time.Millisecond))
+	}
 	p, err = ps.start(ctx, device)
 	return p, true, err
+}
+
+// wait is how long to wait before a process is started.
+func (ps *processes) wait() time.Duration {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return max(0, time.Until(ps.notYet))
+}
+
+// note notes that a process ended; it is called with mu held.
+func (ps *processes) note(p *process) {
+	switch {
+	case time.Since(p.since) > soon:
+		ps.crashes = 0
+	case !p.adopted:
+		ps.crashes++
+	}
+	if n := ps.crashes - atOnce; n > 0 {
+		ps.notYet = time.Now().Add(min(firstPause<<min(n, 10), longestPause))
+	}
 }
 
 func (ps *processes) of(device string) userspace.Process {
@@ -241,8 +273,11 @@ func (ps *processes) openLog(device string) (*os.File, error) {
 	if err := os.MkdirAll(ps.logDir, 0o755); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(ps.logDir, "wireguard-"+device+".log")
-	return os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	return os.OpenFile(ps.logPath(device), os.O_CREATE|os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+}
+
+func (ps *processes) logPath(device string) string {
+	return filepath.Join(ps.logDir, "wireguard-"+device+".log")
 }
 
 // awaitReady reads what the process says: that it is ready, or why it cannot be.
@@ -282,6 +317,7 @@ func (ps *processes) follow(p *process) {
 			delete(ps.all, p)
 			if known = ps.running[p.Device] == p; known {
 				delete(ps.running, p.Device)
+				ps.note(p)
 			}
 			ps.mu.Unlock()
 		}

@@ -17,11 +17,6 @@ const (
 	// lookShare of a processor demands.
 	lookInterval = 500 * time.Millisecond
 	lookShare    = 2000
-	// A process that ends within soon of its start is started again later and later, up to longestPause.
-	soon         = 5 * time.Second
-	firstPause   = 100 * time.Millisecond
-	longestPause = 5 * time.Second
-	mostCrashes  = 10
 )
 
 // Observe tells whether the event is a change by somebody else to something of ours, so that Apply
@@ -61,23 +56,8 @@ func (d *Driver) onDeath(p *process) {
 	if dev := d.devices[p.Device]; dev != nil {
 		dev.have = nil
 	}
-	if !p.adopted && time.Since(p.since) < soon {
-		d.crashes = min(d.crashes+1, mostCrashes)
-	} else {
-		d.crashes = 0
-	}
 	d.mu.Unlock()
 	d.ask()
-}
-
-// pause is how long to wait before a process that ended is started again.
-func (d *Driver) pause() time.Duration {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.crashes < 2 {
-		return 0
-	}
-	return min(firstPause<<d.crashes, longestPause)
 }
 
 // Watch calls kick when something of ours changed that kernel.Watch does not carry (the end of a process,
@@ -94,7 +74,7 @@ func (d *Driver) Watch(ctx context.Context, kick func()) error {
 			select {
 			case <-ctx.Done():
 				return context.Cause(ctx)
-			case <-time.After(d.pause()):
+			case <-time.After(d.procs.wait()):
 			}
 			kick()
 		case <-tick.C:
