@@ -35,6 +35,7 @@ func logs(t policy.Tag) []expr.Any {
 type chainRules struct {
 	rules    [][]expr.Any
 	comments []string
+	tags     map[int]policy.Tag // of rules that drop
 }
 
 func (c *chainRules) add(comment string, parts ...[]expr.Any) {
@@ -50,6 +51,7 @@ func (c *chainRules) chain(name string) *nft.Chain {
 func (c *chainRules) denies(comment string, t policy.Tag) {
 	c.add(comment, logs(t))
 	c.add("", nft.Counted(), nft.Drop())
+	c.drops(t)
 }
 
 // hookEnd is what becomes of a packet that a hook does not decide.
@@ -138,7 +140,7 @@ func (s *state) hook(h *policy.Hook, of hookOf) *object {
 				}
 			}
 		}
-		o.chain = c.chain(o.name)
+		o.chain, o.tags = c.chain(o.name), c.tags
 	})
 }
 
@@ -171,7 +173,7 @@ func (s *state) tier(st *step, d model.Direction) *object {
 	return s.object(digest("tier", d.String(), st.key(s)), func(o *object) {
 		var c chainRules
 		s.ask(&c, st, d)
-		o.chain = c.chain(o.name)
+		o.chain, o.tags = c.chain(o.name), c.tags
 	})
 }
 

@@ -69,15 +69,17 @@ type stage struct {
 }
 
 // skeleton renders the base chains, and what depends on host endpoints and the configuration.
-func skeleton(s *state) ([]nft.Chain, []*object) {
-	k := &skeletonOf{state: s}
+func skeleton(s *state) *skeletonOf {
+	k := &skeletonOf{state: s, tags: map[string]map[int]policy.Tag{}}
 	k.failsafes()
-	chains := []nft.Chain{*k.source(), *k.noProgram(), *k.invalid()}
 	for _, c := range []struct {
 		name  string
 		base  *nft.Base
 		rules func(*chainRules)
 	}{
+		{chainSource, nil, k.source},
+		{chainNoProgram, nil, k.noProgram},
+		{chainInvalid, nil, k.invalid},
 		{chainRaw, base(lib.ChainHookPrerouting, *lib.ChainPriorityRaw, false), k.raw},
 		{chainPreDNAT, base(lib.ChainHookPrerouting, *lib.ChainPriorityMangle, false), k.preDNAT},
 		{chainFrom, base(lib.ChainHookForward, priorityFrom, true), k.from},
@@ -94,21 +96,23 @@ func skeleton(s *state) ([]nft.Chain, []*object) {
 		c.rules(&r)
 		chain := r.chain(c.name)
 		chain.Base = c.base
-		chains = append(chains, *chain)
+		k.chains = append(k.chains, *chain)
+		k.tags[c.name] = r.tags
 	}
-	return chains, k.uses
+	return k
 }
 
 type skeletonOf struct {
-	state *state
-	uses  []*object
+	state  *state
+	chains []nft.Chain
+	tags   map[string]map[int]policy.Tag // of rules that drop
+	uses   []*object
 	// Chains that accept failsafe ports, and what they answer, by direction.
 	failsafe, failsafeReply [2]*object
 }
 
 // source is about packets of pods only.
-func (k *skeletonOf) source() *nft.Chain {
-	var c chainRules
+func (k *skeletonOf) source(c *chainRules) {
 	for i, f := range families {
 		key := []nft.Field{nft.InputInterface(), nft.SourceMAC(), nft.SourceAddr(f)}
 		c.add("", nft.Family(f), nft.In(sources+familySuffix(f), key...), nft.Return())
@@ -118,13 +122,10 @@ func (k *skeletonOf) source() *nft.Chain {
 	}
 	c.add("", nft.NotIn(setPods, nft.InputInterface()), nft.GoTo(chainNoProgram))
 	c.denies("not the pod's address or MAC", policy.Tag{Action: model.Deny, Direction: model.Egress, Cause: policy.BySource})
-	return c.chain(chainSource)
 }
 
-func (k *skeletonOf) noProgram() *nft.Chain {
-	var c chainRules
+func (k *skeletonOf) noProgram(c *chainRules) {
 	c.denies("a pod's device without an entry", policy.Tag{Action: model.Deny, Direction: model.Egress, Cause: policy.ByNoProgram})
-	return c.chain(chainNoProgram)
 }
 
 // raw is the first that sees a packet from outside.
@@ -195,6 +196,7 @@ func (k *skeletonOf) inputPods(c *chainRules) {
 	tag := policy.Tag{Action: model.Deny, Direction: model.Egress, Cause: policy.ByHost}
 	c.add("defaultEndpointToHostAction", podIn(), logs(tag))
 	c.add("", podIn(), nft.Counted(), nft.Drop())
+	c.drops(tag)
 }
 
 func (k *skeletonOf) rawOutput(c *chainRules) {
@@ -235,13 +237,16 @@ func (k *skeletonOf) allowed(c *chainRules) {
 func (k *skeletonOf) hosts() bool { return len(k.state.program.Hosts) > 0 }
 
 // invalid is where packets go that connection tracking cannot place.
-func (k *skeletonOf) invalid() *nft.Chain {
-	var c chainRules
-	c.add("", podIn(), nft.Counted(), nft.Drop())
-	c.add("", podOut(), nft.Counted(), nft.Drop())
+func (k *skeletonOf) invalid(c *chainRules) {
+	drop := func(match ...[]expr.Any) {
+		c.add("", nft.Rule(match...), nft.Counted(), nft.Drop())
+		c.drops(denyInvalid)
+	}
+	drop(podIn())
+	drop(podOut())
 	switch {
 	case k.state.program.Hosts["*"] != nil:
-		c.add("", nft.InputInterface().IsNot([]byte("lo\x00")...), nft.OutputInterface().IsNot([]byte("lo\x00")...), nft.Counted(), nft.Drop())
+		drop(nft.InputInterface().IsNot([]byte("lo\x00")...), nft.OutputInterface().IsNot([]byte("lo\x00")...))
 	case k.hosts():
 		var e []lib.SetElement
 		for _, name := range slices.Sorted(maps.Keys(k.state.program.Hosts)) {
@@ -249,10 +254,9 @@ func (k *skeletonOf) invalid() *nft.Chain {
 		}
 		o := k.state.list(strings.Join(slices.Sorted(maps.Keys(k.state.program.Hosts)), "\n"), lib.Set{KeyType: lib.TypeIFName}, e)
 		k.uses = append(k.uses, o)
-		c.add("", nft.In(o.name, nft.InputInterface()), nft.Counted(), nft.Drop())
-		c.add("", nft.In(o.name, nft.OutputInterface()), nft.Counted(), nft.Drop())
+		drop(nft.In(o.name, nft.InputInterface()))
+		drop(nft.In(o.name, nft.OutputInterface()))
 	}
-	return c.chain(chainInvalid)
 }
 
 func (k *skeletonOf) skip(chains ...*object) []*object {

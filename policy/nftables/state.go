@@ -31,6 +31,7 @@ type object struct {
 	name  string
 	chain *nft.Chain // or
 	set   *nft.Set
+	tags  map[int]policy.Tag // of the chain's rules that drop
 	uses  []*object
 	refs  int
 	there bool // in the kernel, as far as we know
@@ -60,6 +61,8 @@ type state struct {
 	ranged   [2]bool // the skeleton asks about that
 	skeleton []nft.Chain
 	hold     []*object // what the skeleton uses
+	// skeletonTags are of its rules that drop, by chain.
+	skeletonTags map[string]map[int]policy.Tag
 
 	touched map[*object]struct{}
 	todo    changes
@@ -306,7 +309,9 @@ func (c *changes) none() bool {
 
 // setSkeleton renders what depends on host endpoints and the configuration, and notes the difference.
 func (s *state) setSkeleton() {
-	chains, uses := skeleton(s)
+	k := skeleton(s)
+	chains, uses := k.chains, k.uses
+	s.skeletonTags = k.tags
 	s.ranged = [2]bool{s.ranges[0] > 0, s.ranges[1] > 0}
 	s.acquire(uses)
 	s.release(s.hold)
