@@ -3,10 +3,10 @@
 set -eu
 packages="iproute2 iputils-ping"
 case "${1:-}" in
-test | bench) packages="$packages iperf3 nftables tcpdump" ;;
+test | bench) packages="$packages iperf3 nftables iptables ipset tcpdump" ;;
 test-kernel)
 	# The test machine: the emulator, what its file system is made with, what is in it.
-	packages="$packages iperf3 nftables tcpdump procps util-linux mount qemu-system-x86 busybox-static kmod cpio xz-utils dash"
+	packages="$packages iperf3 nftables iptables ipset tcpdump procps util-linux mount qemu-system-x86 busybox-static kmod cpio xz-utils dash"
 	;;
 esac
 missing=""

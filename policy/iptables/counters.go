@@ -40,6 +40,9 @@ func (d *Driver) Counters(ctx context.Context) ([]Counter, error) {
 	}
 	for _, f := range families {
 		tables := tableOrder
+		if !present(f) {
+			continue
+		}
 		if d.in == Legacy {
 			var err error
 			if tables, err = d.legacyTables(f); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -288,13 +289,19 @@ func listSets(r *rules) map[string]set {
 
 // write sends the touched chains to both families, and repairs the hooks that are named wrong.
 func (d *Driver) write(ctx context.Context, touched map[key]bool, hooked map[model.Family]map[[2]string][]string) (res reconcile.Result, err error) {
-	var errs []error
-	for _, f := range families {
+	texts, errs := make([]string, len(families)), make([]error, len(families))
+	for i, f := range families {
 		c := change{family: f, chains: d.rules.chains, touched: touched, hooked: hooked[f]}
-		if text := c.text(); text != "" {
-			errs = append(errs, d.restore(ctx, d.in, f, text))
-		}
+		texts[i] = c.text()
 	}
+	var wg sync.WaitGroup
+	for i, f := range families {
+		if texts[i] == "" {
+			continue
+		}
+		wg.Go(func() { errs[i] = d.restore(ctx, d.in, f, texts[i]) })
+	}
+	wg.Wait()
 	for k := range touched {
 		delete(d.seen, k)
 		if _, wanted := d.rules.chains[k]; wanted {
@@ -307,6 +314,9 @@ func (d *Driver) write(ctx context.Context, touched map[key]bool, hooked map[mod
 }
 
 func (d *Driver) restore(ctx context.Context, b Backend, f model.Family, text string) error {
+	if !present(f) {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if _, err := d.run.run(ctx, []byte(text), d.tools.restore[b][f], "--noflush", "--wait"); err != nil {
@@ -325,6 +335,12 @@ func (d *Driver) ipset(ctx context.Context, commands string) error {
 		return fmt.Errorf("program policy's sets: %w", err)
 	}
 	return nil
+}
+
+// present tells whether the kernel has a family at all.
+func present(f model.Family) bool {
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return f != model.IPv6 || err == nil
 }
 
 // hookedIn tells which hooks rules have, by family.

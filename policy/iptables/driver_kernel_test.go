@@ -1,7 +1,6 @@
 package iptables
 
 import (
-	"io"
 	"log/slog"
 	"net/netip"
 	"os/exec"
@@ -50,7 +49,7 @@ func require(t *testing.T, b Backend) {
 
 func newDriver(t *testing.T, ns testkit.NS, b Backend) *Driver {
 	t.Helper()
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}

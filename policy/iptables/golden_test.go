@@ -264,7 +264,7 @@ func TestNames(t *testing.T) {
 		}
 		seen[name] = of
 	}
-	count := 0
+	count, tags := 0, 0
 	for seed := range uint64(100) {
 		p := compile(t, policytest.Full(seed, true).Snapshot)
 		for id := range p.Chains {
@@ -282,16 +282,24 @@ func TestNames(t *testing.T) {
 				t.Errorf("chain %s is longer than %d", k.chain, maxChainName)
 			}
 		}
+		names := policy.TagNames(p)
 		for _, l := range strings.Split(Format(p), "\n") {
-			if strings.HasPrefix(l, "-A") && strings.Contains(l, "NFLOG") && len(l[strings.Index(l, `x "`)+3:strings.LastIndex(l, `"`)]) > 63 {
-				t.Errorf("the prefix is too long for NFLOG: %s", l)
+			_, tag, logs := strings.Cut(l, `--nflog-prefix "`)
+			if !logs {
+				continue
 			}
+			tag, _, _ = strings.Cut(tag, `"`)
+			parsed, err := policy.ParseTag(tag)
+			if err != nil || len(tag) > maxLogPrefix || parsed.Cause == policy.ByRule && names[parsed.Name] == "" {
+				t.Errorf("the tag of %s: %v, %d bytes; want one that names a chain in at most %d", l, err, len(tag), maxLogPrefix)
+			}
+			tags++
 		}
 	}
 	for _, iface := range []string{"*", "any", "eth0", "eth0.100", "a\"b", "ü", kernel.VXLANDevice} {
 		check(hostChain("hi", iface), iface, maxChainName)
 	}
-	t.Logf("%d names of chains and sets", count)
+	t.Logf("%d names of chains and sets, %d tags", count, tags)
 }
 
 // TestFollowIsRender changes random worlds: what follows the differences is what the whole becomes,

@@ -21,6 +21,7 @@ const (
 	maxChainName = 28
 	maxSetName   = 31
 	maxDevice    = 15
+	maxLogPrefix = 63  // of the NFLOG target, in legacy tables
 	maxComment   = 120 // of 255 that the comment match takes
 )
 

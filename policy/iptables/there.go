@@ -51,6 +51,9 @@ func (h *foundHook) right(chain string, wanted bool) bool {
 func (d *Driver) read(ctx context.Context, b Backend, f model.Family) (*found, error) {
 	out := &found{chains: map[key]*foundChain{}, hooks: map[[2]string]*foundHook{}}
 	tables := tableOrder
+	if !present(f) {
+		return out, nil
+	}
 	if b == Legacy {
 		// Asking for a table makes it, and with it work for every packet.
 		var err error
