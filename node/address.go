@@ -22,6 +22,11 @@ type detection struct {
 	current  netip.Prefix // what the record says now; may be invalid
 }
 
+// methodAuto is the method that may find nothing for one family.
+const methodAuto = "auto"
+
+const keptWhy = "kept from the Node record: still on this host"
+
 // found is an address and the sentence that says how it was found.
 type found struct {
 	addr netip.Prefix
@@ -38,7 +43,7 @@ var skipped = regexp.MustCompile(`^(weft|docker|cbr|dummy|virbr|lxcbr|veth|lo$|c
 func detectAddress(d detection) (found, error) {
 	name, arg, _ := strings.Cut(d.method, "=")
 	switch name {
-	case "auto":
+	case methodAuto:
 		return d.auto()
 	case "first-found":
 		return d.pick(func(l model.Link, _ netip.Prefix) bool { return !skipped.MatchString(l.Name) }, "first interface that is up")
@@ -89,7 +94,7 @@ func (d detection) auto() (found, error) {
 		}
 	}
 	if d.current.IsValid() {
-		if f, err := d.own(d.current.Addr(), "kept from the Node record: still on this host"); err == nil {
+		if f, err := d.own(d.current.Addr(), keptWhy); err == nil {
 			return f, nil
 		}
 	}

@@ -10,14 +10,23 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	v3 "weft/api/v3"
 	"weft/model"
 	"weft/model/topology"
 	"weft/node/config"
 	"weft/node/datastore"
+	"weft/node/ipam"
 	"weft/tunnel"
 )
+
+// patience is how long the watch may take to bring back what was written. After that the store has
+// forgotten it: it was put back to an earlier state.
+const patience = 5 * time.Second
+
+// errNotBack tells that what was written last has not come back yet.
+var errNotBack = errors.New("the record written last has not come back from the store yet")
 
 // publisher keeps this node's record in the store true: addresses, what is on its link, the
 // tunnel's MAC and address. What others put in the record (labels, BGP settings) it leaves alone.
@@ -37,11 +46,13 @@ type publisher struct {
 	unsure bool
 	// written is the revision of the last write. Nothing new is announced before the watch has
 	// brought it back: there is never more than one announcement on its way.
-	written string
+	written   string
+	writtenAt time.Time
 
-	mu    sync.Mutex
-	found map[model.Family]found
-	err   error
+	mu       sync.Mutex
+	found    map[model.Family]found
+	err      error
+	troubles []string // that keep nothing from working
 }
 
 // tunnelAddresses gives this node the address of its tunnel device.
@@ -58,6 +69,9 @@ func (p *publisher) run(ctx context.Context, _ bool) error {
 	err := p.publish(ctx)
 	if errors.Is(err, datastore.ErrConflict) {
 		err = nil // somebody wrote the record meanwhile: its arrival kicks the next pass
+	}
+	if errors.Is(err, errNotBack) {
+		return err // its arrival kicks the next pass; if it never comes, the retry does
 	}
 	p.mu.Lock()
 	p.err = err
@@ -82,7 +96,11 @@ func (p *publisher) publish(ctx context.Context) error {
 	}
 	have := p.cluster.ownRecord()
 	if have != nil && !reached(have.ResourceVersion, p.written) {
-		return nil // what was written last has not come back yet: its arrival kicks us
+		if time.Since(p.writtenAt) < patience {
+			return errNotBack
+		}
+		p.log.Warn("the store has forgotten what this node wrote: writing it again", "node", string(p.self), "written", p.written, "there", have.ResourceVersion)
+		p.written = ""
 	}
 	want := &v3.Node{}
 	if have != nil {
@@ -107,7 +125,7 @@ func (p *publisher) publish(ctx context.Context) error {
 		return err
 	}
 	want = have.DeepCopy()
-	tunnelErr := p.tunnelAddresses(ctx, snap, want)
+	tunnelErr := p.withoutAddress(p.tunnelAddresses(ctx, snap, want))
 	_, err = p.write(ctx, have, want)
 	return errors.Join(lost, tunnelErr, err)
 }
@@ -121,6 +139,29 @@ func reached(have, want string) bool {
 		return want == "" || have == want
 	}
 	return h >= w
+}
+
+// withoutAddress makes a trouble of an error which says that no pool has an address for the tunnels, for
+// want of a pool for this node or this use: pods are reached all the same, only the host itself has
+// no address of its own to speak to those of other nodes.
+func (p *publisher) withoutAddress(err error) error {
+	var troubles []string
+	var exhausted *ipam.ExhaustedError
+	if errors.As(err, &exhausted) {
+		troubles = []string{fmt.Sprintf("this node has no address for its tunnels, so that its own processes speak to pods of other nodes by its node address: %v", err)}
+		err = nil
+	}
+	p.mu.Lock()
+	p.troubles = troubles
+	p.mu.Unlock()
+	return err
+}
+
+// problems returns sentences about what does not work, but keeps nothing else from working.
+func (p *publisher) problems() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.troubles)
 }
 
 // write creates or updates the record when it differs.
@@ -143,7 +184,7 @@ func (p *publisher) write(ctx context.Context, have, want *v3.Node) (*v3.Node, e
 	if !ok {
 		return nil, fmt.Errorf("publish Node %s: the store answered with a %T", p.self, o)
 	}
-	p.written = n.ResourceVersion
+	p.written, p.writtenAt = n.ResourceVersion, time.Now()
 	p.log.Info("node record published", "node", string(p.self), "revision", n.ResourceVersion)
 	return n, nil
 }
@@ -169,9 +210,17 @@ func (p *publisher) detect(s *model.Snapshot, u model.Underlay, rec *v3.Node) (a
 			addrs = append(addrs, current)
 			continue
 		}
+		if err != nil && method != methodAuto {
+			kept = append(kept, fmt.Errorf("find this node's %s underlay address as --ip-autodetection-method says: %w", f, err))
+			errs = append(errs, err)
+			continue
+		}
 		if err != nil {
 			errs = append(errs, err)
 			continue
+		}
+		if before, ok := p.found[f]; ok && before.addr == got.addr && got.why == keptWhy {
+			got.why = before.why // how it was found, not that it is still there
 		}
 		results[f] = got
 		addrs = append(addrs, got.addr)

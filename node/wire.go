@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -132,7 +133,7 @@ func loose(v *topology.View) []string {
 // in status and is retried; whether the pod itself is routed, CNI asks the kernel. So a route that
 // somebody else holds does not keep every new pod from starting.
 func (s *service) programmed(ctx context.Context) error {
-	if err := s.engine.runner.Await(ctx); ctx.Err() != nil {
+	if err := s.engine.runner.Await(ctx); ctx.Err() != nil || errors.Is(err, reconcile.ErrEnded) {
 		return err
 	}
 	return nil

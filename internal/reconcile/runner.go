@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -24,6 +25,8 @@ type Runner struct {
 	run  func(ctx context.Context, full bool) error
 	opts RunnerOptions
 	kick chan struct{}
+	// ended is closed when Run has returned: nothing more will be done.
+	ended chan struct{}
 
 	mu      sync.Mutex
 	asked   uint64        // kicks so far
@@ -35,7 +38,7 @@ type Runner struct {
 
 // NewRunner returns a Runner of f that does nothing until Run.
 func NewRunner(f func(ctx context.Context, full bool) error, opts RunnerOptions) *Runner {
-	return &Runner{run: f, opts: opts, kick: make(chan struct{}, 1), changed: make(chan struct{})}
+	return &Runner{run: f, opts: opts, kick: make(chan struct{}, 1), ended: make(chan struct{}), changed: make(chan struct{})}
 }
 
 // Kick asks for a run.
@@ -58,7 +61,8 @@ func (r *Runner) ask(full bool) uint64 {
 }
 
 // Await kicks and returns when a run that began after this call has finished, with that run's
-// error. It is how a caller knows that what it changed before is in the kernel.
+// error. It is how a caller knows that what it changed before is in the kernel. Once Run has ended it
+// returns ErrEnded.
 func (r *Runner) Await(ctx context.Context) error {
 	n := r.ask(false)
 	for {
@@ -72,12 +76,18 @@ func (r *Runner) Await(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-changed:
+		case <-r.ended:
+			return ErrEnded
 		}
 	}
 }
 
-// Run loops until ctx ends and returns its cause.
+// ErrEnded tells that the Runner does nothing any more.
+var ErrEnded = errors.New("the service is stopping")
+
+// Run loops until ctx ends and returns its cause. It is called once.
 func (r *Runner) Run(ctx context.Context) error {
+	defer close(r.ended)
 	resync := time.NewTimer(r.opts.Resync)
 	defer resync.Stop()
 	retry := time.NewTimer(time.Hour)

@@ -88,3 +88,30 @@ func TestRunnerFullResync(t *testing.T) {
 		<-done
 	})
 }
+
+func TestAwaitEndsWithRun(t *testing.T) {
+	ctx, stop := context.WithCancel(context.Background())
+	begun := make(chan struct{})
+	r := NewRunner(func(ctx context.Context, _ bool) error {
+		close(begun)
+		<-ctx.Done()
+		return ctx.Err()
+	}, RunnerOptions{Resync: time.Hour, RetryMin: time.Hour, RetryMax: time.Hour})
+	ran := make(chan error)
+	go func() { ran <- r.Run(ctx) }()
+	r.Kick()
+	<-begun
+	awaits := make(chan error)
+	go func() { awaits <- r.Await(context.Background()) }()
+	stop()
+	if err := <-ran; !errors.Is(err, context.Canceled) {
+		t.Errorf("Run: %v", err)
+	}
+	// The run that was under way may have covered it or not.
+	if err := <-awaits; !errors.Is(err, ErrEnded) && !errors.Is(err, context.Canceled) {
+		t.Errorf("Await: %v", err)
+	}
+	if err := r.Await(context.Background()); !errors.Is(err, ErrEnded) {
+		t.Errorf("Await after the end: %v", err)
+	}
+}
