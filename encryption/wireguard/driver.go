@@ -69,6 +69,7 @@ type device struct {
 	said     map[model.PublicKey]netip.AddrPort
 	nodes    map[model.PublicKey]model.NodeName
 	lookNext time.Time
+	greet    []greeting // still to be done
 }
 
 // New returns a Driver that works through h, in h's network namespace. It touches nothing yet.
@@ -247,43 +248,9 @@ func (d *Driver) applyDevice(ctx context.Context, w *encryption.Device, all []en
 		err = portTaken(d.h.LinkSetUp(ctx, w.Name), w)
 	}
 	if err == nil {
-		err = d.greet(ctx, dev, w, added)
+		err = d.greetNew(ctx, dev, added)
 	}
 	return res, errors.Join(refused, err)
-}
-
-// greet has a handshake with new peers begin at once and from one end only, that of the lower key. Where
-// both begin at the same moment, as when traffic of both directions moves to the device, neither
-// succeeds, and they try again after 5 s.
-func (d *Driver) greet(ctx context.Context, dev *device, w *encryption.Device, added []*encryption.Peer) error {
-	own, err := w.Key.Public()
-	if err != nil {
-		return err
-	}
-	var c change
-	nudge, none := 1, 0
-	for _, p := range added {
-		if p.Keepalive == 0 && p.Endpoint.IsValid() && slices.Compare(own[:], p.Key[:]) < 0 {
-			// Turning it on sends one, for which a session is needed.
-			c.peers = append(c.peers, peerChange{key: p.Key, node: p.Node, keepalive: &nudge}, peerChange{key: p.Key, node: p.Node, keepalive: &none})
-		}
-	}
-	d.mu.Lock()
-	have := dev.have
-	d.mu.Unlock()
-	if c.empty() || have == nil {
-		return nil
-	}
-	d.setState(dev, nil)
-	if have.revision, err = d.write(ctx, w, have.revision, c); err != nil {
-		return err
-	}
-	if have.revision == foreignRevision {
-		d.ask()
-		return nil
-	}
-	d.setState(dev, have)
-	return nil
 }
 
 // peersOf returns the part of the plan's peers that belongs to one device; they are sorted by device.

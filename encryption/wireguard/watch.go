@@ -104,6 +104,9 @@ func (d *Driver) look(ctx context.Context) bool {
 	hold := true
 	for _, k := range all {
 		ok, err := d.lookAt(ctx, k.dev, k.have)
+		if ok && err == nil {
+			err = d.greetSome(ctx, k.dev)
+		}
 		if ctx.Err() != nil {
 			return true
 		}

@@ -1,0 +1,150 @@
+package wireguard
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"weft/encryption"
+	"weft/internal/testkit"
+	"weft/model"
+)
+
+// TestScale: 5,000 peers from empty, one more change, and what looking costs.
+func TestScale(t *testing.T) {
+	ways(t, func(t *testing.T, w Way) {
+		_, hosts := cluster(t, w)
+		h := hosts[0]
+		n := testkit.Count(5000)
+		p := h.plan(model.IPv4)
+		for i := range n {
+			p.Peers = append(p.Peers, encryption.Peer{
+				Device: wg, Node: model.NodeName(fmt.Sprintf("n%05d", i)), Key: public(testKey(1000 + i)),
+				Endpoint: netip.AddrPortFrom(netip.AddrFrom4([4]byte{172, 31, 1, byte(100 + i%100)}), uint16(10000+i)),
+				AllowedIPs: []netip.Prefix{
+					netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 26),
+					netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 64}), 32),
+				},
+			})
+		}
+		ctx := context.Background()
+		start := time.Now()
+		res, err := h.driver.Apply(ctx, p)
+		all := time.Since(start)
+		if err != nil || res.Added != n+3 { // the device and its addresses, too
+			t.Fatalf("%v, %v", res, err)
+		}
+		var times, same []time.Duration
+		const rounds = 40
+		for i := range rounds {
+			q := encryption.Plan{Devices: p.Devices, Peers: slices.Clone(p.Peers)}
+			k := (i*97 + 1) % n
+			q.Peers[k].AllowedIPs = append(slices.Clone(q.Peers[k].AllowedIPs), netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(i), 0}), 24))
+			p = q
+			start := time.Now()
+			res, err := h.driver.Apply(ctx, p)
+			times = append(times, time.Since(start))
+			if err != nil || res.Changed != 1 || res.Added+res.Removed != 0 {
+				t.Fatalf("change %d: %v, %v", i, res, err)
+			}
+			start = time.Now()
+			if res, err := h.driver.Apply(ctx, p); err != nil || !res.Zero() {
+				t.Fatalf("the same: %v, %v", res, err)
+			}
+			same = append(same, time.Since(start))
+		}
+		slices.Sort(times)
+		slices.Sort(same)
+		var looks, reads []time.Duration
+		for range 10 {
+			cost, err := processorTime(func() error { _, err := h.driver.control.read(ctx, wg); return err })
+			if err != nil {
+				t.Fatal(err)
+			}
+			reads = append(reads, cost)
+			dev := h.driver.devices[wg]
+			dev.lookNext = time.Time{}
+			start := time.Now()
+			if !h.driver.look(ctx) {
+				t.Fatal("somebody changed it")
+			}
+			looks = append(looks, time.Since(start))
+		}
+		slices.Sort(looks)
+		slices.Sort(reads)
+		t.Logf("%d peers: from empty %v; one changed %v (median of %d), %v (longest); nothing changed %v", n, all.Round(time.Millisecond), times[rounds/2].Round(10*time.Microsecond), rounds, times[rounds-1].Round(10*time.Microsecond), same[rounds/2].Round(10*time.Microsecond))
+		t.Logf("a look takes %v, reading all costs %v of the driver's processor time (medians of 10)", looks[5].Round(10*time.Microsecond), reads[5].Round(10*time.Microsecond))
+		if w == Userspace {
+			t.Logf("the process: %s", memory(t, pidOf(t, h)))
+		}
+		if testkit.Emulated() {
+			return
+		}
+		if all > 3*time.Second {
+			t.Errorf("from empty: %v, want 3 s", all)
+		}
+		if times[rounds/2] > 10*time.Millisecond {
+			t.Errorf("one changed: %v, want 10 ms", times[rounds/2])
+		}
+	})
+}
+
+func memory(t *testing.T, pid int) string {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for l := range strings.Lines(string(b)) {
+		if strings.HasPrefix(l, "VmRSS") {
+			return strings.Join(strings.Fields(l), " ")
+		}
+	}
+	return "?"
+}
+
+// TestThroughput compares with a device that wireguard-go's own main would have, between the same
+// namespaces.
+func TestThroughput(t *testing.T) {
+	require(t, Userspace)
+	testkit.Require(t, testkit.Iperf3)
+	testkit.LeakCheck(t)
+	_, hosts := cluster(t, Userspace, Userspace)
+	a, b := hosts[0], hosts[1]
+	join(t, model.IPv4, a, b)
+	const device = "bare0"
+	for _, pair := range [][2]*host{{a, b}, {b, a}} {
+		h, o := pair[0], pair[1]
+		key, port := testKey(200+h.i), 51830
+		cfg := encode(change{key: &key, port: &port, peers: []peerChange{{
+			key: public(testKey(200 + o.i)), endpoint: netip.AddrPortFrom(o.under(model.IPv4), 51830), add: []netip.Prefix{o.block4()},
+		}}})
+		startReady(t, h.NS, []string{bareCommand, device}, strings.TrimPrefix(cfg, "set=1\n"))
+		testkit.Run(t, h.NS, "ip", "link", "set", device, "up")
+	}
+	dest := b.ip4()
+	via := func(name string) testkit.Way {
+		return testkit.Way{Name: name, Ready: func() {
+			for _, pair := range [][2]*host{{a, b}, {b, a}} {
+				// One address, by the one device or the other.
+				testkit.Run(t, pair[0].NS, "ip", "route", "replace", pair[1].block4().String(), "dev", map[string]string{"weft": wg, "wireguard-go": device}[name], "src", pair[0].ip4().String())
+			}
+			if !a.ping(t, dest) {
+				t.Fatalf("no way by %s", name)
+			}
+		}}
+	}
+	rounds := 8
+	if testkit.Emulated() {
+		rounds = 1
+	}
+	s := testkit.CompareStreams(t, a.NS, b.NS, dest, rounds, via("weft"), via("wireguard-go"))
+	if r := s.Ratio(t, "weft", "wireguard-go"); r.High < 0.95 {
+		t.Errorf("%.3f of a bare device at most, want 0.95", r.High)
+	}
+}
