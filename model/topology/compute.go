@@ -97,10 +97,26 @@ func (c *compiler) view(paths []Path, peers []Peer) *View {
 // addPool takes a pool in. A disabled pool may share its range with the one that replaces it: then
 // the enabled one says how its traffic travels, and among equals the first by name.
 func (c *compiler) addPool(p *model.Pool) {
+	if link, ok := c.onLink(p.CIDR); ok {
+		c.problem("IPPool %s (%s) overlaps %s, which is this host's own link: no route is made for it, since the nodes could not reach each other", p.Name, p.CIDR, link)
+		return
+	}
 	if old, ok := c.pools.Get(p.CIDR); ok && (old.Disabled == p.Disabled && old.Name < p.Name || !old.Disabled && p.Disabled) {
 		return
 	}
 	c.pools.Insert(p.CIDR, p)
+}
+
+// onLink returns a prefix of the interfaces that carry this node's addresses which overlaps cidr.
+func (c *compiler) onLink(cidr netip.Prefix) (netip.Prefix, bool) {
+	for _, l := range c.s.Underlay.Links {
+		for _, a := range l.Addresses {
+			if c.carriers[l.Name] && a.Masked().Overlaps(cidr) {
+				return a.Masked(), true
+			}
+		}
+	}
+	return netip.Prefix{}, false
 }
 
 func (c *compiler) problem(format string, args ...any) {
@@ -344,7 +360,8 @@ func (c *compiler) appendPeers(peers []Peer, name model.NodeName, holds []netip.
 			}
 		}
 		for _, t := range n.TunnelAddresses {
-			if model.FamilyOf(t) == family && !covered(p.Prefixes, t) {
+			// One of a pool must be of a block of the node, or borrowed: no record claims another's pod.
+			if model.FamilyOf(t) == family && !covered(p.Prefixes, t) && !c.pools.Contains(t) {
 				p.Prefixes = append(p.Prefixes, model.HostPrefix(t))
 			}
 		}

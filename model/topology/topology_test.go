@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -293,5 +294,24 @@ func BenchmarkCompute5000(b *testing.B) {
 		if err != nil || len(v.Paths) < 5000 {
 			b.Fatal(err, len(v.Paths))
 		}
+	}
+}
+
+// A pool over the nodes' own network would lead them away from each other.
+func TestPoolOverTheUnderlay(t *testing.T) {
+	s := rackSnapshot(model.Pool{Encap: model.EncapVXLAN})
+	s.Pools = append(s.Pools, model.Pool{Name: "wrong", CIDR: prefix("172.31.0.0/16"), Encap: model.EncapVXLAN})
+	s.Blocks[prefix("172.31.1.128/26")] = &model.Block{CIDR: prefix("172.31.1.128/26"), Node: "n2"}
+	v, err := Compute(s, testDrivers())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range v.Paths {
+		if p.Dst == prefix("172.31.1.128/26") && (!p.Foreign || p.Reach != Unreachable) {
+			t.Errorf("%+v", p)
+		}
+	}
+	if !slices.ContainsFunc(v.Problems, func(s string) bool { return strings.Contains(s, "IPPool wrong (172.31.0.0/16) overlaps 172.31.1.0/24") }) {
+		t.Errorf("problems %q", v.Problems)
 	}
 }
