@@ -20,7 +20,7 @@ const (
 	// socketBuffer in bytes bounds one transaction (some 300,000 elements) and its answers.
 	socketBuffer = 32 << 20
 	// transactionTimeout bounds the wait for the kernel's answers to one transaction.
-	transactionTimeout = 10 * time.Second
+	transactionTimeout = 60 * time.Second
 )
 
 // Owner keeps one owner's part of the table. What it wrote itself it remembers; once somebody else

@@ -93,7 +93,7 @@ func (s *state) render(c *policy.Chain) *chainState {
 func (r *rendering) unit(u *unit) {
 	e := entry{action: u.rule.Action}
 	for i, index := range u.indices {
-		key := refusedRule{r.id, u.texts(i)}
+		key := refusedRule{r.id, u.text(i)}
 		e.source = append(e.source, key)
 		e.rules = append(e.rules, index)
 		if r.refused[key] == nil {

@@ -3,6 +3,7 @@ package nftables
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -138,6 +139,9 @@ func TestAgainstEval(t *testing.T) {
 		p, err := policy.Compile(w.Snapshot)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if seed%4 < 2 {
+			addRuns(w, p)
 		}
 		d.cutFrom = []int{manyMembers, 3}[seed%2] // small worlds have small sets
 		apply(t, d, policy.Update{Program: p, Generation: 1000 + seed})
@@ -279,5 +283,50 @@ func TestMistakesAreCaught(t *testing.T) {
 			t.Errorf("%s: caught is %v after %d packets", m.name, caught, asked)
 		}
 		t.Logf("%s: caught within %d packets", m.name, asked)
+	}
+}
+
+// addRuns puts rules in a row, of which one lookup can be made, before the rules of each chain.
+func addRuns(w *policytest.World, p *policy.Program) {
+	port := func() *policy.Ports {
+		first := uint16(1 + w.IntN(4))
+		return &policy.Ports{Ranges: []model.PortRange{{First: first, Last: first + uint16(w.IntN(2))}}}
+	}
+	for id, c := range p.Chains {
+		n := *c
+		n.Rules = nil
+		f, mode := families[w.IntN(2)], w.IntN(5)
+		nets := func(bits int) []netip.Prefix {
+			a := policytest.Local4(w.IntN(12))
+			if f == model.IPv6 {
+				a = policytest.Local6(w.IntN(12))
+			}
+			return []netip.Prefix{netip.PrefixFrom(a, a.BitLen()-bits).Masked()}
+		}
+		for i := range 2 + w.IntN(3) {
+			r := policy.Rule{Index: 100 + i, Action: model.Allow, Family: f}
+			if mode == 0 {
+				r.Family = families[i%2]
+			}
+			if w.IntN(12) == 0 {
+				r.Action = model.Deny // ends a run
+			}
+			if mode != 1 && mode != 2 {
+				r.Protocol, r.Dst.Ports = []model.Protocol{model.TCP, model.UDP, model.SCTP}[w.IntN(3)], port()
+			}
+			switch mode {
+			case 1:
+				r.Src.Nets = nets(w.IntN(2))
+			case 2:
+				r.Dst.Nets = nets(w.IntN(2))
+			case 3:
+				r.Src.Nets = nets(0)
+			case 4:
+				r.Dst.Nets, r.Src.NotPorts = nets(0), &policy.Ports{Ranges: []model.PortRange{{First: 2, Last: 2}}}
+			}
+			n.Rules = append(n.Rules, r)
+		}
+		n.Rules = append(n.Rules, c.Rules...)
+		p.Chains[id] = &n
 	}
 }
