@@ -159,6 +159,26 @@ func (h *Handle) LinkRename(ctx context.Context, index int, name string) error {
 	return nil
 }
 
+// LinkRenameDown renames an interface on kernels that rename only what is down: it sets it down, renames
+// it and, if asked, sets it up again, all in one exchange. The routes through it go.
+func (h *Handle) LinkRenameDown(ctx context.Context, index int, name string, up bool) error {
+	if err := checkLinkName(name); err != nil {
+		return err
+	}
+	reqs := []request{
+		{unix.RTM_NEWLINK, 0, ifInfo(index, 0, unix.IFF_UP).b},
+		{unix.RTM_NEWLINK, 0, ifInfo(index, 0, 0).str(unix.IFLA_IFNAME, name).b},
+	}
+	if up {
+		reqs = append(reqs, request{unix.RTM_NEWLINK, 0, ifInfo(index, unix.IFF_UP, unix.IFF_UP).b})
+	}
+	errs, _ := h.exec(ctx, reqs) // its error is in each answer that it touches
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("set down link %d and rename it to %s: %w", index, name, err)
+	}
+	return nil
+}
+
 func parseVXLAN(b []byte) (VXLAN, bool) {
 	l, ok := parseLink(b)
 	if !ok || l.Kind != "vxlan" {

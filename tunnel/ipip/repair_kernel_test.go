@@ -178,11 +178,11 @@ type sabotage struct {
 	do      func() error
 }
 
-// kernelSabotage is what ip(8) and nft(8) can do to either way.
-func anySabotage() []sabotage {
+// anySabotage is what ip(8) and nft(8) can do to either way.
+func anySabotage(t *testing.T, n1 *host) []sabotage {
 	return []sabotage{
 		{name: "device deleted", command: "ip link del weft-ipip"},
-		{name: "device renamed", command: "ip link set weft-ipip down; ip link set weft-ipip name stolen0"},
+		{name: "device renamed", do: func() error { testkit.Rename(t, n1.NS, kernel.IPIPDevice, "stolen0"); return nil }},
 		{name: "device set down", command: "ip link set weft-ipip down"},
 		{name: "device replaced", command: "ip link del weft-ipip; ip link add weft-ipip type ifb || ip link add weft-ipip type dummy || true"},
 		{name: "MTU changed", command: "ip link set weft-ipip mtu 1300"},
@@ -246,9 +246,9 @@ func TestSabotageIsRepaired(t *testing.T) {
 		applies, _ := keep(t, n1, &p)
 		testkit.Eventually(t, 2*time.Second, "the first look at the guard", func() bool { return applies.Load() > 0 })
 		want := state(t, n1)
-		cases := append(anySabotage(), kernelSabotage()...)
+		cases := append(anySabotage(t, n1), kernelSabotage()...)
 		if w.Way == EBPF {
-			cases = append(anySabotage(), programSabotage(n1)...)
+			cases = append(anySabotage(t, n1), programSabotage(n1)...)
 		}
 		for _, c := range cases {
 			if c.do != nil {

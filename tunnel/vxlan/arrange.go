@@ -140,12 +140,7 @@ func (d *Driver) rename(ctx context.Context, there *inventory, r rename) error {
 	d.log.Info("renaming VXLAN device", "device", v.Name, "to", r.name, "vni", v.VNI, "port", v.Port)
 	err := d.h.LinkRename(ctx, v.Index, r.name)
 	if errors.Is(err, unix.EBUSY) {
-		if err = d.h.LinkSetDown(ctx, v.Name); err == nil {
-			err = d.h.LinkRename(ctx, v.Index, r.name)
-			if err == nil {
-				err = d.h.LinkSetUp(ctx, r.name)
-			}
-		}
+		err = d.h.LinkRenameDown(ctx, v.Index, r.name, true)
 	}
 	if err != nil {
 		return err

@@ -122,7 +122,7 @@ func TestSabotageIsRepaired(t *testing.T) {
 	// A flush by ip(8) goes on until nothing is left, and gives up against a repair: no failure here.
 	for _, c := range []struct{ name, command string }{
 		{"device deleted", "ip link del weft-vxlan"},
-		{"device renamed", "ip link set weft-vxlan name stolen0"},
+		{"device renamed", ""},
 		{"device set down", "ip link set weft-vxlan down"},
 		{"MTU changed", "ip link set weft-vxlan mtu 1300"},
 		{"MAC changed", "ip link set weft-vxlan address 66:00:00:00:00:01"},
@@ -149,7 +149,11 @@ func TestSabotageIsRepaired(t *testing.T) {
 		{"guard's chain moved", "nft 'flush chain inet weft tunnel-vxlan-input; delete chain inet weft tunnel-vxlan-input; add chain inet weft tunnel-vxlan-input { type filter hook output priority 0 ; }'"},
 	} {
 		start, before := time.Now(), changes.Load()
-		testkit.Run(t, n1.NS, "sh", "-c", c.command)
+		if c.command == "" {
+			testkit.Rename(t, n1.NS, kernel.VXLANDevice, "stolen0")
+		} else {
+			testkit.Run(t, n1.NS, "sh", "-c", c.command)
+		}
 		done := time.Now()
 		for {
 			if got := state(t, n1); got == want && changes.Load() > before {
@@ -214,20 +218,31 @@ func TestRenamedDeviceIsKept(t *testing.T) {
 		return strings.Count(testkit.Links(t, n1.NS), " vxlan mtu 1450 up") == 2 && strings.Count(kept(), "172.31.1.2") == 4
 	})
 	want := kept()
-	for _, c := range []string{
-		"bridge fdb del " + mac + " dev weft-vxlan-old", "ip neigh del 172.31.1.2 dev weft-vxlan-old", "ip addr flush dev weft-vxlan-old || true",
-		"ip link set weft-vxlan-old down", "ip link set weft-vxlan-old name stolen0", "ip link del weft-vxlan-old",
-		"ip link set weft-vxlan name x0 && ip link set weft-vxlan-old name weft-vxlan && ip link set x0 name weft-vxlan-old || true",
-		"ip link del weft-vxlan; ip link set weft-vxlan-old name weft-vxlan || true",
+	shell := func(command string) func() {
+		return func() { testkit.Run(t, n1.NS, "sh", "-c", command) }
+	}
+	for _, c := range []struct {
+		name string
+		do   func()
+	}{
+		{"forwarding entry deleted", shell("bridge fdb del " + mac + " dev weft-vxlan-old")},
+		{"neighbour deleted", shell("ip neigh del 172.31.1.2 dev weft-vxlan-old")},
+		{"address removed", shell("ip addr flush dev weft-vxlan-old || true")},
+		{"device set down", shell("ip link set weft-vxlan-old down")},
+		{"device renamed", func() { testkit.Rename(t, n1.NS, oldDevice, "stolen0") }},
+		{"device deleted", shell("ip link del weft-vxlan-old")},
+		// Where an interface that is up cannot be renamed, these two end half way.
+		{"names changed", shell("ip link set weft-vxlan name x0 && ip link set weft-vxlan-old name weft-vxlan && ip link set x0 name weft-vxlan-old || true")},
+		{"name taken", shell("ip link del weft-vxlan; ip link set weft-vxlan-old name weft-vxlan || true")},
 	} {
-		testkit.Run(t, n1.NS, "sh", "-c", c)
+		c.do()
 		start := time.Now()
 		for kept() != want {
 			if time.Since(start) > 2*time.Second {
-				t.Fatalf("%s: not repaired\n got: %s\nwant: %s", c, kept(), want)
+				t.Fatalf("%s: not repaired\n got: %s\nwant: %s", c.name, kept(), want)
 			}
 		}
-		t.Logf("%-90s healed within %v", c, time.Since(start).Round(time.Millisecond))
+		t.Logf("%-28s healed within %v", c.name, time.Since(start).Round(time.Millisecond))
 	}
 	time.Sleep(300 * time.Millisecond)
 	before := applies.Load()
