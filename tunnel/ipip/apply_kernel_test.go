@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 
+	"weft/internal/kernel"
 	"weft/internal/testkit"
 	"weft/tunnel"
 )
@@ -59,6 +60,15 @@ func TestCarries(t *testing.T) {
 		}
 		if out := testkit.Run(t, a.NS, "tc", "qdisc", "show", "dev", "eth0"); w.clsact && out != "qdisc noqueue 0: root refcnt 2 \n" {
 			t.Errorf("left in tc:\n%s", out)
+		}
+		// Made a second time, it is new; what somebody takes away then is a repair.
+		if res, err := a.driver.Apply(context.Background(), plan(t, a, hosts)); err != nil || res.Added == 0 || res.Repaired != 0 {
+			t.Errorf("made a second time: %v, %v, want no repairs", res, err)
+		}
+		testkit.Run(t, a.NS, "ip", "addr", "flush", "dev", kernel.IPIPDevice)
+		a.driver.Invalidate()
+		if res, err := a.driver.Apply(context.Background(), plan(t, a, hosts)); err != nil || res.Repaired != 1 {
+			t.Errorf("the address was taken away: %v, %v, want one repair", res, err)
 		}
 	})
 }

@@ -35,10 +35,8 @@ func (d *Driver) applyDevice(ctx context.Context, links []kernel.TunnelLink, l t
 	if err != nil {
 		return dev, res, err
 	}
-	// A device of the other way goes: the two cannot share the name.
-	if ok && !slices.Contains(d.way.kinds(), have.Kind) {
-		d.log.Info("replacing IPIP device", "device", have.Name, "kind", have.Kind, "way", d.way)
-		if err := d.h.LinkDelete(ctx, have.Name); err != nil {
+	if ok && !slices.Contains(d.way.kinds(), have.Kind) { // of the other way
+		if err := d.putAside(ctx, have); err != nil {
 			return dev, res, err
 		}
 		ok = false
@@ -144,30 +142,77 @@ func (d *Driver) adjust(ctx context.Context, have, want kernel.TunnelLink) (chan
 func (d *Driver) rename(ctx context.Context, have kernel.TunnelLink, name string) error {
 	d.log.Warn("IPIP device has another name", "device", have.Name, "want", name)
 	err := d.h.LinkRename(ctx, have.Index, name)
-	if !errors.Is(err, unix.EBUSY) {
-		return err
+	if errors.Is(err, unix.EBUSY) {
+		return d.h.LinkRenameDown(ctx, have.Index, name, false)
 	}
-	if err := d.h.LinkSetDown(ctx, have.Name); err != nil {
-		return err
-	}
-	return d.h.LinkRename(ctx, have.Index, name)
+	return err
 }
 
-// removeOthers takes away devices of ours but the one that is kept; links may be older than that one,
-// and hold what had its name before.
-func (d *Driver) removeOthers(ctx context.Context, links []kernel.TunnelLink, kept kernel.TunnelLink) (reconcile.Result, error) {
+// aside is what a device of the other way is called while its successor is made.
+const aside = kernel.IPIPDevice + "-old"
+
+// putAside frees the name of a device, which goes on working. A kernel before 6.2 renames only what is
+// down, which takes the routes away: there it goes.
+func (d *Driver) putAside(ctx context.Context, have kernel.TunnelLink) error {
+	d.log.Info("replacing IPIP device", "device", have.Name, "kind", have.Kind, "way", d.way)
+	if err := d.h.LinkDelete(ctx, aside); err != nil { // left by a process that was killed half way
+		return err
+	}
+	err := d.h.LinkRename(ctx, have.Index, aside)
+	if errors.Is(err, unix.EBUSY) {
+		return d.h.LinkDelete(ctx, have.Name)
+	}
+	return err
+}
+
+// others returns the devices of ours but the one that is kept, as they are called now.
+func (d *Driver) others(ctx context.Context, kept kernel.TunnelLink) ([]kernel.TunnelLink, error) {
+	links, err := d.h.TunnelLinks(ctx)
+	return slices.DeleteFunc(links, func(l kernel.TunnelLink) bool { return !ours(l) || l.Index == kept.Index }), err
+}
+
+// moveRoutes lets our routes that lead through other devices of ours lead through the kept one, each in
+// place. The routing area wants them under its name in any case.
+func (d *Driver) moveRoutes(ctx context.Context, others []kernel.TunnelLink, kept string) error {
+	if len(others) == 0 {
+		return nil
+	}
+	table := kernel.RouteTable(d.h)
+	routes, err := table.List(ctx)
+	if err != nil {
+		return err
+	}
+	var puts []reconcile.Change[kernel.RouteKey, kernel.Route]
+	for k, r := range routes {
+		if slices.ContainsFunc(others, func(l kernel.TunnelLink) bool { return l.Name == r.Device }) {
+			moved := r
+			moved.Device = kept
+			puts = append(puts, reconcile.Change[kernel.RouteKey, kernel.Route]{Key: k, Exists: true, Have: r, Want: moved})
+		}
+	}
+	batch, ok := table.(reconcile.BatchTable[kernel.RouteKey, kernel.Route])
+	if !ok {
+		return fmt.Errorf("move routes to device %s: the table of routes takes no batches", kept)
+	}
+	if err := errors.Join(batch.PutMany(ctx, puts)...); err != nil {
+		return fmt.Errorf("move routes to device %s: %w", kept, err)
+	}
+	return nil
+}
+
+// removeOthers takes away devices of ours that are not kept.
+func (d *Driver) removeOthers(ctx context.Context, others []kernel.TunnelLink) (reconcile.Result, error) {
 	var res reconcile.Result
 	var errs []error
-	for _, l := range links {
-		if !ours(l) || l.Index == kept.Index || l.Name == kept.Name {
-			continue
-		}
+	for _, l := range others {
 		if err := d.h.LinkDelete(ctx, l.Name); err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		d.log.Info("removed IPIP device", "device", l.Name, "kind", l.Kind)
-		res.Removed++
+		if l.Name != aside { // that one was counted when it was put aside
+			res.Removed++
+		}
 	}
 	return res, errors.Join(errs...)
 }

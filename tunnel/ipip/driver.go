@@ -133,14 +133,28 @@ func (d *Driver) apply(ctx context.Context, p tunnel.Plan) (reconcile.Result, er
 		}
 	}
 	d.bpf.invalidate()
-	res, err := d.applyGuard(ctx, p)
+	links, err := d.h.TunnelLinks(ctx)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	// Until the programs run, packets of peers come by the kernel's device and through nftables.
+	turning := d.way == EBPF && slices.ContainsFunc(links, func(l kernel.TunnelLink) bool { return ours(l) && l.Kind == kernel.KindIPIP })
+	sources := d.guarded(p)
+	if turning {
+		sources = p.Sources
+	}
+	res, err := d.applyGuard(ctx, sources)
 	if err != nil {
 		return res, err
 	}
-	r, err := d.applyAll(ctx, l, p)
+	r, err := d.applyAll(ctx, links, l, p)
 	if repair && !r.Zero() && r.Repaired == 0 {
 		r.Repaired++
 	}
+	if res = res.Add(r); err != nil || !turning {
+		return res, err
+	}
+	r, err = d.applyGuard(ctx, d.guarded(p))
 	return res.Add(r), err
 }
 
@@ -165,7 +179,7 @@ func equalLink(a, b tunnel.Link) bool {
 
 // applyEntries is for a device that is known to be as wanted.
 func (d *Driver) applyEntries(ctx context.Context, p tunnel.Plan) (reconcile.Result, error) {
-	res, err := d.applyGuard(ctx, p)
+	res, err := d.applyGuard(ctx, d.guarded(p))
 	if err != nil {
 		return res, err
 	}
@@ -179,13 +193,17 @@ func (d *Driver) applyEntries(ctx context.Context, p tunnel.Plan) (reconcile.Res
 	return res.Add(r), err
 }
 
-// applyGuard lets in what the sources allow. By eBPF nothing that may come in gets as far as
-// nftables: there the guard keeps the rest out, and pods from sending.
-func (d *Driver) applyGuard(ctx context.Context, p tunnel.Plan) (reconcile.Result, error) {
+// guarded returns whom the guard lets in. By eBPF nothing that may come in gets as far as nftables:
+// there the guard keeps the rest out, and pods from sending.
+func (d *Driver) guarded(p tunnel.Plan) []tunnel.Source {
 	if d.way == EBPF {
-		return d.guard.Apply(ctx, []guard.Endpoint{guard.IPIP()}, nil)
+		return nil
 	}
-	return d.guard.Apply(ctx, []guard.Endpoint{guard.IPIP()}, p.Sources)
+	return p.Sources
+}
+
+func (d *Driver) applyGuard(ctx context.Context, sources []tunnel.Source) (reconcile.Result, error) {
+	return d.guard.Apply(ctx, []guard.Endpoint{guard.IPIP()}, sources)
 }
 
 func (d *Driver) applyAddresses(ctx context.Context, l tunnel.Link) (reconcile.Result, error) {
@@ -196,12 +214,9 @@ func (d *Driver) applyAddresses(ctx context.Context, l tunnel.Link) (reconcile.R
 	return d.addrs.Sync(ctx, want)
 }
 
-// applyAll reads the links and makes device, programs and addresses.
-func (d *Driver) applyAll(ctx context.Context, l tunnel.Link, p tunnel.Plan) (reconcile.Result, error) {
-	links, err := d.h.TunnelLinks(ctx)
-	if err != nil {
-		return reconcile.Result{}, err
-	}
+// applyAll makes device, programs and addresses. A device of the other way works until nothing is
+// sent or received by it any more.
+func (d *Driver) applyAll(ctx context.Context, links []kernel.TunnelLink, l tunnel.Link, p tunnel.Plan) (reconcile.Result, error) {
 	parent, err := findParent(links, l)
 	if err != nil && d.way == EBPF {
 		return reconcile.Result{}, err
@@ -228,26 +243,48 @@ func (d *Driver) applyAll(ctx context.Context, l tunnel.Link, p tunnel.Plan) (re
 	if !r.Zero() {
 		d.addrs.Invalidate()
 	}
-	if r, err = d.attach(ctx, dev, links, now, running); err != nil {
-		return res.Add(r), err
-	}
-	res = res.Add(r)
-	d.mu.Lock()
-	d.there = now
-	d.mu.Unlock()
-	r, err = d.applyAddresses(ctx, l)
-	if res = res.Add(r); err != nil {
+	r, err = d.use(ctx, dev, links, now, running)
+	return res.Add(r), err
+}
+
+// use sets the device up and turns traffic to it: sent packets first, then those received, for which
+// the guard is ready. While it has no program, a device of eBPF drops everything.
+func (d *Driver) use(ctx context.Context, dev kernel.TunnelLink, links []kernel.TunnelLink, now *applied, running []found) (reconcile.Result, error) {
+	res, err := d.applyAddresses(ctx, now.want)
+	if err != nil {
 		return res, err
 	}
-	if err := d.loosen(l.Name); err != nil {
+	if err := d.loosen(dev.Name); err != nil {
 		return res, err
 	}
 	if !dev.Up {
-		if err := d.h.LinkSetUp(ctx, l.Name); err != nil {
+		if err := d.h.LinkSetUp(ctx, dev.Name); err != nil {
 			return res, err
 		}
 	}
-	r, err = d.removeOthers(ctx, links, dev)
+	if d.way == EBPF {
+		r, err := d.attach(ctx, dev, links, now, running)
+		if res = res.Add(r); err != nil {
+			return res, err
+		}
+	}
+	d.mu.Lock()
+	d.there = now
+	d.mu.Unlock()
+	others, err := d.others(ctx, dev)
+	if err != nil {
+		return res, err
+	}
+	if err := d.moveRoutes(ctx, others, dev.Name); err != nil {
+		return res, err
+	}
+	if d.way == Kernel { // where no program runs
+		r, err := d.detachAll(ctx, running)
+		if res = res.Add(r); err != nil {
+			return res, err
+		}
+	}
+	r, err := d.removeOthers(ctx, others)
 	return res.Add(r), err
 }
 
@@ -279,11 +316,8 @@ func (d *Driver) runningPrograms(ctx context.Context, links []kernel.TunnelLink)
 	return running, err
 }
 
-// attach makes the programs run where they should. In the kernel's way they run nowhere.
+// attach makes the programs run where they should, and nowhere else.
 func (d *Driver) attach(ctx context.Context, dev kernel.TunnelLink, links []kernel.TunnelLink, now *applied, running []found) (reconcile.Result, error) {
-	if d.way == Kernel {
-		return d.detachAll(ctx, running)
-	}
 	uplinks, err := d.uplinks(ctx, links, now)
 	if err != nil {
 		return reconcile.Result{}, err
@@ -335,14 +369,19 @@ func (d *Driver) remove(ctx context.Context) (reconcile.Result, error) {
 	}
 	defer closeAll(running)
 	res, err := d.detachAll(ctx, running)
-	r, err2 := d.removeOthers(ctx, links, kernel.TunnelLink{})
+	others := slices.DeleteFunc(links, func(l kernel.TunnelLink) bool { return !ours(l) })
+	r, err2 := d.removeOthers(ctx, others)
 	if res = res.Add(r); errors.Join(err, err2) != nil {
 		return res, errors.Join(err, err2)
 	}
 	d.bpf.close()
 	d.pmtu.close()
 	d.pmtu = nil
+	// Nothing is wanted, so that what is written next time is no repair.
 	d.addrs.Invalidate()
+	if r, err = d.addrs.Sync(ctx, nil); err != nil {
+		return res.Add(r), err
+	}
 	r, err = d.guard.Apply(ctx, nil, nil)
 	return res.Add(r), err
 }

@@ -209,7 +209,7 @@ func (h *host) routes(t *testing.T, hosts []*host, device string) {
 	var commands []string
 	for _, o := range hosts {
 		if o != h {
-			commands = append(commands, fmt.Sprintf("route replace %v via %v dev %s onlink src %v", o.block, o.addr, device, h.tunnelIP()))
+			commands = append(commands, fmt.Sprintf("route replace %v via %v dev %s onlink src %v proto %d", o.block, o.addr, device, h.tunnelIP(), kernel.RouteProtocol))
 		}
 	}
 	ip(t, h.NS, commands...)

@@ -2,6 +2,7 @@ package ipip
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -30,6 +31,13 @@ func flow(t *testing.T, a, b *host) *traffic.Run {
 	}
 	t.Cleanup(func() { r.Stop() })
 	return r
+}
+
+// flows waits until a hundred packets more were sent.
+func flows(t *testing.T, r *traffic.Run) {
+	t.Helper()
+	mark := r.Mark()
+	testkit.Eventually(t, 10*time.Second, "100 packets", func() bool { return r.Mark() >= mark+100 })
 }
 
 // lossless ends a flow and wants nothing lost.
@@ -234,31 +242,60 @@ func TestUplinks(t *testing.T) {
 	})
 }
 
-// TestWayChanges replaces one way by another on a live host.
+// TestWayChanges replaces one way by another on a live host, under traffic.
 func TestWayChanges(t *testing.T) {
 	testkit.Require(t, testkit.IPIP)
 	require(t, EBPF)
 	testkit.LeakCheck(t)
-	peer, changing := way{Kernel, false}, way{Kernel, false}
-	hosts := cluster(t, changing, peer)
+	hosts := cluster(t, way{Kernel, false}, way{Kernel, false})
 	n1, n2 := hosts[0], hosts[1]
 	join(t, hosts)
+	lossless := testkit.RenamesWhileUp(t)
+	was := n1.way
 	for _, w := range []way{{EBPF, false}, {Kernel, false}, {EBPF, true}, {Kernel, false}, {EBPF, false}} {
+		what := fmt.Sprintf("way %s to %s", was, w)
+		r := flow(t, n1, n2)
+		flows(t, r)
 		n1.driver.Close()
-		n1.way = w
 		n1.driver = w.driver(n1.h)
+		if was.clsact {
+			n1.driver.bpf.hooks = clsact{n1.h} // as on a kernel that has nothing else
+		}
 		apply(t, n1, plan(t, n1, hosts))
-		n1.routes(t, hosts, kernel.IPIPDevice)
+		if !lossless {
+			n1.routes(t, hosts, kernel.IPIPDevice) // they went with the device
+		}
+		flows(t, r)
+		p := r.Stop().Total()
+		t.Logf("%s: %d of %d packets lost, longest gap %v", what, p.Lost, p.Sent, p.LongestGap.Round(time.Millisecond))
+		if lossless && p.Lost > 0 || p.Sent == 0 {
+			t.Errorf("%s: %d of %d packets lost: %v", what, p.Lost, p.Sent, p.Missing)
+		}
 		if !ping(t, n1, n2) || !ping(t, n2, n1, "-s", "1452", "-M", "do") {
-			t.Errorf("way %s: pods do not reach each other", w)
+			t.Errorf("%s: pods do not reach each other", what)
 		}
 		want := 0
 		if w.Way == EBPF {
 			want = 2
 		}
 		if ids := programIDs(t, n1); len(ids) != want {
-			t.Errorf("way %s: programs %v, want %d", w, ids, want)
+			t.Errorf("%s: programs %v, want %d", what, ids, want)
 		}
+		if l := testkit.Links(t, n1.NS); strings.Contains(l, aside) {
+			t.Errorf("%s: the device before is left:\n%s", what, l)
+		}
+		was = w
+	}
+	// The control: without the old device nothing is carried until the routes are back.
+	r := flow(t, n1, n2)
+	flows(t, r)
+	testkit.Run(t, n1.NS, "ip", "link", "del", kernel.IPIPDevice)
+	n1.driver.Invalidate()
+	apply(t, n1, plan(t, n1, hosts))
+	n1.routes(t, hosts, kernel.IPIPDevice)
+	flows(t, r)
+	if p := r.Stop().Total(); p.Lost == 0 {
+		t.Errorf("control: 0 of %d packets lost when the device was deleted: the test cannot tell anything", p.Sent)
 	}
 }
 

@@ -57,13 +57,18 @@ type programs struct {
 
 func newPrograms(h *kernel.Handle, log *slog.Logger) *programs {
 	p := &programs{h: h, log: log, spec: loadPrograms}
+	p.newTables()
+	return p
+}
+
+// newTables begins with maps that nothing was written to: what they lack is no repair.
+func (p *programs) newTables() {
 	p.targets = reconcile.NewSliceSyncer(reconcile.NewSyncer(
 		reconcile.Table[targetKey, [4]byte](mapTable[targetKey, [4]byte]{"weft_targets", func() *ebpf.Map { return p.objs.WeftTargets }}),
 		reconcile.DeleteAlways), target, tunnel.CompareSources)
 	p.sources = reconcile.NewSliceSyncer(reconcile.NewSyncer(
 		reconcile.Table[sourceKey, uint32](mapTable[sourceKey, uint32]{"weft_sources", func() *ebpf.Map { return p.objs.WeftSources }}),
 		reconcile.DeleteAlways), source, tunnel.CompareSources)
-	return p
 }
 
 func (p *programs) loaded() bool { return p.objs.WeftIpipIn != nil }
@@ -73,8 +78,8 @@ func (p *programs) close() {
 	if p.loaded() {
 		p.objs.Close()
 	}
-	p.objs, p.attached, p.want, p.wantMaps, p.config = programsObjects{}, nil, nil, nil, config{}
-	p.invalidate()
+	p.objs, p.attached, p.want, p.wantMaps, p.config, p.filled = programsObjects{}, nil, nil, nil, config{}, false
+	p.newTables()
 }
 
 // invalidate makes the next fill read the maps again.
