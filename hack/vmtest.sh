@@ -1,10 +1,11 @@
 #!/bin/bash
-# vmtest.sh [-k 6.12]... [-r REGEX] [-t SECONDS] [-o DIR] [-v] [PACKAGE...]: runs the kernel tests (all
-# of *_kernel_test.go, or those of the packages named) as root on stock Debian kernels, in a virtual
-# machine that is emulated in full: no KVM, no network device, one boot a kernel for all packages.
+# vmtest.sh [-k 6.12]... [-r REGEX] [-t SECONDS] [-o DIR] [-a] [-v] [PACKAGE...]: runs kernel tests (those of
+# *_kernel_test.go) as root on stock Debian kernels, in a virtual machine that is emulated in full: no KVM, no
+# network device, one boot a kernel for all packages. Without packages, what hack/vmtest.d/only lists.
 #   -k KERNEL   a kernel series, of which the newest is taken that apt offers; default 6.12 and 6.1
 #   -r REGEX    only the tests of that name          -v  print what passing tests log, too
 #   -t SECONDS  for one machine in all; default 900  -o  write DIR/KERNEL.json: which test ran, which was skipped
+#   -a          leave out, and say so, a series that apt does not offer
 # Exit code 0: all passed. WEFT_CACHE: where kernels are kept unpacked, one folder a version.
 # make test-kernel runs all of it; docs/testing.md says more.
 set -euo pipefail
@@ -21,21 +22,24 @@ applets="awk basename cat chmod cp cut date dd dirname dmesg echo env false find
 modules="kernel/net/ kernel/drivers/net/ kernel/crypto/ kernel/lib/ kernel/arch/x86/crypto/"
 without="kernel/drivers/net/(ethernet|wwan|hyperv|xen|phy|mdio|can|usb|wireless|pcs)|kernel/net/(wireless|mac80211|bluetooth|ceph|rds|sunrpc|9p|tipc|dccp|atm|batman|nfc|can)"
 
-kernels="" regex="" out="" verbose="" limit=900
-while getopts k:r:t:o:v o; do
+kernels="" regex="" out="" verbose="" any="" limit=900
+while getopts k:r:t:o:av o; do
 	case $o in
 	k) kernels="$kernels $OPTARG" ;;
 	r) regex=$OPTARG ;;
 	t) limit=$OPTARG ;;
 	o) out=$OPTARG ;;
+	a) any=1 ;;
 	v) verbose=-v ;;
-	*) sed -n '2,9s/^# *//p' "$0" >&2 && exit 2 ;;
+	*) sed -n '2,11s/^# *//p' "$0" >&2 && exit 2 ;;
 	esac
 done
 shift $((OPTIND - 1))
 [ -n "$kernels" ] || kernels="6.12 6.1"
 cache=${WEFT_CACHE:-$PWD/.cache}
 mkdir -p "$cache"
+lock=/run/lock/weft-vmtest
+[ -w "${lock%/*}" ] || lock=$cache/vmtest.lock
 work=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
@@ -125,52 +129,99 @@ userland() {
 	chmod 755 "$r/init" "$r/usr/bin/go" "$r/usr/bin/in-netns"
 }
 
-# tests DIR PACKAGE...: the test programs, what their folders hold, and a script with a line for each.
+# names DIR FILE...: the kernel tests of a package, one a line.
+names() {
+	local dir=$1 f
+	shift
+	for f; do
+		case $f in *_kernel_test.go) sed -nE 's/^func ((Test|Fuzz|Example)[A-Za-z0-9_]*)\(.*/\1/p' "$dir/$f" ;; esac
+	done | { grep -vx TestMain || true; }
+}
+
+# pick SERIES PACKAGE NAMES: a line "PACKAGE PATTERN" for each run of the package's tests on that kernel.
+pick() {
+	local package series tests subtests chosen
+	if [ -n "$listed" ] && [ -z "$regex" ]; then
+		grep -v '^#' hack/vmtest.d/only
+	else
+		echo "$2 * ${regex:-.}"
+	fi | while read -r package series tests subtests; do
+		[ "$package" = "$2" ] || continue
+		case $series in "*" | "$1") ;; *) continue ;; esac
+		chosen=$(echo "$3" | grep -E "$tests" || true)
+		[ -n "$chosen" ] && echo "$2 ^($(echo "$chosen" | paste -sd '|'))\$${subtests:+/^($subtests)\$}"
+	done || true
+}
+
+# tests DIR PACKAGE...: the test programs, what their folders hold, and for each kernel a list of what to run.
 tests() {
-	local r=$1/work path dir files names p pattern
+	local r=$1/work path dir files all series
 	shift
 	mkdir -p "$r"
-	: >"$r/packages"
 	: >"$work/broken"
 	go list -e -f '{{.ImportPath}} {{.Dir}} {{join .TestGoFiles " "}} {{join .XTestGoFiles " "}}' "$@" | grep '_kernel_test\.go' >"$work/list" ||
 		fail "no *_kernel_test.go in $*"
 	while read -r path dir files; do
-		pattern=${regex:-$(awk -v p="$path" '$1 == p {print $2}' hack/vmtest.d/only)}
-		names=$(cd "$dir" && for p in $files; do case $p in *_kernel_test.go) sed -nE 's/^func ((Test|Fuzz|Example)[A-Za-z0-9_]*)\(.*/\1/p' "$p" ;; esac done |
-			grep -vx TestMain | grep -E "${pattern:-.}" || true)
-		[ -n "$names" ] || continue
+		# shellcheck disable=SC2086
+		all=$(names "$dir" $files)
+		for series in $kernels; do
+			pick "$series" "$path" "$all" >>"$work/packages.$series"
+		done
+		cat "$work"/packages.* | grep -q "^$path " || continue
 		mkdir -p "$r/$path"
 		if ! go test -c -ldflags '-s -w' -o "$r/$path/package.test" "$path"; then echo "$path" >>"$work/broken" && continue; fi
 		[ ! -d "$dir/testdata" ] || cp -r "$dir/testdata" "$r/$path/"
-		echo "$path ^($(echo "$names" | paste -sd '|'))\$" >>"$r/packages"
+		# shellcheck disable=SC2086
+		if [ ! -e "$r/bin" ] && (cd "$dir" && grep -q 'weft/cmd/' $files); then
+			go build -trimpath -ldflags '-s -w' -o "$r/bin/" ./cmd/... || echo weft/cmd/... >>"$work/broken"
+		fi
 	done <"$work/list"
-	[ -s "$r/packages" ] || [ -s "$work/broken" ] || fail "no test is called ${regex:-anything}"
-	go build -trimpath -ldflags '-s -w' -o "$r/bin/" ./cmd/... || echo weft/cmd/... >>"$work/broken"
+	cat "$work"/packages.* "$work/broken" | grep -q . || fail "no test is called ${regex:-as hack/vmtest.d/only says}"
 }
 
 pack() { (cd "$1" && find . | cpio -o -H newc -R 0:0 --quiet); }
 
 go build -o "$work/testlog" ./internal/testkit/cmd/testlog
-[ $# -gt 0 ] || set -- ./...
+if [ -n "$any" ]; then
+	offered=""
+	for series in $kernels; do
+		# On a fresh machine apt knows nothing yet.
+		resolve "$series" >/dev/null || [ "$(id -u)" != 0 ] || apt-get update -qq || true
+		if resolve "$series" >/dev/null; then offered="$offered $series"; else echo "vmtest: NOT RUN on kernel $series, which apt does not offer"; fi
+	done
+	kernels=$offered
+	[ -n "$kernels" ] || exit 0
+fi
+listed=""
+[ $# -gt 0 ] || { listed=1 && set -- ./...; }
 userland "$work/user"
 pack "$work/user" >"$work/user.cpio"
 tests "$work/tests" "$@"
 pack "$work/tests" >"$work/tests.cpio"
-rm -rf "$work/user" "$work/tests/work/bin"
+rm -rf "$work/user" "$work/tests"
 [ -z "$out" ] || mkdir -p "$out"
 
 # boot SERIES. The machine has one processor, and its clock counts instructions (250 million a second) and leaps
 # over idle time: what the tests see of time does not depend on what else this host does.
 boot() {
 	local series=$1 w=$work/$1 kernel="" status=0
-	mkdir "$w"
+	mkdir -p "$w/list/work"
 	fetch "$series"
-	cat "$kernel/modules.cpio" "$work/user.cpio" "$work/tests.cpio" >"$w/initrd"
+	cp "$work/packages.$series" "$w/list/work/packages"
+	{ cat "$kernel/modules.cpio" "$work/user.cpio" "$work/tests.cpio" && pack "$w/list"; } >"$w/initrd"
+	mkfifo "$w/tests"
+	# The emulator keeps a processor busy: one at a time on this host, whoever starts it.
+	exec 8>"$lock"
+	flock 8
 	# The first serial line is the kernel's console, the second carries the tests' output. A panic ends the machine.
-	timeout --foreground "$limit" qemu-system-x86_64 -accel tcg -icount shift=2,sleep=off -cpu max -smp 1 -m 4G -nodefaults -display none -no-reboot \
-		-serial "file:$w/console" -serial stdio -kernel "$kernel/vmlinuz" -initrd "$w/initrd" </dev/null \
-		-append "console=ttyS0 panic=-1 quiet mitigations=off cryptomgr.notests no_timer_check tsc=reliable audit=0 apparmor=0 selinux=0 nokaslr random.trust_cpu=on" |
-		"$work/testlog" machine $verbose -name "$series" -broken "$work/broken" ${out:+-o "$out/$series.json"} || status=1
+	timeout --foreground "$limit" qemu-system-x86_64 -accel tcg -icount shift=2,sleep=off -cpu Nehalem -smp 1 -m 4G -nodefaults -display none -no-reboot \
+		-serial "file:$w/console" -serial stdio -kernel "$kernel/vmlinuz" -initrd "$w/initrd" </dev/null >"$w/tests" \
+		-append "console=ttyS0 panic=-1 quiet mitigations=off cryptomgr.notests no_timer_check tsc=reliable audit=0 apparmor=0 selinux=0 nokaslr random.trust_cpu=on" &
+	machine=$!
+	trap 'kill $machine' TERM
+	"$work/testlog" machine $verbose -name "$series" -broken "$work/broken" ${out:+-o "$out/$series.json"} <"$w/tests" &
+	wait $! || status=1
+	wait $machine || status=1
 	if grep -aqE "$trouble" "$w/console"; then
 		echo "vmtest: the console of kernel $series says:" >&2
 		grep -aE -A25 "$trouble" "$w/console" | head -n 80 >&2
@@ -180,10 +231,10 @@ boot() {
 }
 
 trouble='Kernel panic|BUG:|Oops|WARNING: CPU|Out of memory'
-status=0 machines=""
+status=0
 for series in $kernels; do
+	[ -s "$work/packages.$series" ] || [ -s "$work/broken" ] || { echo "vmtest: no test for kernel $series" && continue; }
 	boot "$series" &
-	machines="$machines $!"
+	wait $! || status=1
 done
-for m in $machines; do wait "$m" || status=1; done
 exit $status
