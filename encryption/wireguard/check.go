@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"weft/encryption"
 	"weft/encryption/wireguard/userspace"
@@ -56,44 +55,8 @@ func checkDevices(devices []encryption.Device) (good []*encryption.Device, err e
 	return good, errors.Join(errs...)
 }
 
-// checkPeers returns the peers of one device that it can have. Of two with one key neither is believed;
-// of two with one prefix, the first by name has it.
-func checkPeers(d *encryption.Device, peers []encryption.Peer) (good []*encryption.Peer, err error) {
-	own, err := d.Key.Public()
-	if err != nil {
-		return nil, fmt.Errorf("WireGuard device %s: %w", d.Name, err)
-	}
-	byKey := make(map[model.PublicKey]*encryption.Peer, len(peers))
-	twice := map[model.PublicKey]*encryption.Peer{}
-	for i := range peers {
-		p := &peers[i]
-		if first, ok := byKey[p.Key]; ok {
-			twice[p.Key] = first
-			continue
-		}
-		byKey[p.Key] = p
-	}
-	var errs []error
-	owners := make(map[netip.Prefix]*encryption.Peer, len(peers))
-	for i := range peers {
-		p := &peers[i]
-		if !slices.IsSortedFunc(p.AllowedIPs, comparePrefixes) {
-			sorted := *p
-			sorted.AllowedIPs = sortPrefixes(slices.Clone(p.AllowedIPs))
-			p = &sorted
-		}
-		if err := checkPeer(p, own, twice[p.Key], owners); err != nil {
-			errs = append(errs, fmt.Errorf("WireGuard device %s: peer %s refused: %w", d.Name, p.Node, err))
-			continue
-		}
-		for _, a := range p.AllowedIPs {
-			owners[a] = p
-		}
-		good = append(good, p)
-	}
-	return good, errors.Join(errs...)
-}
-
+// checkPeer tells why a device cannot have a peer. Of two with one key neither is believed; of two with one
+// prefix, the first by name has it.
 func checkPeer(p *encryption.Peer, own model.PublicKey, twice *encryption.Peer, owners map[netip.Prefix]*encryption.Peer) error {
 	switch {
 	case p.Key == model.PublicKey{}:

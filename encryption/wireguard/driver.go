@@ -66,6 +66,9 @@ type device struct {
 	addrs *reconcile.Syncer[kernel.AddrKey, struct{}]
 
 	have     *state // nil: must be read
+	plan     *wanted
+	private  encryption.PrivateKey // and its public key
+	own      model.PublicKey
 	said     map[model.PublicKey]netip.AddrPort
 	nodes    map[model.PublicKey]model.NodeName
 	lookNext time.Time
@@ -233,8 +236,8 @@ func (d *Driver) applyDevice(ctx context.Context, w *encryption.Device, all []en
 	dev.want = *w
 	d.devices[w.Name] = dev
 	d.mu.Unlock()
-	good, refused := checkPeers(w, peersOf(all, w.Name))
-	added, r, err := d.configure(ctx, dev, w, good, repair)
+	added, r, err := d.configure(ctx, dev, w, peersOf(all, w.Name), repair)
+	refused := dev.refusals()
 	if res = res.Add(r); err != nil {
 		return res, errors.Join(refused, err)
 	}
@@ -270,7 +273,7 @@ func peersOf(peers []encryption.Peer, device string) []encryption.Peer {
 }
 
 // configure writes key, port, mark and peers, as far as they differ, and returns the new peers.
-func (d *Driver) configure(ctx context.Context, dev *device, w *encryption.Device, want []*encryption.Peer, repair bool) (added []*encryption.Peer, res reconcile.Result, err error) {
+func (d *Driver) configure(ctx context.Context, dev *device, w *encryption.Device, peers []encryption.Peer, repair bool) (added []*encryption.Peer, res reconcile.Result, err error) {
 	d.mu.Lock()
 	have := dev.have
 	d.mu.Unlock()
@@ -280,27 +283,38 @@ func (d *Driver) configure(ctx context.Context, dev *device, w *encryption.Devic
 			return nil, res, err
 		}
 	}
-	c := change{}
-	if have.key != w.Key {
-		c.key = &w.Key
+	own, err := dev.public(w.Key)
+	if err != nil {
+		return nil, res, err
 	}
-	if have.port != w.Port {
-		c.port = &w.Port
-		if err := d.portFree(w); err != nil {
-			return nil, res, err
-		}
+	var come []*encryption.Peer
+	var gone []model.PublicKey
+	ok := false
+	if !read && dev.plan != nil && dev.plan.key == own {
+		come, gone, ok = dev.plan.next(peers)
 	}
-	if have.fwmark != w.FwMark {
-		c.fwmark = &w.FwMark
+	if !ok {
+		dev.plan = want(w.Name, own, peers)
+		come, gone = dev.plan.all(have.peers)
+	}
+	c, err := d.deviceChange(have, w)
+	if err != nil {
+		dev.plan = nil
+		return nil, res, err
 	}
 	if !c.empty() {
 		res.Changed++
 	}
 	var r reconcile.Result
-	c.peers, r = diffPeers(have.peers, want, dev.said, time.Now())
+	c.peers, r = diffPeers(have.peers, come, gone, dev.plan.claimed, dev.said, time.Now())
 	res = res.Add(r)
 	if read && repair && !res.Zero() {
 		res.Repaired = res.Added + res.Changed + res.Removed
+	}
+	for _, p := range come {
+		if _, there := have.peers[p.Key]; !there {
+			added = append(added, p)
+		}
 	}
 	d.setState(dev, nil) // unknown until all is written
 	if !c.empty() {
@@ -308,20 +322,49 @@ func (d *Driver) configure(ctx context.Context, dev *device, w *encryption.Devic
 			return nil, reconcile.Result{}, err
 		}
 	}
-	for _, p := range want {
-		if _, ok := have.peers[p.Key]; !ok {
-			added = append(added, p)
-		}
-	}
 	have.key, have.port, have.fwmark = w.Key, w.Port, w.FwMark
-	have.after(want)
-	dev.tell(want)
+	have.after(come, gone)
+	dev.tell(come, gone)
 	if have.revision == foreignRevision {
 		d.ask()
 		return added, res, nil
 	}
 	d.setState(dev, have)
 	return added, res, nil
+}
+
+// deviceChange is the part of a change that is about the device itself.
+func (d *Driver) deviceChange(have *state, w *encryption.Device) (c change, err error) {
+	if have.key != w.Key {
+		c.key = &w.Key
+	}
+	if have.port != w.Port {
+		c.port = &w.Port
+		err = d.portFree(w)
+	}
+	if have.fwmark != w.FwMark {
+		c.fwmark = &w.FwMark
+	}
+	return c, err
+}
+
+// public is the public key of the device, computed once.
+func (dev *device) public(k encryption.PrivateKey) (model.PublicKey, error) {
+	if k == dev.private {
+		return dev.own, nil
+	}
+	own, err := k.Public()
+	if err == nil {
+		dev.private, dev.own = k, own
+	}
+	return own, err
+}
+
+func (dev *device) refusals() error {
+	if dev.plan == nil {
+		return nil
+	}
+	return dev.plan.refused
 }
 
 // ask makes Watch ask for another Apply.
@@ -375,12 +418,16 @@ func (d *Driver) write(ctx context.Context, w *encryption.Device, before uint64,
 	return 0, errors.Join(errs...)
 }
 
-// tell notes what the plan says of the peers.
-func (dev *device) tell(want []*encryption.Peer) {
-	said := make(map[model.PublicKey]netip.AddrPort, len(want))
-	nodes := make(map[model.PublicKey]model.NodeName, len(want))
-	for _, p := range want {
-		said[p.Key], nodes[p.Key] = p.Endpoint, p.Node
+// tell notes what the plan says of peers.
+func (dev *device) tell(come []*encryption.Peer, gone []model.PublicKey) {
+	if dev.said == nil {
+		dev.said, dev.nodes = map[model.PublicKey]netip.AddrPort{}, map[model.PublicKey]model.NodeName{}
 	}
-	dev.said, dev.nodes = said, nodes
+	for _, k := range gone {
+		delete(dev.said, k)
+		delete(dev.nodes, k)
+	}
+	for _, p := range come {
+		dev.said[p.Key], dev.nodes[p.Key] = p.Endpoint, p.Node
+	}
 }

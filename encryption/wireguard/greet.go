@@ -23,10 +23,7 @@ type greeting struct {
 // a device, neither succeeds, and they try again after 5 s. Of many peers, Watch greets the rest bit by
 // bit.
 func (d *Driver) greetNew(ctx context.Context, dev *device, added []*encryption.Peer) error {
-	own, err := dev.want.Key.Public()
-	if err != nil {
-		return err
-	}
+	own := dev.own
 	for _, p := range added {
 		// Those with a keepalive begin by themselves.
 		if p.Keepalive == 0 && p.Endpoint.IsValid() && slices.Compare(own[:], p.Key[:]) < 0 {

@@ -1,7 +1,6 @@
 package wireguard
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -15,17 +14,16 @@ import (
 // sessions end then (WireGuard's Reject-After-Time).
 const handshakeFresh = 180 * time.Second
 
-// diffPeers returns what makes the peers of a device from have to want, first what is added or changed,
-// in the order of want, then what is removed. A prefix that goes from one peer to another is only added
-// to the new one: the device takes it from the other in the same step. said is where the plan sent each
-// peer before; a peer that is not in it was configured by an earlier process.
-func diffPeers(have map[model.PublicKey]peerState, want []*encryption.Peer, said map[model.PublicKey]netip.AddrPort, now time.Time) ([]peerChange, reconcile.Result) {
+// diffPeers returns what makes the peers come of a device as wanted and removes gone: first what is added
+// or changed, in the order of come, then what is removed. A prefix that goes from one peer to another is
+// only added to the new one: the device takes it from the other in the same step. claimed tells whether any
+// peer is to have a prefix. said is where the plan sent each peer before; a peer that is not in it was
+// configured by an earlier process.
+func diffPeers(have map[model.PublicKey]peerState, come []*encryption.Peer, gone []model.PublicKey, claimed func(netip.Prefix) bool,
+	said map[model.PublicKey]netip.AddrPort, now time.Time) ([]peerChange, reconcile.Result) {
 	var res reconcile.Result
-	var out, gone []peerChange
-	wanted := make(map[model.PublicKey]bool, len(want))
-	var claimed map[netip.Prefix]bool
-	for _, w := range want {
-		wanted[w.Key] = true
+	var out []peerChange
+	for _, w := range come {
 		h, there := have[w.Key]
 		c := peerChange{key: w.Key, node: w.Node, added: !there, unshare: h.preshared}
 		if there {
@@ -37,12 +35,7 @@ func diffPeers(have map[model.PublicKey]peerState, want []*encryption.Peer, said
 			c.keepalive = &w.Keepalive
 		}
 		c.add, c.drop = diffPrefixes(h.allowed, w.AllowedIPs)
-		if len(c.drop) > 0 {
-			if claimed == nil {
-				claimed = claims(want)
-			}
-			c.drop = slices.DeleteFunc(c.drop, func(p netip.Prefix) bool { return claimed[p] })
-		}
+		c.drop = slices.DeleteFunc(c.drop, claimed)
 		switch {
 		case !there:
 			res.Added++
@@ -53,14 +46,13 @@ func diffPeers(have map[model.PublicKey]peerState, want []*encryption.Peer, said
 		}
 		out = append(out, c)
 	}
-	for k := range have {
-		if !wanted[k] {
-			gone = append(gone, peerChange{key: k, remove: true})
+	for _, k := range gone {
+		if _, there := have[k]; there {
+			out = append(out, peerChange{key: k, remove: true})
 			res.Removed++
 		}
 	}
-	slices.SortFunc(gone, func(a, b peerChange) int { return slices.Compare(a.key[:], b.key[:]) })
-	return append(out, gone...), res
+	return out, res
 }
 
 // same tells whether a change of a peer that is there changes nothing. One that only loses prefixes to
@@ -112,26 +104,19 @@ func diffPrefixes(have, want []netip.Prefix) (add, drop []netip.Prefix) {
 	return add, drop
 }
 
-func claims(want []*encryption.Peer) map[netip.Prefix]bool {
-	all := make(map[netip.Prefix]bool, len(want))
-	for _, w := range want {
-		for _, p := range w.AllowedIPs {
-			all[p] = true
-		}
+// after makes s what a device holds once it took a change.
+func (s *state) after(come []*encryption.Peer, gone []model.PublicKey) {
+	for _, k := range gone {
+		delete(s.peers, k)
 	}
-	return all
-}
-
-// after returns what a device holds once it took the peers of a change, and where they were sent to.
-func (s *state) after(want []*encryption.Peer) {
-	peers := make(map[model.PublicKey]peerState, len(want))
-	for _, w := range want {
+	for _, w := range come {
 		h := s.peers[w.Key]
 		h.allowed, h.keepalive, h.preshared = w.AllowedIPs, w.Keepalive, false
-		h.endpoint = cmp.Or(h.endpoint, w.Endpoint)
-		peers[w.Key] = h
+		if !h.endpoint.IsValid() {
+			h.endpoint = w.Endpoint
+		}
+		s.peers[w.Key] = h
 	}
-	s.peers = peers
 }
 
 // holds tells whether another reading of the device found what is known to be configured. Where peers are

@@ -95,8 +95,10 @@ func TestDiffPeersProperty(t *testing.T) {
 				want = append(want, &encryption.Peer{Key: peerKey(i), AllowedIPs: owned[i], Keepalive: rapid.IntRange(0, 1).Draw(t, "keepalive")})
 			}
 		}
-		before, claimed := maps.Clone(d.owners), claims(want)
-		changes, res := diffPeers(d.state(), want, nil, time.Now())
+		before, w := maps.Clone(d.owners), wantedOf(want)
+		state := d.state()
+		come, gone := w.all(state)
+		changes, res := diffPeers(state, come, gone, w.claimed, nil, time.Now())
 		for _, c := range changes {
 			// Adds of one peer happen one after the other, too.
 			parts := []peerChange{{key: c.key, remove: c.remove, endpoint: c.endpoint, keepalive: c.keepalive, unshare: c.unshare}}
@@ -111,7 +113,7 @@ func TestDiffPeersProperty(t *testing.T) {
 				steps++
 				for a, old := range before {
 					now, ok := d.owners[a]
-					if !claimed[a] {
+					if !w.claimed(a) {
 						continue
 					}
 					if !ok || now != old && !slices.ContainsFunc(want, func(w *encryption.Peer) bool { return w.Key == now && slices.Contains(w.AllowedIPs, a) }) {
@@ -132,13 +134,21 @@ func TestDiffPeersProperty(t *testing.T) {
 				t.Fatalf("peer %v: have %+v, want %+v", w.Key, h, w)
 			}
 		}
-		if again, r := diffPeers(have, want, nil, time.Now()); len(again) > 0 || !r.Zero() {
+		if again, r := diffPeers(have, want, nil, w.claimed, nil, time.Now()); len(again) > 0 || !r.Zero() {
 			t.Fatalf("once more: %+v, %v after %v", again, r, res)
 		}
 	})
 	if moved == 0 {
 		t.Errorf("no prefix moved in %d steps: nothing was tested", steps)
 	}
+}
+
+func wantedOf(peers []*encryption.Peer) *wanted {
+	var all []encryption.Peer
+	for _, p := range peers {
+		all = append(all, *p)
+	}
+	return want(wg, model.PublicKey{255}, all)
 }
 
 func (d *fakeDevice) has(k model.PublicKey) bool { _, ok := d.peers[k]; return ok }
@@ -170,7 +180,8 @@ func TestEndpointIsWrittenWhenThePlanChanges(t *testing.T) {
 		if c.said.IsValid() {
 			said[k] = c.said
 		}
-		changes, _ := diffPeers(map[model.PublicKey]peerState{k: {endpoint: c.have, handshake: c.handshake}}, []*encryption.Peer{{Key: k, Endpoint: c.want}}, said, now)
+		changes, _ := diffPeers(map[model.PublicKey]peerState{k: {endpoint: c.have, handshake: c.handshake}}, []*encryption.Peer{{Key: k, Endpoint: c.want}}, nil,
+			func(netip.Prefix) bool { return false }, said, now)
 		if written := len(changes) == 1 && changes[0].endpoint == c.want; written != c.written || len(changes) > 1 {
 			t.Errorf("%s: %+v, want written: %v", c.name, changes, c.written)
 		}
@@ -199,19 +210,20 @@ func TestRefused(t *testing.T) {
 	}
 	for _, c := range cases {
 		peers := append([]encryption.Peer{good(1), good(2)}, c.bad...)
-		kept, err := checkPeers(&device, peers)
-		if len(kept) != 2 || kept[0].Node != "good1" || kept[1].Node != "good2" {
+		w := want(wg, public(device.Key), peers)
+		if kept, _ := w.all(nil); len(kept) != 2 || kept[0].Node != "good1" || kept[1].Node != "good2" {
 			t.Errorf("%s: kept %v", c.name, kept)
 		}
-		for _, want := range c.says {
-			if err == nil || !strings.Contains(err.Error(), want) {
-				t.Errorf("%s: the error does not say %q: %v", c.name, want, err)
+		err := w.refused
+		for _, says := range c.says {
+			if err == nil || !strings.Contains(err.Error(), says) {
+				t.Errorf("%s: the error does not say %q: %v", c.name, says, err)
 			}
 		}
 	}
 	nested := []encryption.Peer{good(1), {Node: "borrower", Key: peerKey(1), AllowedIPs: []netip.Prefix{p("10.1.2.3/32")}}}
-	if kept, err := checkPeers(&device, nested); err != nil || len(kept) != 2 {
-		t.Errorf("an address borrowed from another's block: %v, %v", kept, err)
+	if w := want(wg, public(device.Key), nested); w.refused != nil || len(w.byKey) != 2 {
+		t.Errorf("an address borrowed from another's block: %v, %v", w.byKey, w.refused)
 	}
 	for _, bad := range []encryption.Device{
 		{Name: "../x", Key: device.Key, Port: 1, MTU: 1420},
@@ -227,3 +239,54 @@ func TestRefused(t *testing.T) {
 		}
 	}
 }
+
+// Reading a plan by what differs from the one before comes to the same as reading it as a whole.
+func TestNextPlanProperty(t *testing.T) {
+	partly := 0
+	draw := func(t *rapid.T) []encryption.Peer {
+		var out []encryption.Peer
+		free := rapid.SliceOfNDistinct(rapid.IntRange(0, 9), 0, 10, rapid.ID[int]).Draw(t, "prefixes")
+		for i := range 5 {
+			if !rapid.Bool().Draw(t, "there") {
+				continue
+			}
+			p := encryption.Peer{Device: wg, Node: model.NodeName(fmt.Sprint(i)), Key: peerKey(rapid.SampledFrom([]int{i, i, i, i + 5, 1}).Draw(t, "key"))}
+			for n := rapid.IntRange(0, len(free)).Draw(t, "takes"); n > 0; n-- {
+				p.AllowedIPs = append(p.AllowedIPs, netip.MustParsePrefix(fmt.Sprintf("10.0.%d.0/24", free[0])))
+				free = free[1:]
+			}
+			if rapid.IntRange(0, 9).Draw(t, "steal") == 0 {
+				p.AllowedIPs = append(p.AllowedIPs, netip.MustParsePrefix("10.0.1.0/24"))
+			}
+			out = append(out, p)
+		}
+		return out
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		own := model.PublicKey{255}
+		a, b := draw(t), draw(t)
+		w, whole := want(wg, own, a), want(wg, own, b)
+		d := &state{peers: map[model.PublicKey]peerState{}}
+		d.after(w.all(nil))
+		come, gone, ok := w.next(b)
+		if !ok {
+			return
+		}
+		partly++
+		if whole.refused != nil {
+			t.Fatalf("from %v to %v: %v is not noticed", a, b, whole.refused)
+		}
+		d.after(come, gone)
+		if changes, _ := diffPeers(d.peers, values(whole), nil, whole.claimed, nil, time.Now()); len(changes) > 0 || len(d.peers) != len(b) {
+			t.Fatalf("from %v to %v: %v, still to do: %v", a, b, d.peers, changes)
+		}
+		if !maps.EqualFunc(w.owners, whole.owners, func(a, b *encryption.Peer) bool { return a.Key == b.Key }) {
+			t.Fatalf("from %v to %v: owners %v, want %v", a, b, w.owners, whole.owners)
+		}
+	})
+	if partly < 10 {
+		t.Errorf("only %d plans were read by what differs", partly)
+	}
+}
+
+func values(w *wanted) []*encryption.Peer { come, _ := w.all(nil); return come }

@@ -120,6 +120,7 @@ func startReady(t testing.TB, ns testkit.NS, args []string, input string) *exec.
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // the scheduler is fair between sessions
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
