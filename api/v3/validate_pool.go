@@ -1,10 +1,8 @@
 package v3
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -26,6 +24,18 @@ func validatePool(path *field.Path, s *IPPoolSpec) field.ErrorList {
 	return append(errs, validateUses(path, s)...)
 }
 
+// reservedRanges are those whose addresses no pod can have, whatever routes there are (RFC 6890).
+var reservedRanges = []struct{ cidr, name, why string }{
+	{"0.0.0.0/8", "\"this network\"", "which is nobody's address"},
+	{"127.0.0.0/8", "loopback", "which never leaves a host"},
+	{"169.254.0.0/16", "link-local", "which is not routed"},
+	{"224.0.0.0/4", "multicast", "which is nobody's own address"},
+	{"240.0.0.0/4", "reserved", "which the kernel does not route"},
+	{"::/64", "unspecified, loopback and IPv4-mapped", "which is not routed"},
+	{"fe80::/10", "link-local", "which is not routed"},
+	{"ff00::/8", "multicast", "which is nobody's own address"},
+}
+
 // validatePoolCIDR checks the range and the blocks that it is cut into. The range is the zero
 // prefix when it is not one.
 func validatePoolCIDR(path *field.Path, s *IPPoolSpec) (netip.Prefix, field.ErrorList) {
@@ -37,9 +47,9 @@ func validatePoolCIDR(path *field.Path, s *IPPoolSpec) (netip.Prefix, field.Erro
 	if errs != nil {
 		return netip.Prefix{}, errs
 	}
-	for _, reserved := range []string{"169.254.0.0/16", "fe80::/10"} {
-		if p := netip.MustParsePrefix(reserved); p.Overlaps(cidr) {
-			errs = append(errs, invalid(at, s.CIDR, "overlaps the link-local range %s, which is not routed", p)...)
+	for _, r := range reservedRanges {
+		if p := netip.MustParsePrefix(r.cidr); p.Overlaps(cidr) {
+			errs = append(errs, invalid(at, s.CIDR, "overlaps the %s range %s, %s", r.name, p, r.why)...)
 		}
 	}
 	low, high := minBlockSizeIPv4, maxBlockSizeIPv4
@@ -134,30 +144,6 @@ func validateUses(path *field.Path, s *IPPoolSpec) field.ErrorList {
 		errs = append(errs, invalid(path.Child("nodeSelector"), excerpt(s.NodeSelector), "want all() %s", lb)...)
 	}
 	return errs
-}
-
-// PoolOverlap checks that addresses of p are in none of the others. Disabled pools give out no
-// address and are passed over, and so is p itself among the others, known by its name.
-func PoolOverlap(p *IPPool, others ...*IPPool) error {
-	cidr, err := netip.ParsePrefix(p.Spec.CIDR)
-	if err != nil || p.Spec.Disabled {
-		return nil
-	}
-	var found []string
-	for _, other := range others {
-		if other.Name == p.Name || other.Spec.Disabled {
-			continue
-		}
-		if q, err := netip.ParsePrefix(other.Spec.CIDR); err == nil && q.Overlaps(cidr) {
-			found = append(found, fmt.Sprintf("%s (%s)", other.Name, other.Spec.CIDR))
-		}
-	}
-	if len(found) == 0 {
-		return nil
-	}
-	slices.Sort(found)
-	return field.Invalid(field.NewPath("spec", "cidr"), p.Spec.CIDR,
-		fmt.Sprintf("overlaps IPPool %s: want a range of its own, or disable the other pool first", strings.Join(found, ", ")))
 }
 
 func validateReservation(path *field.Path, s *IPReservationSpec) field.ErrorList {

@@ -50,6 +50,15 @@ func TestIPPoolRules(t *testing.T) {
 		{`{cidr: 10.0.0.1/16}`, `spec.cidr: Invalid value: "10.0.0.1/16": has bits set after its prefix length, want 10.0.0.0/16`},
 		{`{cidr: 169.254.0.0/24}`, `spec.cidr: Invalid value: "169.254.0.0/24": overlaps the link-local range 169.254.0.0/16, which is not routed`},
 		{`{cidr: 169.0.0.0/8}`, `spec.cidr: Invalid value: "169.0.0.0/8": overlaps the link-local range 169.254.0.0/16, which is not routed`},
+		{`{cidr: 0.0.0.0/8}`, `spec.cidr: Invalid value: "0.0.0.0/8": overlaps the "this network" range 0.0.0.0/8, which is nobody's address`},
+		{`{cidr: 127.1.0.0/16}`, `spec.cidr: Invalid value: "127.1.0.0/16": overlaps the loopback range 127.0.0.0/8, which never leaves a host`},
+		{`{cidr: 239.0.0.0/16}`, `spec.cidr: Invalid value: "239.0.0.0/16": overlaps the multicast range 224.0.0.0/4, which is nobody's own address`},
+		{`{cidr: 240.0.0.0/16}`, `spec.cidr: Invalid value: "240.0.0.0/16": overlaps the reserved range 240.0.0.0/4, which the kernel does not route`},
+		{`{cidr: "::/112"}`, `spec.cidr: Invalid value: "::/112": overlaps the unspecified, loopback and IPv4-mapped range ::/64, which is not routed`},
+		{`{cidr: "::/8"}`, `spec.cidr: Invalid value: "::/8": overlaps the unspecified, loopback and IPv4-mapped range ::/64, which is not routed`},
+		{`{cidr: "ff05::/64"}`, `spec.cidr: Invalid value: "ff05::/64": overlaps the multicast range ff00::/8, which is nobody's own address`},
+		{`{cidr: 128.0.0.0/16}`, ``},
+		{`{cidr: "64:ff9b::/96"}`, ``},
 		{`{cidr: "fe80::/64"}`, `spec.cidr: Invalid value: "fe80::/64": overlaps the link-local range fe80::/10, which is not routed`},
 		{`{cidr: 10.0.0.0/27}`, `spec.cidr: Invalid value: "10.0.0.0/27": is smaller than one block of /26: want a prefix length of at most 26, or a larger blockSize`},
 		{`{cidr: "fd00::/123"}`, `spec.cidr: Invalid value: "fd00::/123": is smaller than one block of /122: want a prefix length of at most 122, or a larger blockSize`},
@@ -228,31 +237,6 @@ func TestValidateUpdate(t *testing.T) {
 	} {
 		if got := errText(ValidateUpdate(c.updated, c.old)); got != c.want {
 			t.Errorf("got %s, want %s", got, c.want)
-		}
-	}
-}
-
-func TestPoolOverlap(t *testing.T) {
-	pool := func(name, cidr string) *IPPool {
-		p := &IPPool{Spec: IPPoolSpec{CIDR: cidr}}
-		p.Name = name
-		return p
-	}
-	off := pool("off", "10.0.0.0/8")
-	off.Spec.Disabled = true
-	others := []*IPPool{pool("c", "10.1.0.0/16"), pool("b", "10.0.0.0/14"), off, pool("six", "fd00::/64"), pool("a", "10.0.0.0/16")}
-	for _, c := range []struct {
-		p    *IPPool
-		want string
-	}{
-		{pool("a", "10.0.0.0/16"), `spec.cidr: Invalid value: "10.0.0.0/16": overlaps IPPool b (10.0.0.0/14): want a range of its own, or disable the other pool first`},
-		{pool("new", "10.1.2.0/24"), `spec.cidr: Invalid value: "10.1.2.0/24": overlaps IPPool b (10.0.0.0/14), c (10.1.0.0/16): want a range of its own, or disable the other pool first`},
-		{pool("new", "10.8.0.0/16"), ``},
-		{pool("new", "fd00::/48"), `spec.cidr: Invalid value: "fd00::/48": overlaps IPPool six (fd00::/64): want a range of its own, or disable the other pool first`},
-		{off, ``},
-	} {
-		if got := errText(PoolOverlap(c.p, others...)); got != c.want {
-			t.Errorf("%s %s\ngot  %s\nwant %s", c.p.Name, c.p.Spec.CIDR, got, c.want)
 		}
 	}
 }

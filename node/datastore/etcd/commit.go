@@ -17,10 +17,13 @@ type write struct {
 	dels  []string
 }
 
-// cond asks that a key has a modification revision; 0: that it is not there.
+// cond asks that a key has a modification revision; 0: that it is not there. With all it asks that no
+// key which begins with it has been written since that revision; who writes one of those and the write
+// with this condition must have another condition's key in common (see take).
 type cond struct {
 	key string
 	rev int64
+	all bool
 }
 
 type put struct {
@@ -38,6 +41,11 @@ func (w *write) bytes() int {
 
 func (w *write) parts() (cmps []clientv3.Cmp, then, otherwise []clientv3.Op) {
 	for _, c := range w.conds {
+		if c.all {
+			cmps = append(cmps, clientv3.Compare(clientv3.ModRevision(c.key).WithPrefix(), "<", c.rev+1))
+			otherwise = append(otherwise, clientv3.OpGet(c.key, clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly()))
+			continue
+		}
 		cmps = append(cmps, clientv3.Compare(clientv3.ModRevision(c.key), "=", c.rev))
 		otherwise = append(otherwise, clientv3.OpGet(c.key, clientv3.WithKeysOnly()))
 	}

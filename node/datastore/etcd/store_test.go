@@ -265,8 +265,12 @@ func TestPoolOverlap(t *testing.T) {
 	}
 	off := pool("c", "10.1.128.0/20")
 	off.Spec.Disabled = true
+	if _, err := s.Create(ctx, off); !errors.Is(err, datastore.ErrInvalid) {
+		t.Errorf("create of a disabled pool inside an enabled one: %v; want invalid", err)
+	}
+	off.Spec.CIDR = "10.1.0.0/16"
 	must[v3.Object](t)(s.Create(ctx, off))
-	if _, err := s.Update(ctx, pool("c", "10.1.128.0/20")); !errors.Is(err, datastore.ErrInvalid) {
+	if _, err := s.Update(ctx, pool("c", "10.1.0.0/16")); !errors.Is(err, datastore.ErrInvalid) {
 		t.Errorf("enabling an overlapping pool: %v; want invalid", err)
 	}
 	a := pool("a", "10.0.0.0/16")

@@ -39,7 +39,7 @@ func (s *Store) create(ctx context.Context, o v3.Object) (v3.Object, error) {
 		return nil, err
 	}
 	for range maxAttempts {
-		w := write{conds: []cond{{p.key, 0}}, puts: []put{p}}
+		w := write{conds: []cond{{key: p.key}}, puts: []put{p}}
 		if err := s.guard(ctx, in, nil, &w); err != nil {
 			return nil, err
 		}
@@ -109,7 +109,7 @@ func (s *Store) update(ctx context.Context, o v3.Object) (v3.Object, error) {
 			in.SetResourceVersion(strconv.FormatInt(next.rev, 10))
 			return in, nil
 		}
-		w := write{conds: []cond{{k, was.rev}}, puts: []put{{k, next.raw}}}
+		w := write{conds: []cond{{key: k, rev: was.rev}}, puts: []put{{k, next.raw}}}
 		if err := s.guard(ctx, in, was.object, &w); err != nil {
 			return nil, err
 		}
@@ -283,7 +283,7 @@ func (s *Store) delete(ctx context.Context, key datastore.Key, p datastore.Preco
 		if string(old.GetUID()) != p.UID {
 			return fmt.Errorf("UID is %s, not %s: %w", old.GetUID(), p.UID, datastore.ErrConflict)
 		}
-		rev, _, err := s.commit(ctx, write{conds: []cond{{k, kv.ModRevision}}, dels: []string{k}})
+		rev, _, err := s.commit(ctx, write{conds: []cond{{key: k, rev: kv.ModRevision}}, dels: []string{k}})
 		if err != nil || rev != 0 {
 			return err
 		}
@@ -297,7 +297,7 @@ func (s *Store) deleteAt(ctx context.Context, k, version string) error {
 	if err != nil {
 		return err
 	}
-	rev, now, err := s.commit(ctx, write{conds: []cond{{k, want}}, dels: []string{k}})
+	rev, now, err := s.commit(ctx, write{conds: []cond{{key: k, rev: want}}, dels: []string{k}})
 	if err != nil || rev != 0 {
 		return err
 	}
