@@ -15,14 +15,16 @@ demo: ## a three-node cluster on this machine carries pod traffic in each encaps
 	@$(MAKE) --no-print-directory build
 	bin/weft demo
 
-test: ## all tests; those that need the kernel run in network namespaces of their own
+test: ## all tests; those that need the kernel run in network namespaces of their own, some on other kernels too
 	@hack/setup.sh test
 	go vet ./...
-	@mkdir -p .cache/tests && rm -f .cache/tests/host.json
+	@mkdir -p .cache/tests && rm -f .cache/tests/*.json
 	@go build -o .cache/testlog ./internal/testkit/cmd/testlog
 	.cache/testlog host -o .cache/tests/host.json go test -json -exec $(CURDIR)/hack/in-netns -timeout 20m $(TESTFLAGS) ./...
+	hack/vmtest.sh -a -o .cache/tests
+	@.cache/testlog compare .cache/tests/*.json
 
-test-kernel: ## the kernel tests on stock Debian kernels 6.12 and 6.1, in an emulated machine
+test-kernel: ## kernel tests on stock Debian kernels 6.12 and 6.1, in an emulated machine; part of make test
 	@hack/setup.sh test-kernel
 	@mkdir -p .cache/tests && rm -f .cache/tests/6.*.json
 	hack/vmtest.sh -o .cache/tests

@@ -3,10 +3,11 @@
 set -eu
 packages="iproute2 iputils-ping"
 case "${1:-}" in
-test | bench) packages="$packages iperf3 nftables iptables ipset tcpdump" ;;
-test-kernel)
-	# The test machine: the emulator, what its file system is made with, what is in it.
-	packages="$packages iperf3 nftables iptables ipset tcpdump procps util-linux mount qemu-system-x86 busybox-static kmod cpio xz-utils dash"
+bench) packages="$packages iperf3 nftables iptables ipset tcpdump" ;;
+test | test-kernel)
+	# iptables and ipset are a backend of policy; from qemu on it is the test machine: the emulator, what its
+	# file system is made with, what is in it.
+	packages="$packages iperf3 nftables tcpdump iptables ipset procps util-linux mount qemu-system-x86 busybox-static kmod cpio xz-utils dash"
 	;;
 esac
 missing=""
