@@ -36,7 +36,7 @@ func (d *Driver) applyDevice(ctx context.Context, links []kernel.TunnelLink, l t
 		return dev, res, err
 	}
 	if ok && !slices.Contains(d.way.kinds(), have.Kind) { // of the other way
-		if err := d.putAside(ctx, have); err != nil {
+		if err := d.putAside(ctx, links, have); err != nil {
 			return dev, res, err
 		}
 		ok = false
@@ -153,10 +153,14 @@ const aside = kernel.IPIPDevice + "-old"
 
 // putAside frees the name of a device, which goes on working. A kernel before 6.2 renames only what is
 // down, which takes the routes away: there it goes.
-func (d *Driver) putAside(ctx context.Context, have kernel.TunnelLink) error {
+func (d *Driver) putAside(ctx context.Context, links []kernel.TunnelLink, have kernel.TunnelLink) error {
 	d.log.Info("replacing IPIP device", "device", have.Name, "kind", have.Kind, "way", d.way)
-	if err := d.h.LinkDelete(ctx, aside); err != nil { // left by a process that was killed half way
-		return err
+	for _, l := range links {
+		if l.Name == aside && ours(l) { // left by a process that was killed half way
+			if err := d.h.LinkDelete(ctx, aside); err != nil {
+				return err
+			}
+		}
 	}
 	err := d.h.LinkRename(ctx, have.Index, aside)
 	if errors.Is(err, unix.EBUSY) {
