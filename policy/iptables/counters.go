@@ -12,37 +12,35 @@ import (
 	"weft/policy"
 )
 
-// Counter is how many packets a rule matched since its chain was written last, in both families, and
-// their bytes. Packets of connections that were accepted before are not among them.
+// Counter is how often something decided about the first packets of connections, or about packets that
+// belong to none, in both families, since it was last written.
 type Counter struct {
-	Chain          policy.ChainID
-	Rule           int // Index
+	Chain policy.ChainID // of a rule; empty when Tag says what else it was
+	// Tag has the action and direction, and for what is no rule the cause; the same as in the log.
+	Tag            policy.Tag
 	Packets, Bytes uint64
 }
 
-// Counters returns the counters of all rules, by chain and rule. None before the first Apply.
+// Counters reads what rules, ends of tiers and all else that drops counted, in a fixed order. What was
+// never met counts zero. None before the first Apply.
 func (d *Driver) Counters(ctx context.Context) ([]Counter, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.known {
 		return nil, ctx.Err()
 	}
-	type rule struct {
-		id    policy.ChainID
-		index int
-	}
-	sums := map[rule]Counter{}
-	parts := map[key]*part{}
+	rules := map[key]counts{}
 	for _, p := range d.rules.parts {
-		for k := range p.counts {
-			parts[k] = &p
+		for k, tags := range p.counts {
+			rules[k] = counts{p.id, tags}
 		}
 	}
+	sums := map[policy.Tag]*Counter{}
 	for _, f := range families {
-		tables := tableOrder
 		if !present(f) {
 			continue
 		}
+		tables := tableOrder
 		if d.in == Legacy {
 			var err error
 			if tables, err = d.legacyTables(f); err != nil {
@@ -54,30 +52,56 @@ func (d *Driver) Counters(ctx context.Context) ([]Counter, error) {
 			if err != nil {
 				return nil, fmt.Errorf("read the counters of %s policy: %w", f, err)
 			}
-			line := map[string]int{}
-			for s := bufio.NewScanner(bytes.NewReader(text)); s.Scan(); {
-				var c Counter
-				var chain string
-				if n, _ := fmt.Sscanf(s.Text(), "[%d:%d] -A %s", &c.Packets, &c.Bytes, &chain); n != 3 || !strings.HasPrefix(chain, prefix) {
-					continue
-				}
-				at := line[chain]
-				line[chain]++
-				k := key{f, t, chain}
-				p := parts[k]
-				if p == nil || at >= len(p.counts[k]) || p.counts[k][at] < 0 {
-					continue
-				}
-				r := rule{p.id, p.counts[k][at]}
-				sum := sums[r]
-				sums[r] = Counter{r.id, r.index, sum.Packets + c.Packets, sum.Bytes + c.Bytes}
-			}
+			sum(text, func(chain string) (counts, bool) { c, ok := rules[key{f, t, chain}]; return c, ok }, sums)
 		}
 	}
 	list := make([]Counter, 0, len(sums))
 	for _, c := range sums {
-		list = append(list, c)
+		list = append(list, *c)
 	}
-	slices.SortFunc(list, func(a, b Counter) int { return cmp.Or(cmp.Compare(a.Chain, b.Chain), cmp.Compare(a.Rule, b.Rule)) })
+	slices.SortFunc(list, func(a, b Counter) int {
+		return cmp.Or(cmp.Compare(a.Chain, b.Chain), cmp.Compare(a.Tag.Rule, b.Tag.Rule), cmp.Compare(a.Tag.String(), b.Tag.String()))
+	})
 	return list, nil
+}
+
+// counts is what the lines of a policy's chain count.
+type counts struct {
+	id   policy.ChainID
+	tags []*policy.Tag
+}
+
+// sum adds up what the lines of one table counted. Lines of policies count as rules says, all others
+// by the tag that they log.
+func sum(text []byte, rules func(chain string) (counts, bool), into map[policy.Tag]*Counter) {
+	lines := map[string]int{}
+	for s := bufio.NewScanner(bytes.NewReader(text)); s.Scan(); {
+		var packets, size uint64
+		var chain string
+		if n, _ := fmt.Sscanf(s.Text(), "[%d:%d] -A %s", &packets, &size, &chain); n != 3 || !strings.HasPrefix(chain, prefix) {
+			continue
+		}
+		at := lines[chain]
+		lines[chain]++
+		var tag *policy.Tag
+		var id policy.ChainID
+		if c, ok := rules(chain); ok {
+			if at < len(c.tags) {
+				tag, id = c.tags[at], c.id
+			}
+		} else if _, rest, logs := strings.Cut(s.Text(), `--nflog-prefix "`); logs {
+			text, _, _ := strings.Cut(rest, `"`)
+			if t, err := policy.ParseTag(text); err == nil {
+				tag = &t
+			}
+		}
+		if tag == nil {
+			continue
+		}
+		if into[*tag] == nil {
+			into[*tag] = &Counter{Chain: id, Tag: *tag}
+		}
+		into[*tag].Packets += packets
+		into[*tag].Bytes += size
+	}
 }

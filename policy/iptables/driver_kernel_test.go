@@ -320,7 +320,10 @@ func TestCounters(t *testing.T) {
 		got := map[int]uint64{}
 		for _, c := range list {
 			if strings.HasPrefix(string(c.Chain), "GlobalNetworkPolicy p ingress") {
-				got[c.Rule] = c.Packets
+				got[c.Tag.Rule] = c.Packets
+				if c.Tag.Cause != policy.ByRule || c.Tag.Direction != model.Ingress {
+					t.Errorf("the tag of a rule is %s", c.Tag)
+				}
 			}
 		}
 		asked := uint64(tally.Asked)

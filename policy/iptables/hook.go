@@ -8,21 +8,22 @@ import (
 )
 
 // policyChain renders the rules of a policy or profile for one family. Chains are jumped to: goto
-// in them ends the policy, and goes on behind the jump. counts says for each line whose packets it
-// counts: a rule's Index, or -1.
-func policyChain(c *policy.Chain, d model.Direction, m *matcher) (lines []string, counts []int) {
+// in them ends the policy, and goes on behind the jump. counts says for each line what it counts; nil:
+// what the line before it counts already.
+func policyChain(c *policy.Chain, d model.Direction, m *matcher) (lines []string, counts []*policy.Tag) {
 	lines = []string{}
 	note := comment(string(c.ID)) // in the first rule, for who reads
 	for i := range c.Rules {
 		r := &c.Rules[i]
+		tag := &policy.Tag{Action: r.Action, Direction: d, Cause: policy.ByRule, Name: policy.TagName(string(c.ID)), Rule: r.Index}
 		for _, match := range m.matches(r) {
-			for n, target := range targets(c, r, d) {
+			for n, target := range targets(*tag) {
 				lines = append(lines, words(match, note, target))
 				note = ""
 				if n == 0 {
-					counts = append(counts, r.Index)
+					counts = append(counts, tag)
 				} else {
-					counts = append(counts, -1)
+					counts = append(counts, nil)
 				}
 			}
 		}
@@ -31,9 +32,8 @@ func policyChain(c *policy.Chain, d model.Direction, m *matcher) (lines []string
 }
 
 // targets are what becomes of the packets that a rule matches.
-func targets(c *policy.Chain, r *policy.Rule, d model.Direction) []string {
-	tag := policy.Tag{Action: r.Action, Direction: d, Cause: policy.ByRule, Name: policy.TagName(string(c.ID)), Rule: r.Index}
-	switch r.Action {
+func targets(tag policy.Tag) []string {
+	switch tag.Action {
 	case model.Allow:
 		return []string{"-g " + chainAllow}
 	case model.Pass:

@@ -21,7 +21,7 @@ type part struct {
 	chains map[key][]string
 	lists  map[string][]netip.Prefix // sets of prefixes that its rules list
 	id     policy.ChainID            // of a policy's or profile's
-	counts map[key][]int             // and which rule each line of its chains counts for
+	counts map[key][]*policy.Tag     // and what each line of its chains counts
 }
 
 func newPart() part { return part{chains: map[key][]string{}, lists: map[string][]netip.Prefix{}} }
@@ -134,7 +134,7 @@ func podPart(e *policy.Endpoint) part {
 // chainPart is the chain of a policy or profile, in the table where it is asked.
 func chainPart(c *policy.Chain, table string) part {
 	p := newPart()
-	p.id, p.counts = c.ID, map[key][]int{}
+	p.id, p.counts = c.ID, map[key][]*policy.Tag{}
 	d := model.Ingress
 	if egress(c.ID) {
 		d = model.Egress
