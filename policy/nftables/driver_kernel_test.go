@@ -171,3 +171,64 @@ const ms = time.Millisecond
 func addressesOf(pod int) []netip.Addr {
 	return []netip.Addr{policytest.Local4(pod), policytest.Local6(pod)}
 }
+
+// TestErrorsGetThrough: what a router says about a connection that was allowed reaches a pod to which nothing
+// else may come; the same about a connection that there is not does not.
+func TestErrorsGetThrough(t *testing.T) {
+	testkit.LeakCheck(t)
+	x := newCrossing(t)
+	d := newDriver(t, x.node)
+	k := policy.NewCompiler(policytest.Self)
+	if err := k.SetProfile(&model.Profile{Name: "out", Egress: []model.Rule{{Action: model.Allow}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.SetEndpoint(&model.Endpoint{ID: model.EndpointID{Namespace: "ns", Pod: "p0", Interface: "eth0"}, Device: policytest.Device(0),
+		MAC: model.MAC{2}, Addresses: addressesOf(0), Profiles: []string{"out"}}); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, d, k.Flush())
+	arrives := func(p *model.Packet) bool {
+		t.Helper()
+		id, err := x.send(p, model.MAC{2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := false
+		if err := x.receive(50*ms, func(got uint32) bool { found = found || got == id; return found }); err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	for _, f := range families {
+		out := &model.Packet{In: policytest.Device(0), Out: "eth0", Src: policytest.Local4(0), Dst: policytest.Local4(9), Protocol: model.UDP, SrcPort: 1000, DstPort: 53}
+		tooBig := &model.Packet{In: "eth0", Out: policytest.Device(0), Src: policytest.Local4(7), Dst: out.Src, Protocol: model.ICMP, ICMPType: 3, ICMPCode: 4}
+		if f == model.IPv6 {
+			out.Src, out.Dst = policytest.Local6(0), policytest.Local6(9)
+			tooBig.Src, tooBig.Dst, tooBig.Protocol, tooBig.ICMPType, tooBig.ICMPCode = policytest.Local6(7), out.Src, model.ICMPv6, 2, 0
+		}
+		// The packet that a router would quote.
+		x.quoted = func(to uint16) []byte {
+			q := *out
+			q.DstPort = to
+			return ipPacket(&q, class(3), 0)
+		}
+		if !arrives(out) {
+			t.Fatalf("%v: what the pod may send does not arrive", f)
+		}
+		tooBig.DstPort = 53
+		if !arrives(tooBig) {
+			t.Errorf("%v: too big, about the pod's connection, does not arrive", f)
+		}
+		tooBig.DstPort = 54
+		if arrives(tooBig) {
+			t.Errorf("%v: too big, about a connection that there is not, arrived", f)
+		}
+		back := &model.Packet{In: "eth0", Out: policytest.Device(0), Src: out.Dst, Dst: out.Src, Protocol: model.UDP, SrcPort: 53, DstPort: 1000}
+		other := *back
+		other.SrcPort = 54
+		if !arrives(back) || arrives(&other) {
+			t.Errorf("%v: the answer does not arrive, or what is none does", f)
+		}
+		x.quoted = nil
+	}
+}

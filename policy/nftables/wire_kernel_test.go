@@ -35,6 +35,7 @@ type crossing struct {
 	caught    []int                           // sockets that see what arrived
 	conntrack *netlink.Conn
 	sent      uint32
+	quoted    func(port uint16) []byte // what ICMP errors quote
 }
 
 func newCrossing(t *testing.T) *crossing {
@@ -155,6 +156,9 @@ func (x *crossing) send(p *model.Packet, mac model.MAC) (id uint32, err error) {
 	id = x.sent
 	out := slices.Index(x.ifaces, p.Out)
 	ip := ipPacket(p, class(out), id)
+	if x.quoted != nil && (p.Protocol == model.ICMP || p.Protocol == model.ICMPv6) {
+		ip = errorPacket(p, class(out), id, x.quoted(p.DstPort))
+	}
 	if p.In != "" {
 		to := x.nodeMAC[p.In]
 		frame := append(append(append([]byte{}, to[:]...), mac[:]...), 0x08, 0)
@@ -219,7 +223,10 @@ func (x *crossing) forget() error {
 
 // ipPacket is a packet that may be the first of its connection, with valid checksums.
 func ipPacket(p *model.Packet, class byte, id uint32) []byte {
-	payload := l4(p, binary.BigEndian.AppendUint32([]byte(magic), id))
+	return withHeader(p, class, id, l4(p, binary.BigEndian.AppendUint32([]byte(magic), id)))
+}
+
+func withHeader(p *model.Packet, class byte, id uint32, payload []byte) []byte {
 	if p.Src.Is4() {
 		h := make([]byte, 20)
 		h[0], h[1], h[8], h[9] = 0x45, class, 64, byte(p.Protocol)
@@ -237,6 +244,17 @@ func ipPacket(p *model.Packet, class byte, id uint32) []byte {
 	copy(h[8:], p.Src.AsSlice())
 	copy(h[24:], p.Dst.AsSlice())
 	return append(h, payload...)
+}
+
+// errorPacket is an ICMP message about a packet.
+func errorPacket(p *model.Packet, class byte, id uint32, about []byte) []byte {
+	b := append(append([]byte{p.ICMPType, p.ICMPCode, 0, 0, 0, 0, 5, 0}, about...), binary.BigEndian.AppendUint32([]byte(magic), id)...)
+	if copy(b[bytes.Index(b, []byte(magic)):], "--------"); p.Protocol == model.ICMP {
+		binary.BigEndian.PutUint16(b[2:], ^sum(b))
+	} else {
+		binary.BigEndian.PutUint16(b[2:], ^sum(pseudo(p, len(b)), b))
+	}
+	return withHeader(p, class, id, b)
 }
 
 func l4(p *model.Packet, data []byte) []byte {
