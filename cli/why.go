@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -309,20 +310,28 @@ func (a *whyAnswer) count(ctx context.Context, runDir string) error {
 	for i := range a.Verdicts {
 		for j := range a.Verdicts[i].Steps {
 			s := &a.Verdicts[i].Steps[j]
-			if s.Node != local || s.Rule == nil {
+			if s.Node != local || s.Rule == nil && s.Tier == "" {
 				continue
 			}
 			mine++
-			at := slices.IndexFunc(list, func(c flows.Counter) bool { return c.Chain == s.Policy && c.Rule == *s.Rule })
-			if at >= 0 {
+			if at := slices.IndexFunc(list, s.counts); at >= 0 {
 				s.Counters = &list[at]
 			}
 		}
 	}
 	if mine == 0 {
-		a.Problems = append(a.Problems, fmt.Sprintf("no counters: no rule of the local node %s decided", local))
+		a.Problems = append(a.Problems, fmt.Sprintf("no counters: nothing of the local node %s decided", local))
 	}
 	return nil
+}
+
+// counts tells whether a counter is of a step's rule, or of the end of its tier.
+func (s *whyStep) counts(c flows.Counter) bool {
+	if s.Rule != nil {
+		return c.Chain == s.Policy && slices.Contains(c.Rules, *s.Rule)
+	}
+	t, err := policy.ParseTag(c.Tag)
+	return err == nil && c.Chain == "" && t.Cause == policy.ByTier && t.Name == policy.TagName(s.Tier) && strings.HasPrefix(s.At, t.Direction.String())
 }
 
 // localNode asks the local node for its name.

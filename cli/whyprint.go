@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"weft/node/flows"
 )
 
 // print tells people the verdict of each family and how it came about.
@@ -53,6 +55,7 @@ func printSteps(b *strings.Builder, steps []whyStep) {
 			for _, p := range s.Asked {
 				fmt.Fprintf(b, "    asked in vain: %s\n", clean(p))
 			}
+			printCounters(b, s.Counters, " at the end of this tier, of all pods together")
 			continue
 		}
 		fmt.Fprintf(b, "%s, rule %d: %s", clean(s.Policy), *s.Rule, s.Action)
@@ -67,8 +70,16 @@ func printSteps(b *strings.Builder, steps []whyStep) {
 		for _, id := range s.Sets {
 			fmt.Fprintf(b, "    found in %s\n", clean(id))
 		}
-		if s.Counters != nil {
-			fmt.Fprintf(b, "    counted %d packets, %d bytes\n", s.Counters.Packets, s.Counters.Bytes)
+		together := ""
+		if s.Counters != nil && len(s.Counters.Rules) > 1 {
+			together = fmt.Sprintf(", with %d other rules", len(s.Counters.Rules)-1)
 		}
+		printCounters(b, s.Counters, together)
+	}
+}
+
+func printCounters(b *strings.Builder, c *flows.Counter, of string) {
+	if c != nil {
+		fmt.Fprintf(b, "    counted %d packets, %d bytes%s\n", c.Packets, c.Bytes, of)
 	}
 }

@@ -49,7 +49,8 @@ type enforcer struct {
 	metrics *metrics
 	runner  *reconcile.Runner
 	backend *backend
-	ender   connectionEnder // nil: there is none
+	ender   connectionEnder     // nil: there is none
+	told    func(policy.Update) // of every program before it is applied; nil: nobody
 
 	running  sync.Mutex // held during a run, and by whoever reads the program
 	compiler *policy.Compiler
@@ -244,6 +245,9 @@ func (e *enforcer) run(ctx context.Context, full bool) error {
 	}
 	u := e.compiler.Flush()
 	e.last = u
+	if e.told != nil {
+		e.told(u)
+	}
 	started := time.Now()
 	r, err := e.backend.apply(ctx, e.feeder.Settings(), u, func() { e.kick() })
 	err = e.named(err)

@@ -2,8 +2,10 @@ package node
 
 import (
 	"context"
+	"errors"
 	"strings"
 
+	"weft/node/flows"
 	"weft/node/policies"
 	"weft/policy"
 	"weft/policy/conntrack"
@@ -46,4 +48,28 @@ type ender struct{ *conntrack.Cutter }
 func (e ender) Apply(ctx context.Context, u policy.Update) error {
 	_, err := e.Cutter.Apply(ctx, u)
 	return err
+}
+
+// counters reads what the rules of the driver in force counted.
+func (s *service) counters(ctx context.Context) ([]flows.Counter, error) {
+	var list []flows.Counter
+	inForce := s.enforcer.observed.Load()
+	if inForce == nil {
+		return nil, errors.New("no policy is enforced yet")
+	}
+	switch d := (*inForce).(type) {
+	case *policynftables.Driver:
+		all, err := d.Counters(ctx)
+		for _, c := range all {
+			list = append(list, flows.Counter{Chain: string(c.Chain), Rules: c.Rules, Tag: c.Tag.String(), Packets: c.Packets, Bytes: c.Bytes})
+		}
+		return list, err
+	case *policyiptables.Driver:
+		all, err := d.Counters(ctx)
+		for _, c := range all {
+			list = append(list, flows.Counter{Chain: string(c.Chain), Rules: []int{c.Rule}, Packets: c.Packets, Bytes: c.Bytes})
+		}
+		return list, err
+	}
+	return nil, errors.New("the driver in force counts nothing")
 }

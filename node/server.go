@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"weft/node/flows"
 	"weft/node/status"
 )
 
@@ -111,6 +112,8 @@ func (s *service) localHandler() http.Handler {
 		_ = json.NewEncoder(w).Encode(s.status())
 	})
 	mux.HandleFunc("GET /plan/{area}", s.servePlan)
+	mux.Handle("GET /"+flows.Path, s.flows.Handler())
+	mux.Handle("GET /"+flows.CountersPath, flows.CountersHandler(s.counters))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	return mux

@@ -24,6 +24,7 @@ import (
 	"weft/node/config"
 	"weft/node/datastore"
 	"weft/node/datastore/etcd"
+	"weft/node/flows"
 	"weft/node/ipam"
 )
 
@@ -45,6 +46,7 @@ type service struct {
 	links     *kernel.PodLinks
 	engine    *engine
 	enforcer  *enforcer
+	flows     *flows.Recorder
 	publisher *publisher
 	publish   *reconcile.Runner
 	metrics   *metrics
@@ -113,6 +115,7 @@ func (s *service) run(ctx context.Context, server *etcd.Server) error {
 		})
 	})
 	g.Go(func() error { return s.enforcer.Run(ctx) })
+	g.Go(func() error { return s.flows.Run(ctx) })
 	g.Go(func() error { return s.engine.runner.Run(ctx) })
 	g.Go(func() error { return s.engine.collector.run(ctx) })
 	g.Go(func() error { return s.publish.Run(ctx) })
@@ -208,6 +211,8 @@ func (s *service) build(ctx context.Context) error {
 	s.engine.init(s.cfg.Resync)
 	s.enforcer = newEnforcer(model.NodeName(s.cfg.NodeName), s.policyBackend(), s.connectionEnder(), s.metrics, s.log, s.cfg.Resync)
 	s.engine.onLinks = s.enforcer.setLinks
+	s.flows = flows.New(s.handle, s.log)
+	s.enforcer.told = s.flows.Update
 	s.metrics.registry.MustRegister(&policyCollector{s.enforcer})
 	s.publisher = &publisher{self: model.NodeName(s.cfg.NodeName), cfg: s.cfg.Address, log: s.log, store: s.store,
 		stores: storeAddresses(ctx, s.cfg.Datastore.Endpoints), cluster: s.cluster, underlay: s.underlay,

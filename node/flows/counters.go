@@ -7,11 +7,12 @@ import (
 	"net/http"
 )
 
-// Counter is how many packets a rule matched since it was written, and their bytes. Packets of
-// connections that were accepted before are not among them.
+// Counter is how many packets a rule, or the end of a tier, decided about since it was written, and their
+// bytes. Packets of connections that were accepted before are not among them.
 type Counter struct {
-	Chain   string `json:"chain"` // policy.ChainID
-	Rule    int    `json:"rule"`  // in the list of the resource, from 0
+	Chain   string `json:"chain,omitempty"` // policy.ChainID; empty: Tag says what it was
+	Rules   []int  `json:"rules,omitempty"` // that were counted together, in the list of the resource, from 0
+	Tag     string `json:"tag"`             // policy.Tag
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
 }

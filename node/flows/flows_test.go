@@ -200,8 +200,10 @@ func TestFollow(t *testing.T) {
 func TestCounters(t *testing.T) {
 	rec := httptest.NewRecorder()
 	req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/counters", nil)
-	CountersHandler(func(context.Context) ([]Counter, error) { return []Counter{{"Profile p ingress", 1, 2, 3}}, nil }).ServeHTTP(rec, req)
-	if got, want := strings.TrimSpace(rec.Body.String()), `[{"chain":"Profile p ingress","rule":1,"packets":2,"bytes":3}]`; got != want {
+	CountersHandler(func(context.Context) ([]Counter, error) {
+		return []Counter{{"Profile p ingress", []int{1}, "weft", 2, 3}}, nil
+	}).ServeHTTP(rec, req)
+	if got, want := strings.TrimSpace(rec.Body.String()), `[{"chain":"Profile p ingress","rules":[1],"tag":"weft","packets":2,"bytes":3}]`; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	rec = httptest.NewRecorder()
