@@ -13,7 +13,7 @@ import (
 // Plan is everything that the WireGuard driver keeps. The zero plan means "gone".
 type Plan struct {
 	Devices []Device // sorted by Name
-	Peers   []Peer   // sorted by Device, Node; no two of one device with a key or with overlapping AllowedIPs
+	Peers   []Peer   // sorted by Device, Node; no two of one device with a key, or with the same prefix in AllowedIPs
 }
 
 // Device is one WireGuard device.
