@@ -108,6 +108,14 @@ type Streamer interface {
 	Stream(ctx context.Context, revision string, kinds []string, f func(Batch) error) error
 }
 
+// Pager is a Store that can be listed a page at a time, so that a hundred thousand objects need not be
+// in memory at once. Follow uses it where it is there.
+type Pager interface {
+	// ListPages calls f with one page after the other, all of one revision, which each page names. It
+	// ends with an error, ErrCompacted among them, when not all could be read.
+	ListPages(ctx context.Context, kinds []string, f func(*List)) error
+}
+
 // Store holds resources. Every call honours its context. Objects that go in are defaulted and
 // validated (v3.Default, v3.Validate) before anything is written, and are never modified; objects
 // that come out carry TypeMeta, UID, creation time and ResourceVersion.

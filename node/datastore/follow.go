@@ -103,6 +103,9 @@ func (f *follower) list(ctx context.Context) error {
 		f.setState(StateResync, nil)
 	}
 	f.log.Debug("listing", "kinds", f.kinds)
+	if p, ok := f.store.(Pager); ok && len(f.known) == 0 {
+		return f.listPages(ctx, p)
+	}
 	l, err := f.store.List(ctx, f.kinds...)
 	if err != nil {
 		return err
@@ -124,15 +127,32 @@ func (f *follower) list(ctx context.Context) error {
 	return nil
 }
 
-// diff returns what leads from what the sink has to l, deletions first so that whoever takes over
-// a name or an address finds it free.
-func (f *follower) diff(l *List) ([]Change, map[Key]string) {
-	known := make(map[Key]string, len(l.Items)+len(l.Rejected))
-	var puts []Change
+// listPages is list when the sink has nothing yet: there is nothing to compare with. After an error
+// the next list compares with what was delivered.
+func (f *follower) listPages(ctx context.Context, p Pager) error {
+	objects, rejected, revision := 0, 0, ""
+	err := p.ListPages(ctx, f.kinds, func(l *List) {
+		f.setState(StateResync, nil)
+		f.deliver(f.puts(l))
+		f.history, revision = l.History, l.Revision
+		objects, rejected = objects+len(l.Items), rejected+len(l.Rejected)
+	})
+	if err != nil {
+		return err
+	}
+	f.setState(StateResync, nil)
+	f.revision = revision
+	f.setState(StateInSync, nil)
+	f.log.Info("snapshot delivered", "objects", objects, "rejected", rejected)
+	return nil
+}
+
+// puts returns the changes that bring the sink what l has and it has not.
+func (f *follower) puts(l *List) []Change {
+	var out []Change
 	add := func(c Change) {
-		known[c.Key] = c.Revision
 		if had, ok := f.known[c.Key]; !ok || had != c.Revision || had == "" {
-			puts = append(puts, c)
+			out = append(out, c)
 		}
 	}
 	for _, o := range l.Items {
@@ -140,6 +160,20 @@ func (f *follower) diff(l *List) ([]Change, map[Key]string) {
 	}
 	for _, r := range l.Rejected {
 		add(Change{Key: r.Key, Err: r.Err, Revision: r.Revision})
+	}
+	return out
+}
+
+// diff returns what leads from what the sink has to l, deletions first so that whoever takes over
+// a name or an address finds it free.
+func (f *follower) diff(l *List) ([]Change, map[Key]string) {
+	puts := f.puts(l)
+	known := make(map[Key]string, len(l.Items)+len(l.Rejected))
+	for _, o := range l.Items {
+		known[KeyOf(o)] = o.GetResourceVersion()
+	}
+	for _, r := range l.Rejected {
+		known[r.Key] = r.Revision
 	}
 	var dels []Change
 	for k := range f.known {

@@ -79,6 +79,27 @@ func (s *streamer) Stream(ctx context.Context, rev string, kinds []string, f fun
 	return w(rev, f)
 }
 
+// pager is a script whose lists come in pages; an error among them ends the list.
+type pager struct {
+	*script
+	pages []any
+}
+
+func (p *pager) ListPages(_ context.Context, _ []string, f func(*datastore.List)) error {
+	p.mu.Lock()
+	p.note("pages")
+	pages := p.pages
+	p.pages = nil
+	p.mu.Unlock()
+	for _, l := range pages {
+		if err, bad := l.(error); bad {
+			return err
+		}
+		f(l.(*datastore.List))
+	}
+	return nil
+}
+
 // sink writes down what it gets.
 type sink struct{ log []string }
 
@@ -162,6 +183,20 @@ func TestFollowDelivers(t *testing.T) {
 			"list, watch 5, list, watch 9",
 			[]string{wait, resync, "put a@1, put b@2, reject bad", sync, "put d@6, delete b", wait + ": away", resync, "delete d, put c@8", sync},
 		}, {
+			"pages are delivered one by one, and all of them are the first snapshot",
+			func() datastore.Store {
+				empty := &datastore.List{Revision: "5", History: "h"}
+				more := &datastore.List{Items: []v3.Object{obj("c", "4")}, Revision: "5", History: "h"}
+				return &pager{&script{}, []any{first, empty, more}}
+			},
+			"pages, watch 5",
+			[]string{wait, resync, "put a@1, put b@2, reject bad", "put c@4", sync},
+		}, {
+			"what came before the pages broke off is compared with the next list",
+			func() datastore.Store { return &pager{&script{lists: lists(second)}, []any{first, errAway}} },
+			"pages, list, watch 9",
+			[]string{wait, resync, "put a@1, put b@2, reject bad", wait + ": away", resync, "delete b, put c@8", sync},
+		}, {
 			"a stream resumes where it was, and is in sync when it has caught up",
 			func() datastore.Store {
 				return &streamer{&script{lists: lists(first)}, []func(string, func(batch) error) error{
@@ -211,9 +246,14 @@ func TestFollowDelivers(t *testing.T) {
 				if diff := cmp.Diff(tc.want, got); diff != "" {
 					t.Errorf("(-want +got):\n%s", diff)
 				}
-				s, ok := store.(*script)
-				if !ok {
-					s = store.(*streamer).script
+				var s *script
+				switch store := store.(type) {
+				case *script:
+					s = store
+				case *streamer:
+					s = store.script
+				case *pager:
+					s = store.script
 				}
 				if calls := strings.Join(s.calls, ", "); calls != tc.calls {
 					t.Errorf("calls %q, want %q", calls, tc.calls)

@@ -77,15 +77,35 @@ func (s *Store) List(ctx context.Context, kinds ...string) (*datastore.List, err
 }
 
 func (s *Store) list(ctx context.Context, kinds []string) (*datastore.List, error) {
-	if len(kinds) == 0 {
-		return nil, fmt.Errorf("no kind given: %w", datastore.ErrInvalid)
+	all := &datastore.List{}
+	err := s.pages(ctx, kinds, func(l *datastore.List) {
+		all.Items, all.Rejected = append(all.Items, l.Items...), append(all.Rejected, l.Rejected...)
+		all.Revision, all.History = l.Revision, l.History
+	})
+	if err != nil {
+		return nil, err
 	}
-	l := &datastore.List{}
+	return all, nil
+}
+
+// ListPages implements datastore.Pager.
+func (s *Store) ListPages(ctx context.Context, kinds []string, f func(*datastore.List)) error {
+	if err := s.pages(ctx, kinds, f); err != nil {
+		return fmt.Errorf("list %s: %w", strings.Join(kinds, ", "), err)
+	}
+	return nil
+}
+
+// pages calls f with one page after the other, at least one.
+func (s *Store) pages(ctx context.Context, kinds []string, f func(*datastore.List)) error {
+	if len(kinds) == 0 {
+		return fmt.Errorf("no kind given: %w", datastore.ErrInvalid)
+	}
 	var at revision
 	for _, kind := range kinds {
 		prefix, err := s.keys.kind(kind)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for from, more := prefix, true; more; {
 			var resp *clientv3.GetResponse
@@ -95,21 +115,22 @@ func (s *Store) list(ctx context.Context, kinds []string) (*datastore.List, erro
 				return err
 			})
 			if err != nil {
-				return nil, err
+				return err
 			}
 			if at.rev == 0 {
 				at = revisionOf(resp.Header)
 			} else if at.cluster != resp.Header.ClusterId {
-				return nil, fmt.Errorf("the endpoints belong to different clusters: %w", datastore.ErrCompacted)
+				return fmt.Errorf("the endpoints belong to different clusters: %w", datastore.ErrCompacted)
 			}
+			l := &datastore.List{Revision: at.String(), History: at.history()}
 			s.collect(l, resp.Kvs)
 			if more = resp.More && len(resp.Kvs) > 0; more {
 				from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
 			}
+			f(l)
 		}
 	}
-	l.Revision, l.History = at.String(), at.history()
-	return l, nil
+	return nil
 }
 
 func (s *Store) collect(l *datastore.List, kvs []*mvccpb.KeyValue) {
