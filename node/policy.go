@@ -67,7 +67,7 @@ func (s *service) counters(ctx context.Context) ([]flows.Counter, error) {
 	case *policyiptables.Driver:
 		all, err := d.Counters(ctx)
 		for _, c := range all {
-			list = append(list, flows.Counter{Chain: string(c.Chain), Rules: []int{c.Rule}, Packets: c.Packets, Bytes: c.Bytes})
+			list = append(list, flows.Counter{Chain: string(c.Chain), Rules: c.Rules, Tag: c.Tag.String(), Packets: c.Packets, Bytes: c.Bytes})
 		}
 		return list, err
 	}

@@ -177,26 +177,11 @@ func (e *runError) Unwrap() error { return e.err }
 
 func (e *runError) Error() string {
 	s := fmt.Sprintf("run %s: %v: %s", e.command, e.err, e.said)
-	if n, ok := lineOf(e.said); ok {
-		lines := bytes.Split(e.input, []byte("\n"))
+	lines := bytes.Split(e.input, []byte("\n"))
+	for _, n := range linesOf(e.said) {
 		if n <= len(lines) {
-			s += fmt.Sprintf(" (line %d is %q)", n, lines[n-1])
+			return s + fmt.Sprintf(" (line %d is %q)", n, lines[n-1])
 		}
 	}
 	return s
-}
-
-// lineOf finds the number in "iptables-restore: line 12 failed" or ipset's "Error in line 12: ...".
-func lineOf(said string) (int, bool) {
-	for rest := said; ; {
-		at := strings.Index(rest, "line")
-		if at < 0 {
-			return 0, false
-		}
-		rest = rest[at+len("line"):]
-		var n int
-		if _, err := fmt.Sscanf(strings.TrimLeft(rest, ": "), "%d", &n); err == nil && n > 0 {
-			return n, true
-		}
-	}
 }

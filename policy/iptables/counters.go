@@ -16,6 +16,7 @@ import (
 // belong to none, in both families, since it was last written.
 type Counter struct {
 	Chain policy.ChainID // of a rule; empty when Tag says what else it was
+	Rules []int          // its Index; none of what is no rule
 	// Tag has the action and direction, and for what is no rule the cause; the same as in the log.
 	Tag            policy.Tag
 	Packets, Bytes uint64
@@ -99,7 +100,11 @@ func sum(text []byte, rules func(chain string) (counts, bool), into map[policy.T
 			continue
 		}
 		if into[*tag] == nil {
-			into[*tag] = &Counter{Chain: id, Tag: *tag}
+			c := Counter{Chain: id, Tag: *tag}
+			if tag.Cause == policy.ByRule {
+				c.Rules = []int{tag.Rule}
+			}
+			into[*tag] = &c
 		}
 		into[*tag].Packets += packets
 		into[*tag].Bytes += size

@@ -40,6 +40,7 @@ type Driver struct {
 	seen       map[key]uint64 // how chains printed when we last looked, unless written since
 	generation uint64
 	reported   string
+	refused    refusals
 	outline    outline
 
 	suspects suspects
@@ -47,7 +48,7 @@ type Driver struct {
 
 // New returns a Driver that works in h's network namespace. It touches nothing yet.
 func New(h *kernel.Handle, log *slog.Logger, b Backend) *Driver {
-	d := &Driver{log: log, run: &runner{h: h}, rules: newRules()}
+	d := &Driver{log: log, run: &runner{h: h}, rules: newRules(), refused: refusals{}}
 	d.SetBackend(b)
 	return d
 }
@@ -95,35 +96,39 @@ func (d *Driver) apply(ctx context.Context, u *policy.Update) (res reconcile.Res
 		return res, err
 	}
 	looked := d.look.Swap(false)
-	defer func() {
-		if err != nil {
-			d.known = false
-			d.generation = 0
-		}
-	}()
 	if d.known && d.in == before && !looked && (u.Delta.Base == d.generation || u.Generation == d.generation) {
 		if u.Generation == d.generation {
-			return res, ctx.Err()
+			return res, errors.Join(ctx.Err(), d.shortcomings(u.Program))
 		}
 		if res, err = d.applyDelta(ctx, u); err == nil {
 			d.generation = u.Generation
-			return res, d.report(u.Program)
+			return res, d.shortcomings(u.Program)
 		}
 		d.log.Warn("policy not applied by its difference, now as a whole", "error", err)
 		d.known = false
+		d.refuse(err)
 	}
 	if d.in != before {
 		d.known = false
 	}
-	if res, err = d.applyWhole(ctx, u, looked && d.in == before); err != nil {
+	res, err = d.applyWhole(ctx, u, looked && d.in == before)
+	for range maxRefusals {
+		if err == nil || !d.refuse(err) {
+			break
+		}
+		res, err = d.applyWhole(ctx, u, false)
+	}
+	if err != nil {
+		d.known, d.generation = false, 0
 		return res, err
 	}
 	d.known, d.was, d.generation = true, true, u.Generation
-	return res, d.report(u.Program)
+	return res, d.shortcomings(u.Program)
 }
 
-// report returns what cannot be enforced, once for each list of such things.
-func (d *Driver) report(p *policy.Program) error {
+// shortcomings returns what is refused, and logs what cannot be enforced, once for each list of such
+// things.
+func (d *Driver) shortcomings(p *policy.Program) error {
 	list := strings.Join(problems(p), "; ")
 	if list != d.reported {
 		d.reported = list
@@ -131,7 +136,10 @@ func (d *Driver) report(p *policy.Program) error {
 			d.log.Warn("policy not enforced in part", "why", list)
 		}
 	}
-	return nil
+	if len(d.refused) == 0 {
+		return nil
+	}
+	return d.standing()
 }
 
 // choose finds the programs, and which backend to use.
@@ -291,7 +299,7 @@ func listSets(r *rules) map[string]set {
 func (d *Driver) write(ctx context.Context, touched map[key]bool, hooked map[model.Family]map[[2]string][]string) (res reconcile.Result, err error) {
 	texts, errs := make([]string, len(families)), make([]error, len(families))
 	for i, f := range families {
-		c := change{family: f, chains: d.rules.chains, touched: touched, hooked: hooked[f]}
+		c := change{family: f, chains: d.rules.chains, touched: touched, hooked: hooked[f], refused: d.refused}
 		texts[i] = c.text()
 	}
 	var wg sync.WaitGroup
@@ -320,6 +328,10 @@ func (d *Driver) restore(ctx context.Context, b Backend, f model.Family, text st
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if _, err := d.run.run(ctx, []byte(text), d.tools.restore[b][f], "--noflush", "--wait"); err != nil {
+		var failed *runError
+		if errors.As(err, &failed) {
+			return &restoreError{failed, f}
+		}
 		return fmt.Errorf("program %s policy: %w", f, err)
 	}
 	return nil

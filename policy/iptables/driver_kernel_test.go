@@ -334,3 +334,51 @@ func TestCounters(t *testing.T) {
 		}
 	})
 }
+
+// TestRefused: of a policy with a rule that iptables refuses all the rest is in force, as is every other
+// policy; what the rule would have denied is dropped, and the error names policy and rule.
+func TestRefused(t *testing.T) {
+	backends(t, func(t *testing.T, b Backend) {
+		rig := wire.New(t)
+		d := newDriver(t, rig.Node, b)
+		c, denied := closed(t)
+		p := c.Flush().Program.Clone()
+		for id, chain := range p.Chains {
+			if strings.HasPrefix(string(id), "GlobalNetworkPolicy") {
+				bad := policy.Rule{Index: 7, Action: model.Allow, Protocol: 47, Dst: policy.Match{Ports: &policy.Ports{Ranges: []model.PortRange{{First: 1, Last: 1}}}}}
+				p.Chains[id] = &policy.Chain{ID: id, Rules: append([]policy.Rule{bad}, chain.Rules...)}
+			}
+		}
+		allowed := *denied
+		allowed.DstPort = 443
+		packets := []*model.Packet{denied, &allowed}
+		_, err := d.Apply(t.Context(), fromScratch(p))
+		if err == nil || !strings.Contains(err.Error(), "GlobalNetworkPolicy p ingress") {
+			t.Fatalf("the error of a refused rule is %v", err)
+		}
+		if tally, wrong := rig.Check(t, p, packets); len(wrong) > 0 || tally.Allowed != 1 {
+			t.Errorf("with a refused rule that allows: %s %v", tally, wrong)
+		}
+		if _, again := d.Apply(t.Context(), fromScratch(p)); again == nil {
+			t.Error("the error does not stand")
+		}
+		for _, chain := range p.Chains {
+			if chain.Rules[0].Index == 7 {
+				chain.Rules[0].Action = model.Deny
+			}
+		}
+		d.known = false
+		if _, err = d.Apply(t.Context(), fromScratch(p)); err == nil {
+			t.Fatal("no error of a refused rule")
+		}
+		if tally, wrong := rig.Check(t, &policy.Program{}, packets); len(wrong) > 0 {
+			t.Errorf("with a refused rule that denies: %s %v, want all dropped", tally, wrong)
+		}
+		if res, err := d.Apply(t.Context(), c.Flush()); err != nil || res.Zero() {
+			t.Errorf("without the rule: %v, %v", res, err)
+		}
+		if tally, wrong := rig.Check(t, c.Flush().Program, packets); len(wrong) > 0 {
+			t.Errorf("without the rule: %s %v", tally, wrong)
+		}
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -56,7 +57,7 @@ func (d *Driver) readOutline() (outline, error) {
 	}
 	err = d.run.in(func() error {
 		for _, f := range families {
-			if err := legacyInfo(f, o.tables); err != nil {
+			if err := legacyInfo(f, d.legacyOurs(f), o.tables); err != nil {
 				return err
 			}
 		}
@@ -65,8 +66,21 @@ func (d *Driver) readOutline() (outline, error) {
 	return o, err
 }
 
-// legacyInfo reads what ip_tables says of the tables that are there.
-func legacyInfo(f model.Family, into map[key]tableInfo) error {
+// legacyOurs lists the tables that we have chains in: asking for others would make them.
+func (d *Driver) legacyOurs(f model.Family) (tables []string) {
+	if !present(f) {
+		return nil
+	}
+	for _, h := range hooks {
+		if _, ours := d.rules.chains[key{f, h.table, h.chain}]; ours && !slices.Contains(tables, h.table) {
+			tables = append(tables, h.table)
+		}
+	}
+	return tables
+}
+
+// legacyInfo reads what ip_tables says of some tables.
+func legacyInfo(f model.Family, tables []string, into map[key]tableInfo) error {
 	domain, level := unix.AF_INET, unix.IPPROTO_IP
 	if f == model.IPv6 {
 		domain, level = unix.AF_INET6, unix.IPPROTO_IPV6
@@ -76,10 +90,7 @@ func legacyInfo(f model.Family, into map[key]tableInfo) error {
 		return fmt.Errorf("open a raw socket: %w", err)
 	}
 	defer unix.Close(fd)
-	for _, t := range tableOrder {
-		if t == mangle {
-			continue // asking would make it; it is rarely ours
-		}
+	for _, t := range tables {
 		var info tableInfo
 		copy(info.Name[:], t)
 		size := uint32(unsafe.Sizeof(info))

@@ -22,7 +22,8 @@ type change struct {
 	touched map[key]bool
 	// hooked are the jumps to us that are there, by table and built-in chain, when a hook is not as
 	// it must be: they are removed, and one is put in the first place if the hook is wanted.
-	hooked map[[2]string][]string
+	hooked  map[[2]string][]string
+	refused refusals
 }
 
 // text returns the input of iptables-restore --noflush: each table is one transaction. Empty when
@@ -60,7 +61,7 @@ func (c *change) table(b *strings.Builder, table string) {
 	}
 	for _, k := range write {
 		for _, rule := range c.chains[k] {
-			b.WriteString("-A " + k.chain + " " + rule + "\n")
+			b.WriteString("-A " + k.chain + " " + c.refused.instead(k, rule) + "\n")
 		}
 	}
 	for _, j := range jumps {
