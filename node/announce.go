@@ -88,7 +88,7 @@ func (a *announcer) take() (say model.Tunnels, ok bool) {
 }
 
 func sameTunnels(a, b model.Tunnels) bool {
-	return slices.Equal(a.Receives, b.Receives) && slices.Equal(a.Sends, b.Sends)
+	return slices.Equal(a.Receives, b.Receives) && slices.Equal(a.Sends, b.Sends) && a.EncryptedOnly == b.EncryptedOnly
 }
 
 const noEncapsulation = "None"
@@ -96,13 +96,13 @@ const noEncapsulation = "None"
 func endsOf(ends []v3.NodeTunnelEnd) []model.TunnelEnd {
 	var out []model.TunnelEnd
 	for _, e := range ends {
-		end := model.TunnelEnd{VNI: e.VNI, Port: e.Port}
+		end := model.TunnelEnd{VNI: e.VNI, Port: e.Port, Epoch: e.KeyEpoch}
 		for _, f := range []model.Family{model.IPv4, model.IPv6} {
 			if f.String() == e.Family {
 				end.Family = f
 			}
 		}
-		for _, encap := range []model.Encap{model.EncapVXLAN, model.EncapIPIP} {
+		for _, encap := range []model.Encap{model.EncapVXLAN, model.EncapIPIP, model.EncapWireGuard} {
 			if encap.String() == e.Encapsulation {
 				end.Encap = encap
 			}
@@ -118,7 +118,7 @@ func endsOf(ends []v3.NodeTunnelEnd) []model.TunnelEnd {
 func endsTo(ends []model.TunnelEnd) []v3.NodeTunnelEnd {
 	var out []v3.NodeTunnelEnd
 	for _, e := range ends {
-		w := v3.NodeTunnelEnd{Encapsulation: noEncapsulation, VNI: e.VNI, Port: e.Port}
+		w := v3.NodeTunnelEnd{Encapsulation: noEncapsulation, VNI: e.VNI, Port: e.Port, KeyEpoch: e.Epoch}
 		if e.Encap != model.EncapNone {
 			w.Encapsulation, w.Family = e.Encap.String(), e.Family.String()
 		}

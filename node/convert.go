@@ -57,9 +57,45 @@ func nodeOf(o *v3.Node) (*model.Node, error) {
 		n.OnLink = append(n.OnLink, model.OnLink{Prefix: p, Gateway: l.Gateway})
 	}
 	if o.Status.Tunnels != nil {
-		n.Tunnels = &model.Tunnels{Receives: endsOf(o.Status.Tunnels.Receives), Sends: endsOf(o.Status.Tunnels.Sends)}
+		n.Tunnels = &model.Tunnels{Receives: endsOf(o.Status.Tunnels.Receives), Sends: endsOf(o.Status.Tunnels.Sends),
+			EncryptedOnly: o.Status.Tunnels.EncryptedOnly}
+	}
+	if err := readKeys(n, o); err != nil {
+		return nil, err
 	}
 	return n, nil
+}
+
+// endpointAnnotation names the address at which a node's WireGuard devices are reached from outside,
+// natAnnotation that it is behind NAT and must keep the way open itself.
+const (
+	endpointAnnotation = "weft.io/wireguard-endpoint"
+	natAnnotation      = "weft.io/behind-nat"
+)
+
+// readKeys reads what a record says of encryption.
+func readKeys(n *model.Node, o *v3.Node) error {
+	keys := o.Status.WireguardKeys
+	if len(keys) == 0 && o.Status.WireguardPublicKey != "" {
+		keys = []v3.NodeKey{{PublicKey: o.Status.WireguardPublicKey}}
+	}
+	for _, k := range keys {
+		key, err := model.ParsePublicKey(k.PublicKey)
+		if err != nil {
+			return fmt.Errorf("status.wireguardKeys, epoch %d: %w", k.Epoch, err)
+		}
+		n.Keys = append(n.Keys, model.NodeKey{Epoch: k.Epoch, Key: key})
+	}
+	slices.SortFunc(n.Keys, func(a, b model.NodeKey) int { return a.Epoch - b.Epoch })
+	if s := o.Annotations[endpointAnnotation]; s != "" {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return fmt.Errorf("annotation %s: %w", endpointAnnotation, err)
+		}
+		n.Outside = a
+	}
+	n.BehindNAT = o.Annotations[natAnnotation] == "true"
+	return nil
 }
 
 func prefixOrHost(s string) (netip.Prefix, error) {

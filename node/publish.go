@@ -117,7 +117,7 @@ func (p *publisher) publish(ctx context.Context) error {
 	setRecord(want, addrs, topology.PublishedOnLink(under, addrs), tunnel.VTEPMAC(p.self))
 	// Before the first run the record stays as an earlier process left it: its kernel still does.
 	if say, ok := p.announced.take(); ok {
-		want.Status.Tunnels = &v3.NodeTunnels{Receives: endsTo(say.Receives), Sends: endsTo(say.Sends)}
+		want.Status.Tunnels = &v3.NodeTunnels{Receives: endsTo(say.Receives), Sends: endsTo(say.Sends), EncryptedOnly: say.EncryptedOnly}
 	}
 	// The record comes first: without it this node has no addresses to be reached at, while the
 	// tunnel's own address only matters to traffic of the host itself.

@@ -77,6 +77,12 @@ type FelixTunnelSpec struct {
 	BPFOverlayHostSourceIP string `json:"bpfOverlayHostSourceIP,omitempty"`
 }
 
+// Values of FelixConfiguration.encryptionMode.
+const (
+	EncryptionRequired  = "Required"
+	EncryptionPreferred = "Preferred"
+)
+
 // FelixWireguardSpec holds the settings of encryption.
 type FelixWireguardSpec struct {
 	// WireguardEnabled encrypts IPv4 traffic between nodes.
@@ -84,6 +90,19 @@ type FelixWireguardSpec struct {
 
 	// WireguardEnabledV6 encrypts IPv6 traffic between nodes.
 	WireguardEnabledV6 *bool `json:"wireguardEnabledV6,omitempty"`
+
+	// EncryptionMode says what becomes of traffic to a node that cannot encrypt: Required (when unset) lets
+	// it wait, but for the time that the rollout takes; Preferred sends it in clear.
+	//
+	// +kubebuilder:validation:Enum=Required;Preferred
+	EncryptionMode string `json:"encryptionMode,omitempty"`
+
+	// WireguardKeyEpoch counts the rotations of the keys: with each step nodes make new ones and move to
+	// them. Set by weft encryption rotate.
+	//
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=2147483647
+	WireguardKeyEpoch *int `json:"wireguardKeyEpoch,omitempty"`
 
 	// WireguardListeningPort is the UDP port of the IPv4 device; 51820 when unset.
 	//

@@ -161,13 +161,18 @@ type NodeTunnels struct {
 	//
 	// +optional
 	Sends []NodeTunnelEnd `json:"sends,omitempty"`
+
+	// EncryptedOnly tells that the node refuses, from nodes that can encrypt, what is not encrypted.
+	//
+	// +optional
+	EncryptedOnly bool `json:"encryptedOnly,omitempty"`
 }
 
 // NodeTunnelEnd is one way of tunnelling.
 type NodeTunnelEnd struct {
-	// Encapsulation is VXLAN, IPIP, or, in sends only, None: without a tunnel.
+	// Encapsulation is VXLAN, IPIP, WireGuard, or, in sends only, None: without a tunnel.
 	//
-	// +kubebuilder:validation:Enum=VXLAN;IPIP;None
+	// +kubebuilder:validation:Enum=VXLAN;IPIP;WireGuard;None
 	Encapsulation string `json:"encapsulation"`
 
 	// Family of the underlay: IPv4 or IPv6.
@@ -181,10 +186,24 @@ type NodeTunnelEnd struct {
 	// +optional
 	VNI int `json:"vni,omitempty"`
 
-	// Port is the UDP port of VXLAN.
+	// Port is the UDP port of VXLAN or WireGuard.
 	//
 	// +optional
 	Port int `json:"port,omitempty"`
+
+	// KeyEpoch counts the rotations of the keys, of WireGuard.
+	//
+	// +optional
+	KeyEpoch int `json:"keyEpoch,omitempty"`
+}
+
+// NodeKey is a public key of a node.
+type NodeKey struct {
+	// Epoch counts the rotations of the keys.
+	Epoch int `json:"epoch"`
+
+	// PublicKey is 32 bytes in base64.
+	PublicKey string `json:"publicKey"`
 }
 
 // NodeStatus is what a node publishes of itself.
@@ -198,6 +217,12 @@ type NodeStatus struct {
 	//
 	// +optional
 	WireguardPublicKeyV6 string `json:"wireguardPublicKeyV6,omitempty"`
+
+	// WireguardKeys are the public keys of all epochs that the node has devices for; without it the
+	// one above is that of epoch 0.
+	//
+	// +optional
+	WireguardKeys []NodeKey `json:"wireguardKeys,omitempty"`
 
 	// PodCIDRs are the ranges that Kubernetes gave to the node.
 	//

@@ -280,6 +280,8 @@ func checkDSCP(path *field.Path, v intstr.IntOrString) field.ErrorList {
 func checkKey(path *field.Path, s string) field.ErrorList {
 	if b, err := base64.StdEncoding.Strict().DecodeString(s); err != nil || len(b) != 32 || len(s) != 44 {
 		return invalid(path, excerpt(s), "want 32 bytes in base64: 44 characters")
+	} else if [32]byte(b) == [32]byte{} {
+		return invalid(path, excerpt(s), "want a key that is not all zero")
 	}
 	return nil
 }

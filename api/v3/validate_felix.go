@@ -138,6 +138,8 @@ func (r *felixRules) wireguard(s *FelixWireguardSpec) {
 	r.device("wireguardInterfaceNameV6", s.WireguardInterfaceNameV6)
 	r.mtu("wireguardMTU", s.WireguardMTU, 576)
 	r.mtu("wireguardMTUV6", s.WireguardMTUV6, 1280)
+	r.enum("encryptionMode", s.EncryptionMode, EncryptionRequired, EncryptionPreferred)
+	r.number("wireguardKeyEpoch", s.WireguardKeyEpoch, 0, math.MaxInt32)
 	r.number("wireguardRoutingRulePriority", s.WireguardRoutingRulePriority, 1, 32765)
 	r.duration("wireguardKeepAlive", s.WireguardKeepAlive)
 	if v := s.WireguardKeepAlive; v != nil && v.Duration > math.MaxUint16*time.Second {

@@ -85,13 +85,22 @@ func validateNodeStatus(path *field.Path, s *NodeStatus) field.ErrorList {
 	if s.WireguardPublicKeyV6 != "" {
 		errs = append(errs, checkKey(path.Child("wireguardPublicKeyV6"), s.WireguardPublicKeyV6)...)
 	}
+	epochs := map[int]bool{}
+	for i, k := range s.WireguardKeys {
+		at := path.Child("wireguardKeys").Index(i)
+		errs = append(errs, checkKey(at.Child("publicKey"), k.PublicKey)...)
+		if epochs[k.Epoch] {
+			errs = append(errs, field.Duplicate(at.Child("epoch"), k.Epoch))
+		}
+		epochs[k.Epoch] = true
+	}
 	for i, l := range s.OnLink {
 		_, e := checkMaskedCIDR(path.Child("onLink").Index(i).Child("cidr"), l.CIDR, 0)
 		errs = append(errs, e...)
 	}
 	if t := s.Tunnels; t != nil {
-		errs = append(errs, checkTunnelEnds(path.Child("tunnels", "receives"), t.Receives, "VXLAN", "IPIP")...)
-		errs = append(errs, checkTunnelEnds(path.Child("tunnels", "sends"), t.Sends, "VXLAN", "IPIP", "None")...)
+		errs = append(errs, checkTunnelEnds(path.Child("tunnels", "receives"), t.Receives, "VXLAN", "IPIP", "WireGuard")...)
+		errs = append(errs, checkTunnelEnds(path.Child("tunnels", "sends"), t.Sends, "VXLAN", "IPIP", "WireGuard", "None")...)
 	}
 	return errs
 }
@@ -104,10 +113,10 @@ func checkTunnelEnds(path *field.Path, ends []NodeTunnelEnd, encaps ...string) f
 		if e.Encapsulation != "None" {
 			errs = append(errs, checkEnum(at.Child("family"), e.Family, "IPv4", "IPv6")...)
 		}
-		if e.Encapsulation != "VXLAN" {
+		if e.Encapsulation != "VXLAN" && e.Encapsulation != "WireGuard" {
 			continue
 		}
-		if e.VNI < 1 || e.VNI > 1<<24-1 {
+		if e.Encapsulation == "VXLAN" && (e.VNI < 1 || e.VNI > 1<<24-1) {
 			errs = append(errs, invalid(at.Child("vni"), e.VNI, "want 1 to 16777215")...)
 		}
 		if e.Port < 1 || e.Port > 65535 {
