@@ -74,19 +74,9 @@ func (c *cluster) namespace(name string) (labels, annotations map[string]string)
 }
 
 // inUse tells IPAM that a pod of this host, or its tunnel device, has the address, whatever the
-// store says of its block.
+// store says of its block. It is asked about every free address of a block.
 func (s *service) inUse(a netip.Addr) bool {
-	if s.cluster.isTunnelAddress(a) {
-		return true
-	}
-	for _, ep := range s.registry.Endpoints() {
-		for _, have := range ep.Addresses {
-			if have == a {
-				return true
-			}
-		}
-	}
-	return false
+	return s.registry.InUse(a) || s.cluster.isTunnelAddress(a)
 }
 
 // isTunnelAddress tells whether this node's record names a as the address of its tunnel device.
