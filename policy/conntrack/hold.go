@@ -24,8 +24,8 @@ const (
 	counterHeld = prefix + "dropped"
 	// after connection tracking (-200), before whatever else may look at the packet.
 	priority = nftables.ChainPriority(-190)
-	// logged packets of held connections a second.
-	logRate = 10
+	// logged packets of held connections a second, and bytes of each.
+	logRate, logBytes = 10, 128
 )
 
 // holding is the program that drops, in both directions, what carries HeldMark. It is there only while
@@ -58,10 +58,7 @@ func held() []expr.Any {
 
 func logged() []expr.Any {
 	tag := policy.Tag{Action: model.Deny, Direction: model.Ingress, Cause: ByHold}
-	return []expr.Any{
-		&expr.Limit{Type: expr.LimitTypePkts, Rate: logRate, Unit: expr.LimitTimeSecond, Burst: logRate},
-		&expr.Log{Key: 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_PREFIX, Group: kernel.LogGroup, Data: []byte(tag.String())},
-	}
+	return nft.Rule(nft.AtMost(logRate, logRate), nft.LogTo(kernel.LogGroup, logBytes, tag.String()))
 }
 
 // lacking tells that this kernel cannot hold connections: it has no nftables, or no connection marks.
