@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 
@@ -59,7 +60,10 @@ func (d *Driver) applyLink(ctx context.Context, w *encryption.Device, dev *devic
 	if have, err = d.read(ctx, w.Name); err != nil {
 		return res, false, err
 	}
-	changed, err := d.adjust(ctx, have, w, dev)
+	if err := d.keepRoutes(w.Name); err != nil {
+		return res, false, err
+	}
+	changed, err := d.adjust(ctx, have, w)
 	if changed && !made || ok && !have.Up {
 		res.Changed++
 	}
@@ -175,7 +179,7 @@ func (d *Driver) read(ctx context.Context, name string) (kernel.TunnelLink, erro
 }
 
 // adjust changes a living interface, in place.
-func (d *Driver) adjust(ctx context.Context, have kernel.TunnelLink, w *encryption.Device, dev *device) (changed bool, err error) {
+func (d *Driver) adjust(ctx context.Context, have kernel.TunnelLink, w *encryption.Device) (changed bool, err error) {
 	threaded := false
 	if d.way == Kernel {
 		// A kernel before 5.12 has no such threads; there nobody can want them.
@@ -202,6 +206,23 @@ func (d *Driver) adjust(ctx context.Context, have kernel.TunnelLink, w *encrypti
 		}
 	}
 	return changed, nil
+}
+
+// keepRoutes sees to it that routes through the device of a process that died, which has no carrier, still
+// are the ones that traffic takes, whatever the host's default is: else it would take another way, in clear.
+func (d *Driver) keepRoutes(name string) error {
+	if d.way == Kernel {
+		return nil // whose device always has a carrier
+	}
+	return d.h.Do(func() error {
+		for _, family := range []string{"ipv4", "ipv6"} {
+			err := kernel.SetSysctl("net/"+family+"/conf/"+name+"/ignore_routes_with_linkdown", "0")
+			if err != nil && !errors.Is(err, os.ErrNotExist) { // without IPv6 there is none
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // removeOthers takes away devices of ours that the plan does not have, and their processes. Those that it

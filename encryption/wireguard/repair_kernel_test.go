@@ -19,6 +19,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"weft/encryption"
+	"weft/internal/reconcile"
 	"weft/internal/testkit"
 	"weft/model"
 )
@@ -149,8 +150,14 @@ func TestSabotageShows(t *testing.T) {
 			s.do()
 			testkit.Eventually(t, time.Second, s.name+" is seen", func() bool { return a.differs(t, plan) != "" })
 			a.driver.Invalidate()
-			if res, err := a.driver.Apply(context.Background(), plan); err != nil || res.Repaired == 0 {
-				t.Errorf("%s: %v, %v; want it repaired", s.name, res, err)
+			var res reconcile.Result
+			testkit.Eventually(t, 5*time.Second, s.name+" can be repaired", func() (ok bool) {
+				r, err := a.driver.Apply(context.Background(), plan) // a process that ends needs a moment
+				res = res.Add(r)
+				return err == nil
+			})
+			if res.Zero() || res.Repaired == 0 && s.name != "address added" { // of which nobody can say who it was
+				t.Errorf("%s: %v; want it repaired", s.name, res)
 			}
 			if diff := a.differs(t, plan); diff != "" {
 				t.Errorf("%s: not repaired: %s", s.name, diff)

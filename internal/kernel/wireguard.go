@@ -81,17 +81,38 @@ func openTUN(name string) (*os.File, error) {
 		return nil, err
 	}
 	request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-	const clone = "/dev/net/tun"
-	fd, err := unix.Open(clone, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err := openTUNNode()
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", clone, err)
+		return nil, err
 	}
 	// Before the runtime's poller sees the file: until then it reports an error.
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
-	return os.NewFile(uintptr(fd), clone), nil
+	return os.NewFile(uintptr(fd), tunNode), nil
+}
+
+const tunNode = "/dev/net/tun"
+
+// openTUNNode opens the device node by which TUN devices are made. Where there is none, as in a container
+// or before the module was ever loaded, it opens one of its own, which is gone again at once.
+func openTUNNode() (int, error) {
+	const flags = unix.O_RDWR | unix.O_CLOEXEC | unix.O_NONBLOCK
+	fd, err := unix.Open(tunNode, flags, 0)
+	if errors.Is(err, unix.ENOENT) {
+		own := fmt.Sprintf("/dev/weft-tun-%d", unix.Gettid())
+		// Documentation/admin-guide/devices.txt
+		if err := unix.Mknod(own, unix.S_IFCHR|0o600, int(unix.Mkdev(10, 200))); err != nil {
+			return -1, fmt.Errorf("open %s: there is none (mknod %s c 10 200 makes one), and no other can be made: %w", tunNode, tunNode, err)
+		}
+		fd, err = unix.Open(own, flags, 0)
+		err = errors.Join(err, unix.Unlink(own))
+	}
+	if err != nil {
+		return -1, fmt.Errorf("open %s: %w", tunNode, err)
+	}
+	return fd, nil
 }
 
 // CheckTUN tells why the calling thread's network namespace cannot have TUN devices; nil when it can.
