@@ -123,6 +123,7 @@ func (a *Allocator) newTask(c *Cluster, r *Request, families []model.Family) (*t
 		families = []model.Family{model.IPv4, model.IPv6}
 	}
 	var none []*ExhaustedError
+	var asked []error
 	for _, f := range families {
 		d := &demand{family: f, tried: map[netip.Prefix]bool{}}
 		if fixed, ok := r.fixed(f); ok {
@@ -135,10 +136,16 @@ func (a *Allocator) newTask(c *Cluster, r *Request, families []model.Family) (*t
 			d.pools, d.refused = usablePools(c, r, f)
 		}
 		if len(d.pools) == 0 {
-			none = append(none, &ExhaustedError{f, r.owner(), a.node, d.refused})
+			e := &ExhaustedError{f, r.owner(), a.node, d.refused}
+			if none = append(none, e); len(r.Pools[f]) > 0 {
+				asked = append(asked, e)
+			}
 			continue
 		}
 		t.demands = append(t.demands, d)
+	}
+	if len(asked) > 0 { // who names pools of a family wants that family
+		return nil, errors.Join(asked...)
 	}
 	if len(none) > 0 && (!all || len(t.demands) == 0) {
 		return nil, errors.Join(relevant(none, all)...)

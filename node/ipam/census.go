@@ -6,10 +6,12 @@ import (
 	"hash/fnv"
 	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	v3 "weft/api/v3"
 	"weft/model"
+	"weft/node/ipam/block"
 )
 
 // census is who has which block, at one revision of the store.
@@ -35,7 +37,7 @@ func hashOf(s string) uint64 {
 
 // census reads all blocks and affinities, and brings what it finds of this node's in order. The
 // caller holds claims.
-func (a *Allocator) census(ctx context.Context) (*census, error) {
+func (a *Allocator) census(ctx context.Context, cluster *Cluster) (*census, error) {
 	l, err := a.store.List(ctx, v3.KindBlockAffinity, v3.KindIPAMBlock)
 	if err != nil {
 		return nil, fmt.Errorf("list blocks: %w", err)
@@ -65,7 +67,44 @@ func (a *Allocator) census(ctx context.Context) (*census, error) {
 			}
 		}
 	}
+	if err := a.dropOwnerless(ctx, cluster, c); err != nil {
+		return nil, err
+	}
 	return c, a.adopt(ctx, c)
+}
+
+// dropOwnerless gives back this node's blocks that are empty and of no pool. Others would count to what
+// the node may have, and keep blocks of the size that their pool has now from being made.
+func (a *Allocator) dropOwnerless(ctx context.Context, cluster *Cluster, c *census) error {
+	policy := block.Policy{Now: a.opts.Now(), Cooldown: settingsOf(cluster.Config).cooldown}
+	for cidr, s := range c.blocks {
+		if s.block.Affinity() != hostAffinity(a.node) || !empty(s.block, policy) || !ownerless(cluster.Pools, cidr) {
+			continue
+		}
+		gone, err := a.reclaim(ctx, s, c.affinityOf(a.node, cidr))
+		if err != nil {
+			return err
+		}
+		if gone {
+			c.forget(a.node, cidr)
+			a.disown(cidr)
+		}
+	}
+	return nil
+}
+
+// forget takes out a node's block and its affinity.
+func (c *census) forget(node string, cidr netip.Prefix) {
+	delete(c.blocks, cidr)
+	is := func(f affinity) bool { return f.node == node && f.cidr == cidr }
+	c.affinities = slices.DeleteFunc(c.affinities, is)
+	c.byCIDR[cidr] = slices.DeleteFunc(c.byCIDR[cidr], is)
+}
+
+// empty tells that a block has no address in use or cooling down.
+func empty(b *block.Block, p block.Policy) bool {
+	u := b.Usage(block.Policy{Now: p.Now, Cooldown: p.Cooldown})
+	return u.Free == u.Size
 }
 
 // adopt takes over this node's blocks, and completes or drops the claims that a crash left half
@@ -147,11 +186,11 @@ func (c *census) ownedBy(node string, f model.Family) int {
 	return n
 }
 
-// count returns how many blocks exist within a pool.
-func (c *census) count(pool netip.Prefix) uint64 {
+// count returns how many of a pool's blocks exist.
+func (c *census) count(p *pool) uint64 {
 	var n uint64
 	for cidr := range c.blocks {
-		if pool.Contains(cidr.Addr()) {
+		if p.has(cidr) {
 			n++
 		}
 	}

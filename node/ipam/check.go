@@ -33,6 +33,8 @@ const (
 	ProblemNotUnderstood = "not-understood"
 	ProblemOverlap       = "overlapping-blocks"
 	ProblemUnknownNode   = "tunnel-address-of-unknown-node"
+	ProblemNoPool        = "block-outside-every-pool"
+	ProblemBlockSize     = "block-of-another-size"
 )
 
 // Problem is one thing that does not fit together.
@@ -43,7 +45,7 @@ type Problem struct {
 	Addr     netip.Addr `json:"address,omitzero"`
 	Handle   string     `json:"handle,omitempty"`
 	Sequence uint64     `json:"sequence,omitempty"`
-	Resource string     `json:"resource,omitempty"` // name of the affinity
+	Resource string     `json:"resource,omitempty"` // name of the affinity, CIDR of the block
 	Version  string     `json:"version,omitempty"`  // its resource version when it was looked at
 }
 
@@ -104,12 +106,34 @@ func (s *state) checkBlocks(r *CheckReport) map[handleBlock]int {
 		if i > 0 && s.blocks[i-1].block.CIDR().Overlaps(cidr) {
 			r.add(Problem{Kind: ProblemOverlap, Detail: fmt.Sprintf("blocks %v and %v overlap", s.blocks[i-1].block.CIDR(), cidr)})
 		}
+		s.checkPool(r, b.block)
 		for _, a := range b.block.Allocations() {
 			r.Allocations++
 			held[handleBlock{a.Owner.Handle, cidr.String()}]++
 		}
 	}
 	return held
+}
+
+// checkPool tells of a block that is of no pool. While a pool cannot be understood there is no telling.
+func (s *state) checkPool(r *CheckReport, b *block.Block) {
+	unread := slices.ContainsFunc(s.rejected, func(x datastore.Rejection) bool { return x.Key.Kind == v3.KindIPPool })
+	if unread || !ownerless(s.pools, b.CIDR()) {
+		return
+	}
+	p := Problem{Kind: ProblemNoPool, Resource: b.CIDR().String()}
+	if pool := s.poolOf(b.CIDR().Addr()); pool != "" {
+		p.Kind = ProblemBlockSize
+		p.Detail = fmt.Sprintf("block %v is not of the size that IPPool %s has", b.CIDR(), pool)
+	} else {
+		p.Detail = fmt.Sprintf("block %v lies in no IPPool", b.CIDR())
+	}
+	if n := len(b.Allocations()); n > 0 {
+		p.Detail += fmt.Sprintf("; %d of its addresses are in use, and it goes when they are given back", n)
+	} else {
+		p.Detail += "; it is empty"
+	}
+	r.add(p)
 }
 
 func (s *state) checkHandles(r *CheckReport, held map[handleBlock]int) {
@@ -264,7 +288,7 @@ func releaseRefs(ctx context.Context, store datastore.Store, refs []AddressRef) 
 }
 
 // Repair does what a CheckReport calls for and what is safe: it gives back addresses that no
-// endpoint has, and deletes empty handles and affinities without a block. What changed since the
+// endpoint has, and deletes empty handles, affinities without a block and empty blocks of no pool. What changed since the
 // report was made is left alone. It returns how many problems it repaired.
 func Repair(ctx context.Context, store datastore.Store, r *CheckReport) (int, error) {
 	s, err := readState(ctx, store)
@@ -289,6 +313,8 @@ func Repair(ctx context.Context, store datastore.Store, r *CheckReport) (int, er
 				_, err = a.Release(ctx, p.Handle)
 				fixed = 1
 			}
+		case ProblemNoPool, ProblemBlockSize:
+			fixed, err = a.dropReported(ctx, s, p.Resource)
 		case ProblemNoBlock, ProblemAffinity:
 			key := datastore.Key{Kind: v3.KindBlockAffinity, Name: p.Resource}
 			err = store.Delete(ctx, key, datastore.Precondition{ResourceVersion: p.Version})
@@ -304,6 +330,19 @@ func Repair(ctx context.Context, store datastore.Store, r *CheckReport) (int, er
 		n += fixed
 	}
 	return n, errors.Join(errs...)
+}
+
+// dropReported deletes a block that was reported to be of no pool, if it still is and is empty.
+func (a *Allocator) dropReported(ctx context.Context, s *state, cidr string) (int, error) {
+	p, err := netip.ParsePrefix(cidr)
+	if err != nil || !ownerless(s.pools, p) {
+		return 0, nil
+	}
+	gone, err := a.drop(ctx, p, s.policy())
+	if !gone {
+		return 0, err
+	}
+	return 1, err
 }
 
 // holds tells whether any block has an address of a handle.

@@ -35,7 +35,7 @@ func (t *task) choose(ctx context.Context, d *demand) error {
 	if !d.fixed.IsValid() && t.borrowAgain(d) {
 		return nil
 	}
-	c, err := t.a.census(ctx)
+	c, err := t.a.census(ctx, t.cluster)
 	if err != nil {
 		return fmt.Errorf("assign %v address to %s: %w", d.family, t.request.owner(), err)
 	}
@@ -66,7 +66,7 @@ func (t *task) promise(d *demand) bool {
 	defer a.blocks.mu.Unlock()
 	for _, pool := range d.pools {
 		for _, cidr := range a.owned {
-			if !pool.cidr.Contains(cidr.Addr()) || d.tried[cidr] {
+			if !pool.has(cidr) || d.tried[cidr] {
 				continue
 			}
 			q := a.blocks.at(cidr)
@@ -129,7 +129,7 @@ func (t *task) claimNew(ctx context.Context, d *demand, c *census) (bool, error)
 	}
 	for i := range d.pools {
 		p := &d.pools[i]
-		if c.count(p.cidr) >= p.blockCount() {
+		if c.count(p) >= p.blockCount() {
 			continue
 		}
 		for cidr := range t.candidates(p, c) {
@@ -164,7 +164,7 @@ func (t *task) useNew(d *demand, p *pool, cidr netip.Prefix) bool {
 func (t *task) candidates(p *pool, c *census) func(func(netip.Prefix) bool) {
 	return func(yield func(netip.Prefix) bool) {
 		for _, f := range c.affinities {
-			if f.node == t.a.node && f.cidr.Bits() == p.blockSize && p.cidr.Contains(f.cidr.Addr()) && !yield(f.cidr) {
+			if f.node == t.a.node && p.has(f.cidr) && !yield(f.cidr) {
 				return
 			}
 		}
@@ -195,7 +195,7 @@ func (t *task) reclaimIdle(ctx context.Context, d *demand, c *census) (bool, err
 			if d.tried[cidr] || cidr.Bits() != p.blockSize || !t.idle(s.block) || !t.hasAddress(cidr) {
 				continue
 			}
-			gone, err := t.a.reclaim(ctx, s, c)
+			gone, err := t.a.reclaim(ctx, s, c.affinityOf(affinityNode(s.block.Affinity()), cidr))
 			if err != nil {
 				return false, err
 			}
@@ -216,8 +216,7 @@ func (t *task) reclaimIdle(ctx context.Context, d *demand, c *census) (bool, err
 
 // idle tells that a block has no address in use or cooling, and was not claimed just now.
 func (t *task) idle(b *block.Block) bool {
-	u := b.Usage(block.Policy{Now: t.a.opts.Now(), Cooldown: t.settings.cooldown})
-	return u.Free == u.Size && t.a.opts.Now().Sub(b.Claimed()) >= idleBeforeReclaim
+	return empty(b, block.Policy{Now: t.a.opts.Now(), Cooldown: t.settings.cooldown}) && t.a.opts.Now().Sub(b.Claimed()) >= idleBeforeReclaim
 }
 
 // remembered is a census that found nothing to claim. A node that lives on borrowed addresses would
@@ -264,7 +263,7 @@ func (t *task) borrowFrom(d *demand, c *census) bool {
 	for i := range d.pools {
 		for _, s := range t.othersIn(&d.pools[i], c) {
 			cidr := s.block.CIDR()
-			if !d.tried[cidr] && !s.block.Deleted() && s.block.Usage(policy).Available() > 0 {
+			if d.pools[i].has(cidr) && !d.tried[cidr] && !s.block.Deleted() && s.block.Usage(policy).Available() > 0 {
 				d.choice = choice{cidr: cidr, pool: d.pools[i].name}
 				return true
 			}
@@ -304,13 +303,17 @@ func (t *task) exhausted(d *demand, c *census) error {
 func (t *task) fullness(p *pool, d *demand, c *census) string {
 	policy := t.policy(nil)
 	var own, all block.Usage
-	ownBlocks, blocks := 0, 0
+	ownBlocks, blocks, foreign := 0, 0, 0
 	add := func(sum *block.Usage, u block.Usage) {
 		sum.Size, sum.Used, sum.Cooling = sum.Size+u.Size, sum.Used+u.Used, sum.Cooling+u.Cooling
 		sum.Free, sum.Skipped = sum.Free+u.Free, sum.Skipped+u.Skipped
 	}
 	for cidr, s := range c.blocks {
 		if !p.cidr.Contains(cidr.Addr()) {
+			continue
+		}
+		if !p.has(cidr) {
+			foreign++
 			continue
 		}
 		u := s.block.Usage(policy)
@@ -328,6 +331,9 @@ func (t *task) fullness(p *pool, d *demand, c *census) string {
 	lend := fmt.Sprintf("other nodes' blocks have %d", all.Available()-own.Available())
 	if t.settings.strictAffinity {
 		lend += " that strictAffinity keeps from this node"
+	}
+	if foreign > 0 {
+		lend += fmt.Sprintf("; blocks of another size than /%d that are in the way until they are empty: %d", p.blockSize, foreign)
 	}
 	return fmt.Sprintf("%d of %d blocks exist, %d of them this node's with %d of %d addresses in use, %d cooling down, %d reserved or in use on this host, %d available; %s; %s",
 		blocks, p.blockCount(), ownBlocks, own.Used, own.Size, own.Cooling, own.Skipped, own.Available(), claim, lend)

@@ -110,10 +110,10 @@ func (a *Allocator) dropAffinity(ctx context.Context, f *v3.BlockAffinity) error
 	return fmt.Errorf("delete affinity %s: %w", f.Name, err)
 }
 
-// reclaim deletes an empty block of another node. It returns false if that node uses it after all.
-func (a *Allocator) reclaim(ctx context.Context, s *stored, c *census) (bool, error) {
+// reclaim deletes an empty block and the affinity to it, nil when there is none. It returns false if the
+// block is in use after all.
+func (a *Allocator) reclaim(ctx context.Context, s *stored, f *v3.BlockAffinity) (bool, error) {
 	cidr := s.block.CIDR()
-	f := c.affinityOf(affinityNode(s.block.Affinity()), cidr)
 	if f != nil && f.Spec.State != v3.AffinityPendingDeletion {
 		leaving := f.DeepCopy()
 		leaving.Spec.State = v3.AffinityPendingDeletion

@@ -48,7 +48,8 @@ type Request struct {
 	Namespace, Pod, PodUID string
 	// NamespaceLabels are what IPPool.spec.namespaceSelector is matched against.
 	NamespaceLabels map[string]string
-	// Families wanted, one address each. None: every family that has a pool for this owner.
+	// Families wanted, one address each. None: every family that has a pool for this owner, and those that
+	// Pools names.
 	Families []model.Family
 	// Pools restricts a family to these pools (names or CIDRs); the caller has chosen between the
 	// annotations of pod and namespace and its own configuration. Blocks that the node has already

@@ -211,6 +211,20 @@ func poolOf(c *Cluster, r *Request, a netip.Addr) (pool, *PoolReason) {
 // blockOf returns the CIDR of the pool's block that holds a.
 func (p *pool) blockOf(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, p.blockSize).Masked() }
 
+// has tells whether a block is one of the pool's. One of another size in its range is of an earlier pool.
+func (p *pool) has(block netip.Prefix) bool {
+	return block.Bits() == p.blockSize && p.cidr.Contains(block.Addr())
+}
+
+// ownerless tells that a block is none of any pool's: the pool went, or was made anew with blocks of another
+// size. A disabled pool still has its blocks.
+func ownerless(pools []*v3.IPPool, block netip.Prefix) bool {
+	return !slices.ContainsFunc(pools, func(o *v3.IPPool) bool {
+		p, _ := poolFor(o, &Cluster{}, &Request{}, true)
+		return p.has(block)
+	})
+}
+
 // blocksFor yields the CIDRs of all blocks of the pool, each once, in an order that differs from
 // node to node and is always the same for one: nodes that claim at the same time seldom meet. Of
 // a pool of more than 2^32 blocks it yields the first 2^32.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	v3 "weft/api/v3"
 	"weft/node/datastore"
 	"weft/node/ipam/block"
 )
@@ -68,15 +69,17 @@ func (a *Allocator) releaseAll(ctx context.Context, cidrs []netip.Prefix, handle
 // written even when nothing is found there: a write whose outcome its caller never learnt may
 // still be on its way, and fails then.
 func (a *Allocator) releaseIn(ctx context.Context, cidr netip.Prefix, handleID string) ([]netip.Addr, error) {
-	policy, err := a.releasePolicy(ctx)
+	c, policy, err := a.releasePolicy(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var released []netip.Addr
+	last := false
 	err = a.blocks.update(ctx, cidr, func(b *block.Block) error {
 		if released = b.ReleaseHandle(handleID, policy); len(released) == 0 {
 			b.Touch()
 		}
+		last = b.Affinity() == hostAffinity(a.node) && empty(b, policy)
 		return nil
 	})
 	if errors.Is(err, datastore.ErrNotFound) {
@@ -85,15 +88,44 @@ func (a *Allocator) releaseIn(ctx context.Context, cidr netip.Prefix, handleID s
 	if err != nil {
 		return nil, err
 	}
+	if last && ownerless(c.Pools, cidr) {
+		if _, err := a.drop(ctx, cidr, policy); err != nil {
+			a.log.Warn("could not give back an empty block that is of no pool, will do when the next block is needed", "block", cidr, "error", err)
+		}
+	}
 	return released, nil
 }
 
-func (a *Allocator) releasePolicy(ctx context.Context) (block.Policy, error) {
+// drop deletes a block if it is empty, and the affinity to it. It tells whether it did.
+func (a *Allocator) drop(ctx context.Context, cidr netip.Prefix, policy block.Policy) (bool, error) {
+	s, err := a.blocks.read(ctx, cidr)
+	if errors.Is(err, datastore.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil || !empty(s.block, policy) {
+		return false, err
+	}
+	var f *v3.BlockAffinity
+	o, err := a.store.Get(ctx, datastore.Key{Kind: v3.KindBlockAffinity, Name: affinityName(affinityNode(s.block.Affinity()), cidr)})
+	if err != nil && !errors.Is(err, datastore.ErrNotFound) {
+		return false, fmt.Errorf("read the affinity to block %v: %w", cidr, err)
+	}
+	if err == nil {
+		f, _ = o.(*v3.BlockAffinity)
+	}
+	gone, err := a.reclaim(ctx, s, f)
+	if gone {
+		a.disown(cidr)
+	}
+	return gone, err
+}
+
+func (a *Allocator) releasePolicy(ctx context.Context) (*Cluster, block.Policy, error) {
 	c, err := a.opts.View(ctx)
 	if err != nil {
-		return block.Policy{}, fmt.Errorf("read settings: %w", err)
+		return nil, block.Policy{}, fmt.Errorf("read settings: %w", err)
 	}
-	return block.Policy{Now: a.opts.Now(), Cooldown: settingsOf(c.Config).cooldown}, nil
+	return c, block.Policy{Now: a.opts.Now(), Cooldown: settingsOf(c.Config).cooldown}, nil
 }
 
 // releaseUnlisted gives back what this node's blocks hold for a handle that has no record: after
@@ -121,11 +153,10 @@ func (a *Allocator) releaseUnlisted(ctx context.Context, handleID string) ([]net
 // ReleaseAddresses gives back single allocations. One that is not there any more, because the
 // address is free or went to another owner, counts as done. It returns how many were given back.
 func (a *Allocator) ReleaseAddresses(ctx context.Context, refs []AddressRef) (int, error) {
-	c, err := a.opts.View(ctx)
+	c, policy, err := a.releasePolicy(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("release addresses: read settings: %w", err)
+		return 0, fmt.Errorf("release addresses: %w", err)
 	}
-	policy := block.Policy{Now: a.opts.Now(), Cooldown: settingsOf(c.Config).cooldown}
 	n := 0
 	for _, ref := range refs {
 		cidr, err := a.blockHolding(ctx, c, ref.Addr)
