@@ -6,6 +6,7 @@ import (
 
 	"weft/internal/testkit"
 	"weft/model"
+	"weft/policy"
 	"weft/policy/policytest"
 )
 
@@ -77,4 +78,21 @@ func TestAuto(t *testing.T) {
 			t.Errorf("asked for a backend that is not here: %v", err)
 		}
 	})
+}
+
+// TestNothingToRemove: on a machine without the programs there is nothing to remove, and an Apply says
+// what to install.
+func TestNothingToRemove(t *testing.T) {
+	testkit.Require(t, testkit.Root, testkit.Netns)
+	t.Setenv("PATH", t.TempDir())
+	d := newDriver(t, testkit.NewNetns(t), Auto)
+	if res, err := d.Apply(t.Context(), policy.Update{}); err != nil || !res.Zero() {
+		t.Errorf("remove: %v, %v", res, err)
+	}
+	if _, err := d.Apply(t.Context(), fromScratch(compile(t, town()))); err == nil || !strings.Contains(err.Error(), "install") {
+		t.Errorf("apply without programs: %v", err)
+	}
+	if err := d.Barrier(t.Context()); err == nil {
+		t.Error("a barrier without programs is none")
+	}
 }

@@ -114,7 +114,7 @@ func (o *found) parse(text []byte, f model.Family, table string) {
 			c.sum = h.Sum64()
 			continue
 		}
-		if strings.Contains(rule, "-j "+prefix) || strings.Contains(rule, "-g "+prefix) {
+		if hookable(table, chain) && leadsToUs(rule) {
 			h := o.hooks[[2]string{table, chain}]
 			if h == nil {
 				h = &foundHook{first: !seen[chain]}
@@ -124,6 +124,23 @@ func (o *found) parse(text []byte, f model.Family, table string) {
 		}
 		seen[chain] = true
 	}
+}
+
+// hookable tells whether a built-in chain is one of those that we are in.
+func hookable(table, chain string) bool {
+	for _, h := range hooks {
+		if h.table == table && h.builtin == chain {
+			return true
+		}
+	}
+	return false
+}
+
+// leadsToUs tells whether a rule's target is a chain of ours; the target is what is printed last.
+func leadsToUs(rule string) bool {
+	w := strings.Fields(rule)
+	n := len(w)
+	return n >= 2 && (w[n-2] == "-j" || w[n-2] == "-g") && strings.HasPrefix(w[n-1], prefix) && !strings.Contains(w[n-1], `"`)
 }
 
 // foundSet is an ipset of ours.

@@ -226,20 +226,23 @@ func (d *Driver) clear(ctx context.Context, b Backend) error {
 	return nil
 }
 
-// remove takes away all that is ours.
+// remove takes away all that is ours. Where the programs or the kernel lack what is needed to look, an
+// earlier process had not either, and there is nothing to remove.
 func (d *Driver) remove(ctx context.Context) (res reconcile.Result, err error) {
-	if err := d.choose(ctx); err != nil {
-		return res, err
+	err = d.choose(ctx)
+	var sets map[string]*foundSet
+	if err == nil {
+		sets, err = d.readSets(ctx)
 	}
-	d.known, d.generation, d.rules, d.seen = false, 0, newRules(), nil
-	if err := errors.Join(d.clear(ctx, NFT), d.clear(ctx, Legacy)); err != nil {
-		return res, err
-	}
-	sets, err := d.readSets(ctx)
 	if err != nil {
-		return res, fmt.Errorf("read policy's sets: %w", err)
+		if d.was || ctx.Err() != nil {
+			return res, err
+		}
+		d.log.Debug("nothing of iptables policy can be here", "why", err)
+		return res, nil
 	}
-	if err := d.destroySets(ctx, sets, nil); err != nil {
+	d.known, d.generation, d.rules, d.seen, d.refused = false, 0, newRules(), nil, refusals{}
+	if err := errors.Join(d.clear(ctx, NFT), d.clear(ctx, Legacy), d.destroySets(ctx, sets, nil)); err != nil {
 		return res, err
 	}
 	if d.was || len(sets) > 0 {
