@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	v3 "weft/api/v3"
@@ -125,7 +126,12 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 		return errors.Join(failures(rows), err)
 	}
 	writeChanges(d.Out, changes, report)
-	return errors.Join(failures(rows), lossOf(report))
+	cells, took, err := d.policy(ctx)
+	if err != nil {
+		return errors.Join(failures(rows), lossOf(report), err)
+	}
+	writeShop(d.Out, cells, took)
+	return errors.Join(failures(rows), lossOf(report), shopFailures(cells))
 }
 
 func (d *Demo) say(format string, args ...any) { fmt.Fprintf(d.Log, format+"\n", args...) }
@@ -187,13 +193,22 @@ func (d *Demo) addPod(ctx context.Context, node, name, pool string) (traffic.Hos
 	if err != nil {
 		return fail(err)
 	}
-	r, err := types100.GetResult(res)
-	if err != nil || len(r.IPs) == 0 {
-		return fail(fmt.Errorf("the CNI result has no address (%v)", err))
+	addr, err := firstAddress(res)
+	if err != nil {
+		return fail(err)
 	}
-	addr, _ := netip.AddrFromSlice(r.IPs[0].Address.IP.To4())
 	d.say("  demo/%-9s %-15s %3d ms", pod, addr, time.Since(begin).Milliseconds())
 	return traffic.Host{Name: pod, Netns: kernel.NetnsPath(d.lab.PodNetns("demo", pod)), Addr: addr}, nil
+}
+
+// firstAddress returns the IPv4 address of a CNI result.
+func firstAddress(res types.Result) (netip.Addr, error) {
+	r, err := types100.GetResult(res)
+	if err != nil || len(r.IPs) == 0 {
+		return netip.Addr{}, fmt.Errorf("the CNI result has no address (%v)", err)
+	}
+	addr, _ := netip.AddrFromSlice(r.IPs[0].Address.IP.To4())
+	return addr, nil
 }
 
 // teachRouter gives the lab's router the way to a pod, as a fabric that speaks BGP with the nodes
