@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"time"
 
 	"weft/internal/kernel"
 	"weft/model"
@@ -94,9 +95,19 @@ type runner struct {
 
 	mu   sync.Mutex
 	ns   *os.File
-	pids [64]int // of the last programs: events of nf_tables carry them
+	last [64]process
 	next int
 }
+
+// process is a program that we started. Events of nf_tables carry its id, which another program gets
+// some day.
+type process struct {
+	pid  int
+	done time.Time // zero: it runs
+}
+
+// eventDelay is how long after its end a program's events are taken for ours.
+const eventDelay = 2 * time.Second
 
 func (r *runner) close() {
 	r.mu.Lock()
@@ -135,17 +146,22 @@ func (r *runner) run(ctx context.Context, input []byte, path string, args ...str
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &stdout, &stderr
 	cmd.Env = []string{"PATH=/usr/sbin:/sbin:/usr/bin:/bin", "LC_ALL=C"}
+	at := 0
 	err := r.in(func() error {
 		if err := cmd.Start(); err != nil {
 			return err
 		}
 		r.mu.Lock()
-		r.pids[r.next%len(r.pids)], r.next = cmd.Process.Pid, r.next+1
-		r.mu.Unlock()
+		defer r.mu.Unlock()
+		at = r.next % len(r.last)
+		r.last[at], r.next = process{pid: cmd.Process.Pid}, r.next+1
 		return nil
 	})
 	if err == nil {
 		err = cmd.Wait()
+		r.mu.Lock()
+		r.last[at].done = time.Now()
+		r.mu.Unlock()
 	}
 	if err != nil {
 		return nil, &runError{command: strings.Join(append([]string{path}, args...), " "), err: err, said: strings.TrimSpace(stderr.String()), input: input}
@@ -153,12 +169,12 @@ func (r *runner) run(ctx context.Context, input []byte, path string, args ...str
 	return stdout.Bytes(), nil
 }
 
-// ours tells whether one of the last programs that we started has the process id.
+// ours tells whether an event of the process id is by a program that we started.
 func (r *runner) ours(pid uint32) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, p := range r.pids {
-		if p != 0 && uint32(p) == pid {
+	for _, p := range r.last {
+		if p.pid != 0 && uint32(p.pid) == pid && (p.done.IsZero() || time.Since(p.done) < eventDelay) {
 			return true
 		}
 	}
