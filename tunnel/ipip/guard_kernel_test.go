@@ -35,7 +35,7 @@ func TestInjectionIsRefused(t *testing.T) {
 		n1, n2, outsider := hosts[0], hosts[1], hosts[3] // n4 is on the underlay, but not of the cluster
 		members := hosts[:3]
 		join(t, members)
-		arrived := listen(t, n1.pod)
+		arrived := testkit.CountUDP(t, n1.pod)
 		good := packet{outerSrc: n2.addr, outerDst: n1.addr, src: n2.podIP, dst: n1.podIP}
 		with := func(f func(*packet)) packet { p := good; f(&p); return p }
 
@@ -102,7 +102,7 @@ func TestMalformedIsRefused(t *testing.T) {
 		hosts := cluster(t, w, w)
 		n1, n2 := hosts[0], hosts[1]
 		join(t, hosts)
-		arrived := listen(t, n1.pod)
+		arrived := testkit.CountUDP(t, n1.pod)
 		good := packet{outerSrc: n2.addr, outerDst: n1.addr, src: n2.podIP, dst: n1.podIP, payload: 100}
 		with := func(f func(*packet)) packet { p := good; f(&p); return p }
 		cases := []struct {
@@ -172,7 +172,7 @@ func TestPodsCannotSendTunnelPackets(t *testing.T) {
 		hosts := cluster(t, w, w)
 		n1, n2 := hosts[0], hosts[1]
 		join(t, hosts)
-		arrived := listen(t, n1.pod)
+		arrived := testkit.CountUDP(t, n1.pod)
 		// The worst case: the pod's packet leaves under its node's address, and the inner source is one
 		// that this node may use. Only the node it runs on can tell.
 		testkit.Run(t, n2.NS, "nft", "add table ip nat; add chain ip nat post { type nat hook postrouting priority 100 ; }; add rule ip nat post oifname eth0 ip saddr 10.244.0.0/16 masquerade")
@@ -217,7 +217,7 @@ func TestNothingLeaks(t *testing.T) {
 		hosts := cluster(t, w, w)
 		n1, n2 := hosts[0], hosts[1]
 		join(t, hosts)
-		arrived := listen(t, n2.pod)
+		arrived := testkit.CountUDP(t, n2.pod)
 		testkit.Run(t, n1.NS, "ip", "route", "add", "10.99.0.0/16", "via", n2.addr.String(), "dev", kernel.IPIPDevice, "onlink")
 		udp, ipip := sniff(t, n2.NS, "eth0", unix.IPPROTO_UDP), sniff(t, n2.NS, "eth0", unix.IPPROTO_IPIP)
 		sendUDP(t, n1, netip.MustParseAddr("10.99.1.1"), 0, 0, n, []byte("no such peer"))

@@ -133,7 +133,7 @@ func TestSegmentsStayWhole(t *testing.T) {
 		join(t, hosts)
 		a, b := hosts[0], hosts[1]
 		ping(t, a, b)
-		arrived := listen(t, b.pod)
+		arrived := testkit.CountUDP(t, b.pod)
 		testkit.ServeStreams(t, b.pod)
 		const segments, size = 40, 1400
 		writes := testkit.Count(20)

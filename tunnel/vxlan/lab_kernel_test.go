@@ -5,15 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
-	"syscall"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 
 	"weft/internal/kernel"
 	"weft/internal/testkit"
@@ -139,45 +135,4 @@ func ping(t *testing.T, from, to *host) bool {
 	t.Helper()
 	_, err := testkit.Try(t, from.pod, "ping", "-n", "-c", "5", "-i", "0.01", "-W", "1", to.podIP.String())
 	return err == nil
-}
-
-// listen counts the UDP packets that reach a pod's port 9.
-func listen(t *testing.T, pod testkit.NS) (count func() int) {
-	t.Helper()
-	var c net.PacketConn
-	pod.Do(t, func() (err error) {
-		roomy := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-			var inner error
-			err := raw.Control(func(fd uintptr) { inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20) })
-			return errors.Join(err, inner)
-		}}
-		c, err = roomy.ListenPacket(context.Background(), "udp4", ":9")
-		return err
-	})
-	got := make(chan int, 1)
-	got <- 0
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		b := make([]byte, 2048)
-		for {
-			if _, _, err := c.ReadFrom(b); err != nil {
-				return
-			}
-			got <- <-got + 1
-		}
-	}()
-	t.Cleanup(func() { c.Close(); <-done })
-	return func() int {
-		// All on one machine: what has not come when nothing came for a while never comes.
-		for before := -1; ; time.Sleep(100 * time.Millisecond) {
-			n := <-got
-			if n == before {
-				got <- 0
-				return n
-			}
-			got <- n
-			before = n
-		}
-	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,58 +14,14 @@ import (
 	"weft/tunnel"
 )
 
-// keep runs what the node service runs around the driver: events to Observe, a kick to Apply.
-// It counts the runs, and those that changed something.
+// keep runs the driver as the node service does. It counts the runs, and those that changed something.
 func keep(t *testing.T, h *host, p *atomic.Pointer[tunnel.Plan]) (applies, changes *atomic.Int64) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	kick := make(chan struct{}, 1)
-	poke := func() {
-		select {
-		case kick <- struct{}{}:
-		default:
-		}
-	}
-	monitor, err := kernel.NewMonitor(ctx, h.Path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	applies, changes = &atomic.Int64{}, &atomic.Int64{}
-	var wg sync.WaitGroup
-	ended := func(what string, err error) {
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("%s ended: %v", what, err)
-		}
-	}
-	wg.Go(func() {
-		ended("the monitor", monitor.Run(ctx, func(e kernel.Event) {
-			if h.driver.Observe(e) {
-				poke()
-			}
-		}))
+	k := testkit.Keep(t, h.NS, h.driver, func(ctx context.Context) (bool, error) {
+		res, err := h.driver.Apply(ctx, *p.Load())
+		return !res.Zero(), err
 	})
-	wg.Go(func() { ended("the guard's watch", h.driver.Watch(ctx, poke)) })
-	wg.Go(func() {
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-kick:
-			}
-			applies.Add(1)
-			// As the node service does: an error is retried a little later.
-			res, err := h.driver.Apply(ctx, *p.Load())
-			if !res.Zero() {
-				changes.Add(1)
-			}
-			if err != nil && ctx.Err() == nil {
-				t.Logf("apply: %v", err)
-				time.AfterFunc(50*time.Millisecond, poke)
-			}
-		}
-	})
-	t.Cleanup(func() { cancel(); wg.Wait() })
-	return applies, changes
+	return &k.Applies, &k.Changes
 }
 
 // state prints all that the driver keeps, without what differs from run to run.
