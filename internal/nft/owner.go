@@ -114,10 +114,7 @@ func (o *Owner) apply(ctx context.Context, want func() Program, empty bool, upda
 			o.known = false
 		}
 	}()
-	if o.look.Swap(false) && o.known && !o.intact(ctx) {
-		o.foreign.Store(true)
-		o.known = false
-	}
+	o.lookAround(ctx)
 	if o.touch.Swap(false) {
 		o.known = false
 	}
@@ -147,6 +144,20 @@ func (o *Owner) apply(ctx context.Context, want func() Program, empty bool, upda
 	}
 	o.was = !empty
 	return res, nil
+}
+
+// Look does what Invalidate asked for, before the caller changes what ApplyLazily's want returns.
+func (o *Owner) Look(ctx context.Context) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.lookAround(ctx)
+}
+
+func (o *Owner) lookAround(ctx context.Context) {
+	if o.look.Swap(false) && o.known && !o.intact(ctx) {
+		o.foreign.Store(true)
+		o.known = false
+	}
 }
 
 // hint says what to do about errors that have one usual cause.

@@ -15,7 +15,8 @@ import (
 type Counter struct {
 	Chain policy.ChainID // of a rule; empty when Tag says what else it was
 	Rules []int          // that were counted together, by their Index
-	// Tag has the action and direction, and for what is no rule the cause; the same as in the log.
+	// Tag has the action and direction, and for what is no rule the cause; the same as in the log. Cause 'i'
+	// is for packets that connection tracking cannot place, which are counted and not logged.
 	Tag            policy.Tag
 	Packets, Bytes uint64
 }
@@ -94,5 +95,4 @@ func (c *chainRules) drops(t policy.Tag) {
 
 var denyInvalid = policy.Tag{Action: model.Deny, Cause: byInvalid}
 
-// byInvalid is for packets that connection tracking cannot place; they are counted, and not logged.
 const byInvalid policy.Cause = 'i'

@@ -85,3 +85,48 @@ func TestDelta(t *testing.T) {
 	}
 	t.Logf("%d steps of 1 to 3 changes, %d of them by difference: each left what writing the whole gives", steps, byDelta)
 }
+
+// TestInvalidate: to be asked to look makes no work where all is well, also beside a change; what an event did
+// not tell is found.
+func TestInvalidate(t *testing.T) {
+	testkit.LeakCheck(t)
+	ns := testkit.NewNetns(t)
+	d := newDriver(t, ns)
+	w := policytest.New(3, true)
+	k := policy.NewCompiler(policytest.Self)
+	for range 60 {
+		w.Step(k)
+	}
+	u := k.Flush()
+	ctx, cancel := context.WithCancel(context.Background())
+	kicked, ended := make(chan struct{}, 100), make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = d.Watch(ctx, func() { kicked <- struct{}{} })
+	}()
+	defer func() { cancel(); <-ended }()
+	<-kicked
+	apply(t, d, u)
+	for range 10 {
+		var u policy.Update
+		for u = k.Flush(); u.Delta.Empty(); u = k.Flush() {
+			w.Step(k)
+		}
+		d.Invalidate()
+		if res, err := d.Apply(ctx, u); err != nil || res.Repaired != 0 {
+			t.Errorf("a change beside a look: %+v, %v", res, err)
+		}
+		d.Invalidate()
+		if res, err := d.Apply(ctx, u); err != nil || !res.Zero() {
+			t.Errorf("a look alone: %+v, %v", res, err)
+		}
+	}
+	// Nobody applies what this event tells, but a look.
+	want := ruleset(t, ns)
+	testkit.Run(t, ns, "nft", "flush", "chain", "inet", "weft", "policy-forward")
+	u = k.Flush()
+	d.Invalidate()
+	if res, err := d.Apply(ctx, u); err != nil || res.Repaired != 1 || ruleset(t, ns) != want {
+		t.Errorf("a look at a flushed chain: %+v, %v", res, err)
+	}
+}

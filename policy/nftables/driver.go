@@ -82,6 +82,7 @@ func (d *Driver) Apply(ctx context.Context, u policy.Update) (reconcile.Result, 
 const maxRefusals = 5
 
 func (d *Driver) apply(ctx context.Context, u policy.Update) (reconcile.Result, error) {
+	d.owner.Look(ctx)
 	s := d.state
 	switch same := s != nil && s.program == u.Program; { // of one Compiler, whose Program has one place
 	case same && u.Generation == d.generation:
