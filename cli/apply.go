@@ -172,8 +172,10 @@ func deleteCommand() *cobra.Command {
 An IPPool is deleted as its users expect: it is disabled, so that no node takes another address from
 it; then, if no pod has an address of it, its empty blocks are given back and it is deleted. A pool
 that pods still use is left as it was: delete those pods first, or give --force, which leaves them
-with addresses that nothing routes. A WorkloadEndpoint belongs to the node that runs the pod, and goes
-with the pod; --force deletes that of a node that is gone for good.`,
+with addresses of no pool, which other nodes do not reach. Addresses that another pool holds as well,
+which took its place, are no hindrance. A WorkloadEndpoint belongs to the node that runs the pod, and
+goes with the pod; a Node that has pods, or whose service has published its state, belongs to that
+service. --force deletes those of a node that is gone for good.`,
 		Example: `  weft delete ippool rack1
   weft delete ippool/rack1 node/n3 --ignore-not-found
   weft delete -f pool.yaml`,
@@ -191,7 +193,7 @@ with the pod; --force deletes that of a node that is gone for good.`,
 	addFileFlag(c, &files)
 	addNamespaceFlag(c, &opts.namespace)
 	c.Flags().BoolVar(&opts.ignoreMissing, "ignore-not-found", false, "what does not exist is no error")
-	c.Flags().BoolVar(&opts.force, "force", false, "delete an IPPool although pods use it, or a WorkloadEndpoint although its node keeps it")
+	c.Flags().BoolVar(&opts.force, "force", false, "delete an IPPool although pods use it, a WorkloadEndpoint or Node although its node keeps it")
 	flags := addStoreFlags(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		in, err := deleteInputs(cmd, files, args, opts.namespace)

@@ -38,6 +38,8 @@ func (d deleter) delete(ctx context.Context, in input) (string, error) {
 	case in.kind.Kind == v3.KindWorkloadEndpoint && !d.opts.force:
 		// Without its record a running pod is still reachable, and its address looks unowned.
 		err = errors.New("the node that runs the pod keeps this record and removes it with the pod: detach the pod (CNI DEL) instead, or give --force when that node is gone for good")
+	case in.kind.Kind == v3.KindNode && !d.opts.force:
+		err = d.node(ctx, in)
 	default:
 		err = d.store.Delete(ctx, datastore.KeyOf(in.object), datastore.Precondition{})
 	}
@@ -48,6 +50,45 @@ func (d deleter) delete(ctx context.Context, in input) (string, error) {
 		return "", failed("delete", d.ref(in), err)
 	}
 	return result, nil
+}
+
+// node deletes the record of a node that no node service keeps and that has no pods: without it the other
+// nodes stop sending to its pods, until it has written it again.
+func (d deleter) node(ctx context.Context, in input) error {
+	key := datastore.KeyOf(in.object)
+	live, err := d.store.Get(ctx, key)
+	if errors.Is(err, datastore.ErrInvalid) {
+		return d.store.Delete(ctx, key, datastore.Precondition{})
+	}
+	if err != nil {
+		return err
+	}
+	list, err := d.store.List(ctx, v3.KindWorkloadEndpoint)
+	if err != nil {
+		return fmt.Errorf("list its pods: %w", err)
+	}
+	pods := 0
+	for _, o := range list.Items {
+		if w, ok := o.(*v3.WorkloadEndpoint); ok && w.Spec.Node == key.Name {
+			pods++
+		}
+	}
+	const advice = "stop weft node there and remove its pods first, or give --force when the node is gone for good"
+	n, ok := live.(*v3.Node)
+	switch {
+	case pods > 0:
+		return fmt.Errorf("%s there, which the other nodes could not reach any more: %s", runs(pods), advice)
+	case ok && (len(n.Status.OnLink) > 0 || n.Status.Tunnels != nil):
+		return fmt.Errorf("its node service keeps this record (it has published what it receives and reaches), and the other nodes stop sending there without it: %s", advice)
+	}
+	return d.store.Delete(ctx, key, datastore.Precondition{UID: string(live.GetUID())})
+}
+
+func runs(pods int) string {
+	if pods == 1 {
+		return "1 pod runs"
+	}
+	return fmt.Sprintf("%d pods run", pods)
 }
 
 // settle is how long nodes may take to hear that a pool is disabled.
@@ -72,7 +113,11 @@ func (d deleter) pool(ctx context.Context, in input) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read its cidr: %w", err)
 	}
-	if err := d.unused(ctx, cidr, "it is left as it was"); err != nil {
+	others, err := d.otherPools(ctx, key.Name)
+	if err != nil {
+		return "", err
+	}
+	if err := d.unused(ctx, cidr, others, "it is left as it was"); err != nil {
 		return "", err
 	}
 	disabled, err := d.disable(ctx, key)
@@ -84,10 +129,10 @@ func (d deleter) pool(ctx context.Context, in input) (string, error) {
 			return "", err
 		}
 	}
-	if err := d.unused(ctx, cidr, "it is disabled now, but not deleted"); err != nil {
+	if err := d.unused(ctx, cidr, others, "it is disabled now, but not deleted"); err != nil {
 		return "", err
 	}
-	freed, left, err := d.freeBlocks(ctx, cidr)
+	freed, left, err := d.freeBlocks(ctx, cidr, others)
 	if err != nil {
 		return "", fmt.Errorf("it is disabled now, but not deleted: %w", err)
 	}
@@ -132,8 +177,31 @@ func (d deleter) disable(ctx context.Context, key datastore.Key) (bool, error) {
 	return news, err
 }
 
-// unused fails when pods have addresses of cidr, unless that was forced.
-func (d deleter) unused(ctx context.Context, cidr netip.Prefix, state string) error {
+// otherPools returns the ranges of all pools but one: what lies in them stays in use and routed.
+func (d deleter) otherPools(ctx context.Context, name string) ([]netip.Prefix, error) {
+	list, err := d.store.List(ctx, v3.KindIPPool)
+	if err != nil {
+		return nil, fmt.Errorf("list the other pools: %w", err)
+	}
+	var cidrs []netip.Prefix
+	for _, o := range list.Items {
+		p, ok := o.(*v3.IPPool)
+		if !ok || p.Name == name {
+			continue
+		}
+		if cidr, err := netip.ParsePrefix(p.Spec.CIDR); err == nil {
+			cidrs = append(cidrs, cidr)
+		}
+	}
+	return cidrs, nil
+}
+
+func holds(pools []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(pools, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// unused fails when pods have addresses of cidr that no other pool holds, unless that was forced.
+func (d deleter) unused(ctx context.Context, cidr netip.Prefix, others []netip.Prefix, state string) error {
 	if d.opts.force {
 		return nil
 	}
@@ -144,7 +212,7 @@ func (d deleter) unused(ctx context.Context, cidr netip.Prefix, state string) er
 	var users []string
 	for _, b := range blocks {
 		for _, a := range allocationsOf(b) {
-			if a.inUse && !a.tunnel {
+			if a.inUse && !a.tunnel && !holds(others, a.addr) {
 				users = append(users, a.addr.String()+" of "+a.user)
 			}
 		}
@@ -157,7 +225,7 @@ func (d deleter) unused(ctx context.Context, cidr netip.Prefix, state string) er
 	if len(users) > most {
 		some = append(slices.Clone(users[:most]), "…")
 	}
-	return fmt.Errorf("pods use %d of the addresses of %s (%s); %s: delete those pods first, or give --force and leave them with addresses that nothing routes",
+	return fmt.Errorf("pods use %d of the addresses of %s (%s); %s: delete those pods first, or give --force and leave them with addresses of no pool, which other nodes do not reach",
 		len(users), cidr, strings.Join(some, ", "), state)
 }
 
@@ -232,14 +300,17 @@ func (a *allocation) owner(attr v3.AllocationAttribute) {
 }
 
 // freeBlocks deletes the blocks of cidr that hold no address, and the affinities to them. It returns
-// how many those were and how many are left.
-func (d deleter) freeBlocks(ctx context.Context, cidr netip.Prefix) (freed, left int, err error) {
+// how many those were and how many are left. Those within another pool are that one's.
+func (d deleter) freeBlocks(ctx context.Context, cidr netip.Prefix, others []netip.Prefix) (freed, left int, err error) {
 	blocks, err := d.blocks(ctx, cidr)
 	if err != nil {
 		return 0, 0, err
 	}
 	gone := map[string]bool{}
 	for _, b := range blocks {
+		if p, err := netip.ParsePrefix(b.Spec.CIDR); err == nil && holds(others, p.Addr()) {
+			continue
+		}
 		if slices.ContainsFunc(b.Spec.Allocations, func(a *int) bool { return a != nil }) {
 			left++
 			continue

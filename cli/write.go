@@ -62,7 +62,7 @@ func (w writer) apply(ctx context.Context, in input) (string, error) {
 }
 
 // put replaces what is stored. What the given resource does not carry and only the store or the
-// node can know stays: identity, version, and a status unless one is given.
+// node can know stays: identity, version, a status unless one is given, and the node's own addresses.
 func (w writer) put(ctx context.Context, verb string, in input, absent func() (string, error)) (string, error) {
 	key := datastore.KeyOf(in.object)
 	given := in.object.GetResourceVersion()
@@ -142,12 +142,13 @@ func adopt(in input, live v3.Object) (v3.Object, bool, error) {
 	want.SetGeneration(live.GetGeneration())
 	want.SetCreationTimestamp(live.GetCreationTimestamp())
 	want.SetManagedFields(live.GetManagedFields())
+	current := live.DeepCopyObject().(v3.Object)
+	v3.Default(current)
+	keepNodeOwned(want, current)
 	a, err := toMap(want)
 	if err != nil {
 		return nil, false, err
 	}
-	current := live.DeepCopyObject().(v3.Object)
-	v3.Default(current)
 	b, err := toMap(current)
 	if err != nil {
 		return nil, false, err
@@ -159,6 +160,38 @@ func adopt(in input, live v3.Object) (v3.Object, bool, error) {
 		}
 	}
 	return want, reflect.DeepEqual(a, b), nil
+}
+
+// keepNodeOwned keeps what the node itself writes into its record and want does not set: without its
+// addresses the other nodes stop sending to it until it has written them again.
+func keepNodeOwned(want, live v3.Object) {
+	w, ok := want.(*v3.Node)
+	l, was := live.(*v3.Node)
+	if !ok || !was {
+		return
+	}
+	keep := func(to *string, from string) {
+		if *to == "" {
+			*to = from
+		}
+	}
+	keep(&w.Spec.IPv4VXLANTunnelAddr, l.Spec.IPv4VXLANTunnelAddr)
+	keep(&w.Spec.IPv6VXLANTunnelAddr, l.Spec.IPv6VXLANTunnelAddr)
+	keep(&w.Spec.VXLANTunnelMACAddr, l.Spec.VXLANTunnelMACAddr)
+	keep(&w.Spec.VXLANTunnelMACAddrV6, l.Spec.VXLANTunnelMACAddrV6)
+	if w.Spec.Wireguard == nil {
+		w.Spec.Wireguard = l.Spec.Wireguard.DeepCopy()
+	}
+	b := l.Spec.BGP
+	if b == nil || b.IPv4Address+b.IPv6Address+b.IPv4IPIPTunnelAddr == "" {
+		return
+	}
+	if w.Spec.BGP == nil {
+		w.Spec.BGP = &v3.NodeBGPSpec{}
+	}
+	keep(&w.Spec.BGP.IPv4Address, b.IPv4Address)
+	keep(&w.Spec.BGP.IPv6Address, b.IPv6Address)
+	keep(&w.Spec.BGP.IPv4IPIPTunnelAddr, b.IPv4IPIPTunnelAddr)
 }
 
 func emptyStatus(s any) bool {
