@@ -113,7 +113,9 @@ func TestCost(t *testing.T) {
 		{"one deny more at one pod", func(n int) policy.Update {
 			r.policy("web", "app == 'web'", denied(n+1)...)
 			return r.compiler.Flush()
-		}, func(res Result) bool { return res.Read == entries/1000 && res.Judged == entries/1000 }},
+		}, func(res Result) bool {
+			return (res.Read == entries/1000 || entries < 4*walk) && res.Judged == entries/1000
+		}},
 		{"one deny more at 100 pods", func(n int) policy.Update {
 			r.policy("many", "app == 'many'", denied(n+1)...)
 			return r.compiler.Flush()

@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// mostFiltered is up to how many addresses the kernel is asked for one by one: those of one pod. It
-	// walks the whole table twice for each, and four walks cost half of handing it all to us.
-	mostFiltered = 2
+	// walk is how many entries the kernel shows at the cost of one walk through a table of 262,144
+	// buckets. To be shown the entries of one address only takes two.
+	walk = 9000
 	// rest and mostRest limit what changes that come one after the other may cost: after a look at the
 	// table the next waits for so many times as long as that took, and no longer than mostRest.
 	rest     = 9
@@ -218,7 +218,10 @@ func (c *Cutter) cut(ctx context.Context, p *policy.Program) (Result, error) {
 		}
 	}
 	l := &look{judge: j, scope: &c.scope, deletes: c.deletes, acted: map[[4]byte]struct{}{}}
-	filters := c.filters(p)
+	filters, err := c.filters(ctx, p)
+	if err != nil {
+		return l.res, err
+	}
 	for _, f := range filters {
 		if err := c.table.dump(ctx, f, l.entry); err != nil {
 			return l.res, err
@@ -265,11 +268,25 @@ func (c *Cutter) hold(ctx context.Context, l *look) error {
 	return err
 }
 
-// filters says what the kernel is asked for.
-func (c *Cutter) filters(p *policy.Program) []filter {
+// filters says what the kernel is asked for: all at once, or one address after the other where that is
+// cheaper.
+func (c *Cutter) filters(ctx context.Context, p *policy.Program) ([]filter, error) {
 	s := &c.scope
-	if s.all || len(s.nets) > 0 || len(p.Hosts) > 0 && !s.empty() || len(s.addrs)+len(s.gone) > mostFiltered {
-		return []filter{{}}
+	if s.all || len(s.nets) > 0 || len(p.Hosts) > 0 && !s.empty() {
+		return []filter{{}}, nil
+	}
+	walks := 2 * (len(s.addrs) + len(s.gone))
+	if c.release {
+		walks++
+	}
+	if walks > 1 {
+		n, err := c.table.count(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if n < walk*(walks-1) {
+			return []filter{{}}, nil
+		}
 	}
 	var fs []filter
 	for _, m := range []map[netip.Addr]struct{}{s.addrs, s.gone} {
@@ -280,5 +297,5 @@ func (c *Cutter) filters(p *policy.Program) []filter {
 	if c.release {
 		fs = append(fs, filter{marked: true})
 	}
-	return fs
+	return fs, nil
 }

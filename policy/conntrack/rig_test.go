@@ -20,6 +20,7 @@ import (
 	"weft/internal/testkit"
 	"weft/model"
 	"weft/policy"
+	"weft/policy/nftables"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -31,6 +32,7 @@ type rig struct {
 	node, web, shop, peer testkit.NS
 	handle                *kernel.Handle
 	compiler              *policy.Compiler
+	driver                *nftables.Driver // nil: ruleset
 }
 
 const ruleset = `table inet driver {
@@ -53,7 +55,10 @@ func address(n byte, f model.Family) netip.Addr {
 	return netip.AddrFrom16([16]byte{0: 0xfd, 3: n, 15: 2})
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T) *rig { return newRigOf(t, false) }
+
+// newRigOf is driven by policy/nftables instead of the ruleset.
+func newRigOf(t *testing.T, driven bool) *rig {
 	testkit.Require(t, testkit.Root, testkit.Netns, testkit.Veth, testkit.NFTables, testkit.IPv6)
 	r := &rig{t: t, node: testkit.NewNetns(t), web: testkit.NewNetns(t), shop: testkit.NewNetns(t), peer: testkit.NewNetns(t)}
 	r.handle = r.node.Open(t)
@@ -75,12 +80,13 @@ func newRig(t *testing.T) *rig {
 		}
 	}
 	testkit.Run(t, r.node, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-	if _, err := testkit.TryInput(t, r.node, ruleset, "nft", "-f", "-"); err != nil {
-		t.Fatal(err)
-	}
 	r.compiler = policy.NewCompiler("n1")
 	for n, name := range map[byte]string{1: "web", 2: "shop"} {
-		e := &model.Endpoint{ID: model.EndpointID{Namespace: "default", Pod: name, Interface: "eth0"}, Device: device(n),
+		mac, err := model.ParseMAC(strings.Fields(testkit.Run(t, map[byte]testkit.NS{1: r.web, 2: r.shop}[n], "ip", "-br", "link", "show", "eth0"))[2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := &model.Endpoint{ID: model.EndpointID{Namespace: "default", Pod: name, Interface: "eth0"}, Device: device(n), MAC: mac,
 			Labels: map[string]string{"app": name}, Addresses: []netip.Addr{address(n, model.IPv4), address(n, model.IPv6)}}
 		if err := r.compiler.SetEndpoint(e); err != nil {
 			t.Fatal(err)
@@ -88,7 +94,21 @@ func newRig(t *testing.T) *rig {
 	}
 	r.policy("web", "app == 'web'")
 	r.policy("shop", "app == 'shop'")
+	if driven {
+		r.driver = nftables.New(r.handle, slog.New(slog.DiscardHandler))
+		t.Cleanup(r.driver.Close)
+		r.enforce(r.compiler.Flush())
+	} else if _, err := testkit.TryInput(t, r.node, ruleset, "nft", "-f", "-"); err != nil {
+		t.Fatal(err)
+	}
 	return r
+}
+
+func (r *rig) enforce(u policy.Update) {
+	r.t.Helper()
+	if _, err := r.driver.Apply(r.t.Context(), u); err != nil {
+		r.t.Fatal(err)
+	}
 }
 
 func device(n byte) string { return fmt.Sprintf("weft%011d", n) }
@@ -117,6 +137,10 @@ func (r *rig) deny(c *Cutter, yes bool) Result {
 	}
 	r.policy("web", "app == 'web'", denied...)
 	u := r.compiler.Flush()
+	if r.driver != nil {
+		r.enforce(u)
+		return r.apply(c, u)
+	}
 	script := fmt.Sprintf("%s element inet driver denied4 { %s . %s }\n", verb, address(9, model.IPv4), address(1, model.IPv4)) +
 		fmt.Sprintf("%s element inet driver denied6 { %s . %s }\n", verb, address(9, model.IPv6), address(1, model.IPv6))
 	if _, err := testkit.TryInput(r.t, r.node, script, "nft", "-f", "-"); err != nil {
@@ -146,6 +170,7 @@ func (r *rig) cutter(o Options) *Cutter {
 // stream is a long connection: the client sends a number every 2 ms, the server answers each.
 type stream struct {
 	name     string
+	port     uint16
 	family   model.Family
 	network  string
 	arrived  atomic.Int64 // when the server last read something, Unix nanoseconds
@@ -158,7 +183,7 @@ type stream struct {
 
 func (r *rig) stream(network string, f model.Family, from testkit.NS, port uint16) *stream {
 	r.t.Helper()
-	s := &stream{name: fmt.Sprintf("%s over %s, port %d", network, f, port), family: f, network: network, stop: make(chan struct{})}
+	s := &stream{name: fmt.Sprintf("%s over %s, port %d", network, f, port), family: f, network: network, port: port, stop: make(chan struct{})}
 	to := netip.AddrPortFrom(address(1, f), port)
 	r.web.Do(r.t, func() error { return s.serve(to) })
 	from.Do(r.t, func() (err error) {

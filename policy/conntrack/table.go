@@ -34,6 +34,7 @@ const (
 	msgNew    = unix.NFNL_SUBSYS_CTNETLINK << 8
 	msgGet    = msgNew | 1
 	msgDelete = msgNew | 2
+	msgStats  = msgNew | 5
 
 	attrOrig     = 1
 	attrReply    = 2
@@ -164,6 +165,33 @@ func (t *table) dumpOnce(ctx context.Context, flt filter, f func(*entry)) error 
 		return unix.EINTR
 	}
 	return nil
+}
+
+// count returns how many entries there are.
+func (t *table) count(ctx context.Context) (n int, err error) {
+	t.seq++
+	err = t.send(ctx, appendMessage(nil, msgStats, unix.NLM_F_REQUEST|unix.NLM_F_ACK, t.seq, header(unix.AF_UNSPEC)))
+	for done := false; err == nil && !done; {
+		err = t.receive(func(m message) error {
+			switch {
+			case m.seq != t.seq:
+			case m.typ == unix.NLMSG_ERROR:
+				done = true
+				return m.err()
+			case len(m.body) > 4:
+				attrs(m.body[4:], func(typ uint16, v []byte) {
+					if typ == 1 && len(v) == 4 { // CTA_STATS_GLOBAL_ENTRIES
+						n = int(binary.BigEndian.Uint32(v))
+					}
+				})
+			}
+			return nil
+		})
+	}
+	if err != nil {
+		return 0, fmt.Errorf("count the entries of connection tracking: %w", err)
+	}
+	return n, nil
 }
 
 // write is a change of one entry.
