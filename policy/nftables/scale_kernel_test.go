@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"syscall"
 	"testing"
@@ -83,6 +84,14 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// heap is what is in use after a collection, in bytes.
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
 func quantile(d []time.Duration, q float64) time.Duration {
 	s := slices.Sorted(slices.Values(d))
 	return s[min(len(s)-1, int(q*float64(len(s))))]
@@ -97,15 +106,18 @@ func TestScale(t *testing.T) {
 	c := town{100, testkit.Count(5_000), testkit.Count(1_000)}
 	k := c.build(t)
 	u := k.Flush()
+	before := heap()
 	start, busy := time.Now(), cpu()
 	apply(t, d, u)
 	whole, wholeCPU := time.Since(start), cpu()-busy
+	kept := heap() - before
 	p := d.state.whole()
 	rules := 0
 	for _, c := range p.Chains {
 		rules += len(c.Rules)
 	}
-	t.Logf("%+v: whole in %v, %v of CPU: %d chains, %d rules, %d sets", c, whole.Round(time.Millisecond), wholeCPU.Round(time.Millisecond), len(p.Chains), rules, len(p.Sets))
+	t.Logf("%+v: whole in %v, %v of CPU: %d chains, %d rules, %d sets; %.1f MiB kept", c, whole.Round(time.Millisecond), wholeCPU.Round(time.Millisecond),
+		len(p.Chains), rules, len(p.Sets), float64(kept)/(1<<20))
 	const n = 300
 	var took []time.Duration
 	busy = cpu()
