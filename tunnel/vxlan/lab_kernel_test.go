@@ -14,7 +14,6 @@ import (
 	"weft/internal/kernel"
 	"weft/internal/testkit"
 	"weft/model"
-	"weft/model/topology"
 	"weft/tunnel"
 )
 
@@ -89,20 +88,7 @@ func attach(t *testing.T, under testkit.NS, i int) *host {
 // plan compiles what node self wants, given who else is a member.
 func plan(t *testing.T, self *host, members []*host) tunnel.Plan {
 	t.Helper()
-	v := &topology.View{Self: self.name, Tunnels: []topology.Tunnel{{
-		Driver: tunnel.VXLAN, Device: kernel.VXLANDevice, Family: model.IPv4, Local: self.addr, Parent: "eth0",
-		Addresses: []netip.Addr{self.vtep()}, MAC: tunnel.VTEPMAC(self.name), MTU: 1450, VNI: 4096, Port: 4789,
-	}}}
-	for _, m := range members {
-		if m != self {
-			v.Peers = append(v.Peers, topology.Peer{Node: m.name, Address: m.addr, MAC: tunnel.VTEPMAC(m.name), Prefixes: []netip.Prefix{m.block}})
-		}
-	}
-	p, err := tunnel.Compile(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
+	return planEnds(t, self, members, map[string]end{kernel.VXLANDevice: {4096, 4789}})
 }
 
 func apply(t *testing.T, h *host, p tunnel.Plan) {
