@@ -45,6 +45,8 @@ type connectionEnder interface {
 // enforcer has policy in the kernel. It is apart from the engine: a change of policy waits for no
 // route, and a route for no policy.
 type enforcer struct {
+	self    model.NodeName
+	kinds   map[string]bool // that policy depends on
 	log     *slog.Logger
 	metrics *metrics
 	runner  *reconcile.Runner
@@ -75,7 +77,11 @@ const maxWaiting = 10_000
 
 func newEnforcer(self model.NodeName, b *backend, ender connectionEnder, m *metrics, log *slog.Logger, resync time.Duration) *enforcer {
 	c := policy.NewCompiler(self)
-	e := &enforcer{log: log, metrics: m, backend: b, ender: ender, compiler: c, feeder: policies.NewFeeder(self, c, true)}
+	kinds := map[string]bool{}
+	for _, k := range policies.Kinds() {
+		kinds[k] = true
+	}
+	e := &enforcer{self: self, kinds: kinds, log: log, metrics: m, backend: b, ender: ender, compiler: c, feeder: policies.NewFeeder(self, c, true)}
 	e.runner = reconcile.NewRunner(e.run, reconcile.RunnerOptions{RetryMin: retryMin, RetryMax: retryMax, Resync: resync})
 	return e
 }
@@ -132,7 +138,16 @@ func (e *enforcer) OnState(s datastore.State, _ error) {
 }
 
 // OnChanges implements datastore.Sink.
-func (e *enforcer) OnChanges(changes []datastore.Change) {
+func (e *enforcer) OnChanges(all []datastore.Change) {
+	var changes []datastore.Change
+	for _, ch := range all {
+		if e.kinds[ch.Key.Kind] && (ch.Key.Kind != v3.KindNode || ch.Key.Name == string(e.self)) {
+			changes = append(changes, ch)
+		}
+	}
+	if len(changes) == 0 {
+		return
+	}
 	now := time.Now()
 	e.later(func() time.Time {
 		for _, ch := range changes {

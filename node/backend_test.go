@@ -1,0 +1,145 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"weft/internal/kernel"
+	"weft/internal/reconcile"
+	"weft/node/policies"
+	"weft/policy"
+)
+
+// kernelOf is what a kernel would hold of two policy drivers: which of them enforces what. It writes
+// down what happens, and fails as it is told.
+type kernelOf struct {
+	t     *testing.T
+	holds map[string]uint64 // generation by driver; 0: a barrier
+	log   []string
+	fails map[string]error // by "driver verb"
+}
+
+type heldDriver struct {
+	k    *kernelOf
+	name string
+}
+
+func (d heldDriver) do(verb string, f func()) error {
+	if err := d.k.fails[d.name+" "+verb]; err != nil {
+		d.k.log = append(d.k.log, d.name+" "+verb+" fails")
+		return err
+	}
+	d.k.log = append(d.k.log, d.name+" "+verb)
+	before := len(d.k.holds)
+	f()
+	if before > 0 && len(d.k.holds) == 0 {
+		d.k.t.Errorf("after %s nothing is enforced", strings.Join(d.k.log, ", "))
+	}
+	return nil
+}
+
+func (d heldDriver) Apply(_ context.Context, u policy.Update) (reconcile.Result, error) {
+	if u.Program == nil {
+		return reconcile.Result{}, d.do("gone", func() { delete(d.k.holds, d.name) })
+	}
+	return reconcile.Result{}, d.do(fmt.Sprint("apply ", u.Generation), func() { d.k.holds[d.name] = u.Generation })
+}
+
+func (d heldDriver) Barrier(context.Context) error {
+	return d.do("barrier", func() {
+		if _, there := d.k.holds[d.name]; !there {
+			d.k.holds[d.name] = 0
+		}
+	})
+}
+
+func (d heldDriver) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return ctx.Err() }
+func (d heldDriver) Observe(kernel.Event) bool                 { return false }
+func (d heldDriver) Invalidate()                               {}
+func (d heldDriver) Close()                                    {}
+
+// process is a node service that starts in the kernel of an earlier one.
+func (k *kernelOf) process(asked, file string) *backend {
+	k.log = nil
+	b := newBackend(asked, file, map[string]func() policyDriver{
+		policyNFTables: func() policyDriver { return heldDriver{k, policyNFTables} },
+		policyIptables: func() policyDriver { return heldDriver{k, policyIptables} },
+	}, slog.New(slog.DiscardHandler))
+	k.t.Cleanup(b.close)
+	return b
+}
+
+func TestPolicyBackend(t *testing.T) {
+	file := filepath.Join(t.TempDir(), policyFile)
+	k := &kernelOf{t: t, holds: map[string]uint64{}, fails: map[string]error{}}
+	var b *backend
+	generation := uint64(0)
+	mode := "Auto"
+	step := func(what string, do func() error, wantErr bool, log, inForce string) {
+		t.Helper()
+		k.log = nil
+		if err := do(); (err != nil) != wantErr {
+			t.Fatalf("%s: error %v", what, err)
+		}
+		if got := strings.Join(k.log, ", "); got != log {
+			t.Errorf("%s: %q, want %q", what, got, log)
+		}
+		if b.name() != inForce {
+			t.Errorf("%s: %q is in force, want %q", what, b.name(), inForce)
+		}
+	}
+	apply := func() error {
+		generation++
+		_, err := b.apply(t.Context(), policies.Settings{NftablesMode: mode}, policy.Update{Program: &policy.Program{}, Generation: generation}, func() {})
+		return err
+	}
+	barrier := func() error { return b.barrier(t.Context()) }
+
+	b = k.process("auto", file)
+	step("a host where nothing was", barrier, false, "nftables barrier", "nftables")
+	step("what was before is not known", apply, false, "nftables apply 1, iptables gone", "nftables")
+	step("a change", apply, false, "nftables apply 2", "nftables")
+	mode = "Disabled"
+	k.fails["iptables apply 3"] = errors.New("busy")
+	step("the other driver cannot yet", apply, true, "iptables apply 3 fails", "nftables")
+	step("and then can", apply, false, "iptables apply 4, nftables gone", "iptables")
+	step("another change", apply, false, "iptables apply 5", "iptables")
+
+	b = k.process("auto", file)
+	step("the next process closes by what was in force", barrier, false, "iptables barrier", "iptables")
+	step("and goes on with it", apply, false, "iptables apply 6", "iptables")
+
+	b = k.process("nftables", file)
+	step("a process with a flag leaves the rules that stand", barrier, false, "iptables barrier", "iptables")
+	k.fails["iptables gone"] = errors.New("busy")
+	step("until its own are there", apply, false, "nftables apply 7, iptables gone fails", "nftables")
+	step("it does not try at every change", apply, false, "nftables apply 8", "nftables")
+	delete(k.fails, "iptables gone")
+
+	b = k.process("nftables", file)
+	step("the next process remembers what may be left", barrier, false, "nftables barrier", "nftables")
+	step("and removes it", apply, false, "nftables apply 9, iptables gone", "nftables")
+	if left, err := os.ReadFile(file); err != nil || string(left) != "nftables\n" {
+		t.Errorf("remembers %q, %v", left, err)
+	}
+
+	k.holds = map[string]uint64{}
+	k.fails["nftables barrier"] = fmt.Errorf("open: %w", unix.EOPNOTSUPP)
+	mode = "Auto"
+	b = k.process("auto", file)
+	step("a kernel without nf_tables", barrier, false, "nftables barrier fails, iptables barrier", "iptables")
+	step("is served by iptables", apply, false, "iptables apply 10, nftables gone", "iptables")
+	b = k.process("nftables", filepath.Join(t.TempDir(), policyFile))
+	step("but not when the flag says nftables", barrier, true, "nftables barrier fails", "")
+	if len(k.holds) == 0 {
+		t.Error("nothing is in force at the end: the steps show nothing")
+	}
+}

@@ -1,0 +1,159 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	v3 "weft/api/v3"
+	"weft/model"
+	"weft/node/datastore"
+	"weft/node/policies"
+)
+
+// newTestEnforcer runs an enforcer over one driver that only remembers.
+func newTestEnforcer(t *testing.T) (*enforcer, *kernelOf) {
+	t.Helper()
+	k := &kernelOf{t: t, holds: map[string]uint64{}, fails: map[string]error{}}
+	log := slog.New(slog.DiscardHandler)
+	b := newBackend("nftables", filepath.Join(t.TempDir(), policyFile), map[string]func() policyDriver{
+		policyNFTables: func() policyDriver { return heldDriver{k, policyNFTables} }}, log)
+	e := newEnforcer("n1", b, nil, newMetrics("test", func() int { return 0 }, func() map[string]int { return nil }), log, time.Hour)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("the enforcer ended with %v", err)
+		}
+	})
+	return e, k
+}
+
+func (e *enforcer) tell(t *testing.T, manifests string) {
+	t.Helper()
+	objects, err := v3.Decode([]byte(manifests))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var changes []datastore.Change
+	for _, o := range objects {
+		v3.Default(o)
+		changes = append(changes, datastore.Change{Key: datastore.KeyOf(o), Object: o})
+	}
+	e.OnChanges(changes)
+}
+
+const podRecord = `
+apiVersion: projectcalico.org/v3
+kind: WorkloadEndpoint
+metadata: {name: n1-k8s-web-eth0, namespace: shop, labels: {app: web}}
+spec: {orchestrator: k8s, node: n1, pod: web, endpoint: eth0, containerID: c1, interfaceName: weft1, ipNetworks: [10.244.0.1/32], profiles: [kns.shop]}
+`
+
+func webPod() policies.Attachment {
+	return policies.Attachment{ID: model.EndpointID{Namespace: "shop", Pod: "web", Interface: "eth0"}, Container: "c1", Device: "weft1",
+		Addresses: []netip.Addr{netip.MustParseAddr("10.244.0.1")}}
+}
+
+// Before the store has told everything there is a barrier and nothing else; then the whole at once.
+func TestEnforcerWaitsForTheStore(t *testing.T) {
+	e, k := newTestEnforcer(t)
+	e.Attach(webPod(), nil)
+	e.tell(t, podRecord)
+	if err := e.runner.Await(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	e.running.Lock()
+	for _, l := range k.log {
+		if l != "nftables barrier" {
+			t.Errorf("before the store is read: %q", l)
+		}
+	}
+	e.running.Unlock()
+	if err := e.ready(); err == nil {
+		t.Error("ready before the store is read")
+	}
+	if _, ok := e.format(); ok {
+		t.Error("there is a plan before the store is read")
+	}
+	e.OnState(datastore.StateInSync, nil)
+	if err := e.Enforced(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	text, ok := e.format()
+	if !ok || !strings.Contains(text, "pod shop/web/eth0 on weft1") {
+		t.Errorf("the plan is\n%s", text)
+	}
+	st, problems := e.status()
+	if st.Driver != "nftables" || st.Programmed != st.Generation || st.Pods != 1 || len(problems) > 0 {
+		t.Errorf("status %+v, problems %v", st, problems)
+	}
+	if err := e.ready(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A pod starts isolated when its policy cannot be programmed, and not at all when nothing closes it.
+func TestEnforcedFailsClosed(t *testing.T) {
+	e, k := newTestEnforcer(t)
+	e.running.Lock()
+	k.fails["nftables barrier"] = errors.New("no memory")
+	e.running.Unlock()
+	wait := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		return e.Enforced(ctx)
+	}
+	e.OnState(datastore.StateInSync, nil)
+	if err := wait(); err != nil {
+		t.Fatal(err)
+	}
+	e.running.Lock()
+	for g := range uint64(10) {
+		k.fails["nftables apply "+string('0'+byte(g))] = errors.New("no memory")
+	}
+	e.running.Unlock()
+	e.Attach(webPod(), nil)
+	e.tell(t, podRecord)
+	if err := wait(); err != nil {
+		t.Errorf("with a program of before in force, a pod does not start: %v", err)
+	}
+	if text, _ := e.lastError(); !strings.Contains(text, "no memory") {
+		t.Errorf("the last error is %q", text)
+	}
+	e.mu.Lock()
+	e.closed = false
+	e.mu.Unlock()
+	if err := wait(); err == nil {
+		t.Error("a pod starts although nothing closes it")
+	}
+}
+
+// What cannot be understood is told, and a pod without a record too.
+func TestEnforcerProblems(t *testing.T) {
+	e, _ := newTestEnforcer(t)
+	e.Attach(webPod(), nil)
+	e.OnChanges([]datastore.Change{{Key: datastore.Key{Kind: v3.KindGlobalNetworkPolicy, Name: "g"}, Err: errors.New("no JSON")}})
+	e.OnState(datastore.StateInSync, nil)
+	if err := e.Enforced(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, problems := e.status()
+	if got := strings.Join(problems, "\n"); !strings.Contains(got, "GlobalNetworkPolicy g is rejected") || !strings.Contains(got, "pod shop/web/eth0 is attached, but the store has no") {
+		t.Errorf("problems: %v", problems)
+	}
+	e.Detach(webPod().ID)
+	if err := e.Enforced(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, problems := e.status(); len(problems) != 1 {
+		t.Errorf("problems after the pod is gone: %v", problems)
+	}
+}
