@@ -35,6 +35,7 @@ func TestPeersDiffed(t *testing.T) {
 			if err != nil || res.Added+res.Removed != 1 || res.Changed != 0 {
 				t.Fatalf("change %d: %v, %v", i, res, err)
 			}
+			time.Sleep(5 * time.Millisecond) // so that packets go in each state
 		}
 		rep := stop()
 		n := rep.Total()
@@ -129,7 +130,7 @@ func TestPrefixMoves(t *testing.T) {
 		moves := testkit.Count(200)
 		for i := range moves {
 			a.apply(t, plans[(i+1)%4])
-			time.Sleep(time.Millisecond) // so that packets go each way
+			time.Sleep(5 * time.Millisecond) // so that packets go each way
 		}
 		sent := stop()
 		first, second := counts[0](), counts[1]()

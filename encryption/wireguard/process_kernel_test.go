@@ -372,3 +372,34 @@ func TestAdoption(t *testing.T) {
 		}
 	})
 }
+
+// TestProcessDoesNotStart: the error says why, as far as anybody knows.
+func TestProcessDoesNotStart(t *testing.T) {
+	require(t, Userspace)
+	testkit.LeakCheck(t)
+	_, hosts := cluster(t, Userspace)
+	h := hosts[0]
+	for executable, says := range map[string]string{
+		"/bin/false": "it ended without a word: see its log", "/nonexistent": "no such file or directory",
+	} {
+		h.driver.procs.executable = executable
+		_, err := h.driver.Apply(context.Background(), h.plan(model.IPv4))
+		if err == nil || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "start the process of WireGuard device "+wg) {
+			t.Errorf("%s: %v", executable, err)
+		}
+	}
+	h.driver.procs.executable = ""
+	// Where the directory of its socket cannot be made, the process itself says so.
+	dir := h.driver.procs.socketDir
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := h.driver.Apply(context.Background(), h.plan(model.IPv4))
+	if err == nil || !strings.Contains(err.Error(), "not a directory") {
+		t.Errorf("the error: %v", err)
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	h.apply(t, h.plan(model.IPv4))
+}

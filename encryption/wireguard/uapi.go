@@ -54,6 +54,10 @@ func (e *exchange) do(request string, line func(key, value string) error) error 
 	if _, err := io.WriteString(e, request); err != nil {
 		return err
 	}
+	return e.answer(line)
+}
+
+func (e *exchange) answer(line func(key, value string) error) error {
 	code := int64(-1)
 	var bad error
 	for {

@@ -1,6 +1,7 @@
 package wireguard
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"log/slog"
@@ -53,4 +54,21 @@ func TestOnePeerThatCannotBeWritten(t *testing.T) {
 	if now, err := d.write(context.Background(), device, 0, changes); err != nil || now != foreignRevision {
 		t.Errorf("somebody else changed the device, too: revision %d, %v", now, err)
 	}
+}
+
+// FuzzAnswer: whatever a process answers, it is read or refused, and a refusal does not show keys.
+func FuzzAnswer(f *testing.F) {
+	secret := strings.Repeat("5e", 32)
+	f.Add("private_key=" + secret + "\nlisten_port=1\npublic_key=" + secret + "\nendpoint=[::1]:2\nallowed_ip=10.0.0.0/8\nerrno=0\n\n")
+	f.Add("private_key=" + secret + "00\nerrno=0\n\n")
+	f.Add("errno=-98\n\n")
+	f.Add("public_key=\nlast_handshake_time_sec=x\n\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		p := parser{s: &state{peers: map[model.PublicKey]peerState{}}}
+		e := exchange{r: bufio.NewReader(strings.NewReader(text))}
+		if err := e.answer(p.line); err != nil && strings.Contains(err.Error(), secret[:16]) {
+			t.Errorf("the error shows a key: %v", err)
+		}
+		_ = p.end()
+	})
 }

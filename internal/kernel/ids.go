@@ -12,7 +12,7 @@ const (
 	VXLANDevice = "weft-vxlan"
 	// IPIPDevice is the shared IPIP device.
 	IPIPDevice = "weft-ipip"
-	// WireGuardDevice is the encrypting device.
+	// WireGuardDevice begins the names of encrypting devices.
 	WireGuardDevice = "weft-wg"
 	// PodLinkPrefix begins the host side of every pod's veth pair; 11 hex digits follow.
 	PodLinkPrefix = "weft"
