@@ -1,13 +1,14 @@
 package bench
 
 import (
+	"context"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"weft/lab"
 )
 
 // DemoCommand returns `weft demo`.
@@ -21,7 +22,7 @@ for each mode of their pool, in a rack and across: the path, MTU, RTT, loss, TCP
 ratio to plain routing between the same nodes, measured in turns. Then change the mode in every
 direction, the VNI and the port while every pod sends to every other, and count what is lost.
 The exit code is 1 if a pair that should talk does not, or a change loses packets. Nothing is left
-behind.`,
+behind. A lab of that name which is up already is left alone.`,
 		Args: cobra.NoArgs,
 		PreRunE: func(*cobra.Command, []string) error {
 			switch {
@@ -38,9 +39,11 @@ behind.`,
 			if err := needRoot(cmd); err != nil {
 				return err
 			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			ctx, stop := lab.NotifyContext(cmd.Context())
 			defer stop()
-			d.Out, d.Log = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			ctx, fail := context.WithCancelCause(ctx)
+			defer fail(nil)
+			d.Out, d.Log = lab.Writer(cmd.OutOrStdout(), fail), lab.Writer(cmd.ErrOrStderr(), fail)
 			return d.Run(ctx)
 		},
 	}
@@ -66,9 +69,11 @@ resident memory, and CPU while nothing changes.`,
 			if err := needRoot(cmd); err != nil {
 				return err
 			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			ctx, stop := lab.NotifyContext(cmd.Context())
 			defer stop()
-			s.Out, s.Log = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			ctx, fail := context.WithCancelCause(ctx)
+			defer fail(nil)
+			s.Out, s.Log = lab.Writer(cmd.OutOrStdout(), fail), lab.Writer(cmd.ErrOrStderr(), fail)
 			_, err := s.Run(ctx)
 			return err
 		},

@@ -95,8 +95,10 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 	if d.lab, err = lab.New(d.Name, lab.Options{Progress: d.Log}); err != nil {
 		return err
 	}
-	if _, err := d.lab.Down(ctx); err != nil {
-		return fmt.Errorf("remove an earlier demo: %w", err)
+	d.say("three nodes in two racks, joined by a router, each a weft node of its own:")
+	config := lab.DefaultConfig()
+	if err := d.lab.Up(ctx, config, false); err != nil { // what it made is gone again
+		return err
 	}
 	defer func() {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
@@ -104,11 +106,6 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 		_, downErr := d.lab.Down(clean)
 		err = errors.Join(err, downErr)
 	}()
-	d.say("three nodes in two racks, joined by a router, each a weft node of its own:")
-	config := lab.DefaultConfig()
-	if err := d.lab.Up(ctx, config, false); err != nil {
-		return err
-	}
 	if d.store, err = etcd.Open(ctx, etcd.Config{Endpoints: []string{d.lab.StoreEndpoint()}}); err != nil {
 		return err
 	}

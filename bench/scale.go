@@ -63,7 +63,11 @@ func (s *Scale) Run(ctx context.Context) (res ScaleResult, err error) {
 	if err != nil {
 		return res, err
 	}
-	if _, err := l.Down(ctx); err != nil {
+	conf, err := lab.Parse([]byte(scaleLab))
+	if err != nil {
+		return res, err
+	}
+	if err := l.Up(ctx, conf, false); err != nil {
 		return res, err
 	}
 	defer func() {
@@ -72,13 +76,6 @@ func (s *Scale) Run(ctx context.Context) (res ScaleResult, err error) {
 		_, downErr := l.Down(clean)
 		err = errors.Join(err, downErr)
 	}()
-	conf, err := lab.Parse([]byte(scaleLab))
-	if err != nil {
-		return res, err
-	}
-	if err := l.Up(ctx, conf, false); err != nil {
-		return res, err
-	}
 	store, err := etcd.Open(ctx, etcd.Config{Endpoints: []string{l.StoreEndpoint()}})
 	if err != nil {
 		return res, err

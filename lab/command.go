@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -44,7 +43,7 @@ own network is touched, and nothing leads out of the lab.`,
 	return c
 }
 
-// endOnSignal makes ctrl-c end a verb's context, so that it cleans up what it is half way through.
+// endOnSignal makes ctrl-c, or a terminal that goes away, end a verb's context, so that it cleans up what it is half way through.
 // An exec'ed command gets the signal itself.
 func endOnSignal(c *cobra.Command) {
 	for _, sub := range c.Commands() {
@@ -59,7 +58,7 @@ func endOnSignal(c *cobra.Command) {
 		if ctx == nil { // a program that did not use ExecuteContext
 			ctx = context.Background()
 		}
-		ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+		ctx, stop := NotifyContext(ctx)
 		defer stop()
 		cmd.SetContext(ctx)
 		return run(cmd, args)
