@@ -15,6 +15,7 @@ const dumpScript = `
 ip -4 -o route show table all; ip -6 -o route show table all; ip -4 rule; ip -6 rule
 ip -o link show type vxlan; ip -d -o link show | grep -o 'weft-[^:]*:.*'
 ip -o addr show | grep weft
+ip -o link show type veth | grep weft; for d in /proc/sys/net/ipv4/conf/weft*; do echo "rp_filter ${d##*/} $(cat $d/rp_filter)"; done
 ip -4 neigh show nud permanent; ip -6 neigh show nud permanent
 bridge fdb show | grep dst
 sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding

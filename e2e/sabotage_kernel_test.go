@@ -69,6 +69,13 @@ func (s *saboteur) tunnel() string {
 	return name
 }
 
+// pod is the host side of one of the pods' links.
+func (s *saboteur) pod() string {
+	_, name, _ := strings.Cut(one(s, s.lines("weft", "ip", "-o", "link", "show", "type", "veth")), ": ")
+	name, _, _ = strings.Cut(name, "@")
+	return name
+}
+
 // vxlan is one of the VXLAN devices.
 func (s *saboteur) vxlan() string {
 	_, name, _ := strings.Cut(one(s, s.lines("weft-vxlan", "ip", "-o", "link", "show", "type", "vxlan")), ": ")
@@ -85,9 +92,21 @@ func (s *saboteur) route(family string) string {
 	return f[0]
 }
 
-// object is one of the objects of a kind ("chain", "set") in our table, by name.
+// object is one of the objects of a kind ("chain", "set") in our table that are not empty, by name.
 func (s *saboteur) object(kind string) string {
-	return strings.Fields(one(s, s.lines(kind+" ", "nft", "list", "table", "inet", kernel.NFTable)))[1]
+	var names []string
+	for block := range strings.SplitSeq(testkit.Run(s.t, s.ns, "nft", "list", "table", "inet", kernel.NFTable), "\n\t}\n") {
+		_, block, ok := strings.Cut(block, "\t"+kind+" ")
+		name, content, _ := strings.Cut(block, " {\n")
+		full := strings.Contains(content, "elements = ")
+		for l := range strings.Lines(content) {
+			full = full || kind == "chain" && !strings.HasPrefix(l, "\t\ttype ") && !strings.HasPrefix(l, "\t\tcomment ")
+		}
+		if ok && full {
+			names = append(names, name)
+		}
+	}
+	return one(s, names)
 }
 
 var sabotageKinds = []sabotage{
@@ -141,6 +160,9 @@ var sabotageKinds = []sabotage{
 	{kind: "forwarding turned off", do: func(s *saboteur) []string {
 		return []string{one(s, []string{"sysctl -qw net.ipv4.ip_forward=0", "sysctl -qw net.ipv6.conf.all.forwarding=0"})}
 	}},
+	{kind: "a pod's link down", do: func(s *saboteur) []string { return []string{"ip link set " + s.pod() + " down"} }},
+	{kind: "a pod's source filter off", do: func(s *saboteur) []string { return []string{"sysctl -qw net.ipv4.conf." + s.pod() + ".rp_filter=0"} }},
+	{kind: "a pod's gateway address removed", do: func(s *saboteur) []string { return []string{"ip -6 addr flush dev " + s.pod()} }},
 	{kind: "the table deleted", do: func(*saboteur) []string { return []string{"nft delete table inet " + kernel.NFTable} }},
 	{kind: "the ruleset flushed", do: func(*saboteur) []string { return []string{"nft flush ruleset"} }},
 	{kind: "a chain flushed", do: func(s *saboteur) []string {
@@ -251,6 +273,15 @@ kind: IPPool
 metadata: {name: ipip}
 spec: {cidr: 10.246.0.0/16, blockSize: 26, vxlanMode: Never, ipipMode: Always, nodeSelector: all()}
 `)
+	testkit.Eventually(c.t, 15*time.Second, "every node knows the pool", func() bool {
+		for _, n := range labNodes {
+			st, err := status.Fetch(c.t.Context(), c.lab.NodeRunDir(n))
+			if err != nil || !slices.ContainsFunc(st.Tunnels, func(t status.Tunnel) bool { return t.Device == kernel.IPIPDevice }) {
+				return false
+			}
+		}
+		return true
+	})
 	for _, n := range labNodes {
 		c.podOf(n, n+"-ipip", "ipip")
 	}

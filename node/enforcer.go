@@ -67,6 +67,7 @@ type enforcer struct {
 	wrong  []policies.Problem
 	closed bool // a barrier or a program stands
 	tried  bool // the first program was given to the driver
+	mended uint64
 	at     time.Time
 
 	observed atomic.Pointer[policyDriver] // the one in force
@@ -334,6 +335,7 @@ func (e *enforcer) report(u *policy.Update, r reconcile.Result, err error, took 
 	defer e.mu.Unlock()
 	first := !e.tried
 	e.tried, e.wrong = true, wrong
+	e.mended += uint64(r.Repaired)
 	if err == nil && name != "" {
 		e.closed = true
 		e.state.Programmed = u.Generation
@@ -376,6 +378,13 @@ func (e *enforcer) status() (status.Policy, []string) {
 		problems = append(problems, fmt.Sprintf("pod %s is attached, but the store has no WorkloadEndpoint of it: nothing passes to or from it; delete the pod", id))
 	}
 	return e.state, problems
+}
+
+// repairs counts what somebody else had changed and was put back.
+func (e *enforcer) repairs() uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.mended
 }
 
 // lastError returns the error of the last run, and since when.

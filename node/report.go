@@ -46,7 +46,8 @@ func (s *service) status() *status.Status {
 	}
 	policyState, policyProblems := s.enforcer.status()
 	st.Policy = policyState
-	st.Problems = append(append(s.cluster.problems(), policyProblems...), s.missing...)
+	st.Repairs += s.enforcer.repairs()
+	st.Problems = slices.Concat(s.cluster.problems(), policyProblems, s.publisher.problems(), s.missing)
 	slices.Sort(st.Problems)
 	st.Problems = slices.Compact(st.Problems) // both read some kinds
 	if text, at := s.enforcer.lastError(); text != "" {

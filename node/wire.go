@@ -55,10 +55,15 @@ func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 	sysctls := fib.NewSysctls("", s.log)
 	routes := fib.New(s.handle, s.log)
 	mtus := cni.NewMTUSyncer(s.registry, s.links, s.log)
+	healer := cni.NewLinkHealer(s.registry, s.links, s.log)
 	parts := []part{{
 		name: "sysctl", why: "nothing is routed before forwarding is on",
 		apply:   func(ctx context.Context, _ *plans) (reconcile.Result, error) { return sysctls.Apply(ctx) },
 		observe: sysctls.Observe, resync: sysctls.Invalidate,
+	}, {
+		name: "pods/links", why: "routes lead into links that are up",
+		apply:   func(ctx context.Context, _ *plans) (reconcile.Result, error) { return healer.Apply(ctx) },
+		observe: healer.Observe, resync: healer.Resync,
 	}, {
 		name: "pods/mtu/lower", why: "pods send less before less fits",
 		apply:   func(ctx context.Context, p *plans) (reconcile.Result, error) { return mtus.Lower(ctx, p.view.PodMTU) },

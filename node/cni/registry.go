@@ -217,6 +217,18 @@ func (r *Registry) visible() []*attachment {
 	return out
 }
 
+// shows tells whether a device is the host side of one of Endpoints.
+func (r *Registry) shows(device string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k := range r.shown {
+		if r.all[k].Device == device {
+			return true
+		}
+	}
+	return false
+}
+
 // holder returns the attachment that has the host device, if any.
 func (r *Registry) holder(device string) (*attachment, bool) {
 	r.mu.Lock()
