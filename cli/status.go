@@ -22,14 +22,15 @@ func statusCommand() *cobra.Command {
 		Short: "Show how the local node does: paths by encapsulation, tunnels, problems, last errors",
 		Long: `Shows on one screen how the local node does: its address and where that comes from, its store, the
 MTU of its pods, every path by encapsulation, its tunnels, its problems, the last error of each part,
-and what it takes to be ready. With -o json it prints the document itself.`,
+and what it takes to be ready. Lines have 160 columns at most, or what the terminal has; -o wide breaks
+none. With -o json it prints the document itself.`,
 		Example: `  weft status
-  weft status --all
+  weft status --all -o wide
   weft status -o json`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "" && output != "json" {
-				return Usagef("unknown output format %q: want json, or none for people", output)
+			if output != "" && output != "json" && output != "wide" {
+				return Usagef("unknown output format %q: want json, wide, or none for people", output)
 			}
 			body, err := nodeGet(cmd.Context(), runDir, "status")
 			if err != nil {
@@ -43,7 +44,7 @@ and what it takes to be ready. With -o json it prints the document itself.`,
 			if err := json.Unmarshal(body, &s); err != nil {
 				return fmt.Errorf("read the status of the local node in %s: %w; compare `weft version` here and there", runDir, err)
 			}
-			v := statusView{now: time.Now(), width: screenWidth(out), colour: isTerminal(out) && os.Getenv("NO_COLOR") == ""}
+			v := statusView{now: time.Now(), width: statusWidth(screenWidth(out), output == "wide"), colour: isTerminal(out) && os.Getenv("NO_COLOR") == ""}
 			if !all {
 				v.most = 20
 			}
@@ -51,10 +52,22 @@ and what it takes to be ready. With -o json it prints the document itself.`,
 		},
 	}
 	addRunDir(c, &runDir)
-	c.Flags().StringVarP(&output, "output", "o", "", "output `format`: json")
+	c.Flags().StringVarP(&output, "output", "o", "", "output `format`: json, or wide for lines of any length")
 	c.Flags().BoolVar(&all, "all", false, "show every path, not the first 20 of each encapsulation")
-	fixedCompletion(c, "output", "json")
+	fixedCompletion(c, "output", "json", "wide")
 	return c
+}
+
+// statusWidth is how many columns the status has on a screen of so many, 0 for none; 0 is unlimited.
+func statusWidth(screen int, wide bool) int {
+	const most = 160
+	switch {
+	case wide:
+		return 0
+	case screen == 0:
+		return most
+	}
+	return min(screen, most)
 }
 
 // printRawJSON prints a document as it came, indented.

@@ -38,7 +38,7 @@ func (v *statusView) in(colour, text string) string {
 // print writes the whole screen.
 func (v *statusView) print(w io.Writer, s *status.Status) error {
 	for _, part := range []func(io.Writer, *status.Status) error{
-		v.header, v.paths, v.tunnels, v.problems, v.errors, v.checks,
+		v.header, v.problems, v.paths, v.tunnels, v.errors, v.checks,
 	} {
 		if err := part(w, s); err != nil {
 			return err
@@ -57,7 +57,11 @@ func (v *statusView) header(w io.Writer, s *status.Status) error {
 	if !s.Ready {
 		ready, readyColour = "NOT READY", red
 	}
-	t.add("Node", s.Node+", "+ready)
+	problems := ""
+	if n := len(s.Problems); n > 0 {
+		problems = ", " + count(n, "problem")
+	}
+	t.add("Node", s.Node+", "+ready+problems)
 	t.add("Version", s.Version+", up "+v.age(s.Started))
 	t.add("Address", because(address(s), s.AddressWhy))
 	t.add("Datastore", because(s.Datastore.Kind+", "+s.Datastore.State, s.Datastore.Error))
@@ -69,8 +73,8 @@ func (v *statusView) header(w io.Writer, s *status.Status) error {
 		case column == 0:
 			return v.in(bold, text)
 		case row == 0:
-			if before, ok := strings.CutSuffix(text, ready); ok {
-				return before + v.in(readyColour, ready)
+			if before, ok := strings.CutSuffix(text, ready+problems); ok {
+				return before + v.in(readyColour, ready) + v.in(red, problems)
 			}
 		case row == 5 && (s.Policy.Driver == "" || s.Policy.Error != "" || s.Policy.Programmed != s.Policy.Generation):
 			return v.in(yellow, text)
