@@ -147,7 +147,7 @@ func (p *prober) run(ctx context.Context, h *kernel.Handle, a netip.Addr, stop <
 // IPv6 is held to "hardly ever": the kernel puts the new route in the old one's place at once, but a lookup
 // that has just found the old one may be told "unreachable" when its last reference is dropped in that instant
 // (net/ipv6/route.c, where fib6_info_hold_safe fails: the null entry). It is one lookup, not a gap, and no sequence
-// of requests avoids it: of iproute2's own replacements alone, 120,000 in a batch, 45 of 129,310 probes missed
+// of requests avoids it: of iproute2's own replacements alone, 120,000 in a batch, 45 of 129,306 probes missed
 // (Linux 6.18, 2 cores). By this driver some 6 of 10,000 flips do under this hammering; on an emulated processor,
 // where the instant is longer, 30 and 24 of 1,000 (6.12 and 6.1).
 func TestNoGap(t *testing.T) {
