@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	v3 "weft/api/v3"
 	"weft/node/datastore"
 )
 
@@ -142,11 +144,22 @@ func reportAll(cmd *cobra.Command, err error) error {
 	if len(errs) < 2 {
 		return err
 	}
+	listed := false
 	for _, e := range errs {
+		// Every unknown kind brings the list of those that there are: once is enough.
+		if before, _, ok := strings.Cut(e.Error(), ", want one of "+kindList); ok {
+			if listed {
+				e = errors.New(before)
+			}
+			listed = true
+		}
 		printError(cmd.ErrOrStderr(), e)
 	}
 	return &ExitError{Code: exitFailed}
 }
+
+// kindList is what the list of all kinds begins with.
+const kindList = v3.KindBlockAffinity + ", "
 
 // flatten takes joined errors apart, as far as nothing was said about several of them together.
 func flatten(err error) []error {

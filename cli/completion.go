@@ -131,5 +131,6 @@ func givenStoreFlags(cmd *cobra.Command) (*storeFlags, error) {
 		}
 	}
 	s.runDirGiven = func() bool { return f.Changed("run-dir") }
+	s.kubeconfigGiven = func() bool { return f.Changed("kubeconfig") }
 	return s, nil
 }

@@ -23,7 +23,7 @@ func patchCommand() *cobra.Command {
 (RFC 7396: null takes a field away, lists are replaced whole), or with --type json a list of
 operations (RFC 6902). --type strategic is taken as merge.`,
 		Example: `  weft patch ippool rack1 -p '{"spec":{"natOutgoing":true}}'
-  weft patch felixconfiguration default -p '{"spec":{"vxlanPort":8472}}'
+  weft patch node n1 -p '{"metadata":{"labels":{"rack":"r1"}}}'
   weft patch ippool rack1 --type json -p '[{"op":"replace","path":"/spec/vxlanMode","value":"CrossSubnet"}]'`,
 		ValidArgsFunction: completeKindThenNames,
 		Args: func(cmd *cobra.Command, args []string) error {

@@ -226,7 +226,7 @@ func TestExecute(t *testing.T) {
 		{"group fail", 1, "weft: do a thing: first\\x1b[31m; second\n"},
 		{"group wrong", 2, "weft group wrong: bad value; see weft group wrong --help\n"},
 		{"group seven", 7, ""},
-		{"group none extra", 2, "weft group none: unknown command \"extra\" for \"weft group none\"; see weft group none --help\n"},
+		{"group none extra", 2, "weft group none: it takes no arguments, got \"extra\"; see weft group none --help\n"},
 		{"group nosuch", 2, "weft group: unknown command \"nosuch\": want fail, none, seven or wrong; see weft group --help\n"},
 		{"nosuch", 2, "weft: unknown command \"nosuch\" for \"weft\"; see weft --help\n"},
 		{"group none --nosuch", 2, "weft group none: unknown flag: --nosuch; see weft group none --help\n"},

@@ -35,7 +35,9 @@ Exit codes: 0 done, 1 failed, 2 wrong use.`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
+		Version:           version,
 	}
+	root.SetVersionTemplate("weft {{.Version}}\n")
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(
 		applyCommand(), createCommand(), replaceCommand(), deleteCommand(),
@@ -93,6 +95,11 @@ func Execute(ctx context.Context, root *cobra.Command) int {
 		}
 		return exit.Code
 	}
+	var code interface{ CommandExitCode() int }
+	if errors.As(err, &code) {
+		printError(root.ErrOrStderr(), err)
+		return code.CommandExitCode()
+	}
 	var usage *UsageError
 	if !started || errors.As(err, &usage) {
 		fmt.Fprintln(root.ErrOrStderr(), oneLine(usageText(cmd, err)))
@@ -106,6 +113,11 @@ func Execute(ctx context.Context, root *cobra.Command) int {
 func usageText(cmd *cobra.Command, err error) string {
 	// cobra's suggestions come on lines of their own.
 	text := strings.Join(strings.Fields(err.Error()), " ")
+	// cobra takes what is too much for a command that has none, if it wants no arguments.
+	if surplus, ok := strings.CutPrefix(text, "unknown command "); ok && !cmd.HasSubCommands() {
+		surplus, _, _ = strings.Cut(surplus, " for ")
+		text = "it takes no arguments, got " + surplus
+	}
 	return fmt.Sprintf("%s: %s; see %s --help", cmd.CommandPath(), text, cmd.CommandPath())
 }
 

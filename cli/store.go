@@ -35,6 +35,8 @@ type storeFlags struct {
 	kubeconfig   string
 	runDir       string
 	runDirGiven  func() bool
+	// kubeconfigGiven: on the command line, where nothing else may be meant.
+	kubeconfigGiven func() bool
 }
 
 func addStoreFlags(c *cobra.Command) *storeFlags {
@@ -60,6 +62,7 @@ func addStoreFlags(c *cobra.Command) *storeFlags {
 	}
 	f.StringVar(&s.kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "`file` that leads to a Kubernetes API server; not supported yet in this release (env KUBECONFIG)")
 	addRunDir(c, &s.runDir)
+	s.kubeconfigGiven = func() bool { return f.Changed("kubeconfig") }
 	s.runDirGiven = func() bool { return f.Changed("run-dir") || os.Getenv(runDirEnv) != "" }
 	hideDefaults(c, "etcd-endpoints", "kubeconfig", "etcd-cacert", "etcd-cert", "etcd-key", "etcd-user", "etcd-password-file")
 	return s
@@ -92,10 +95,9 @@ func (s *storeFlags) config() (etcd.Config, error) {
 		}
 	}
 	switch {
-	case len(cfg.Endpoints) > 0:
-	case s.kubeconfig != "" && !s.runDirGiven():
+	case s.kubeconfig != "" && (s.kubeconfigGiven() || len(cfg.Endpoints) == 0 && !s.runDirGiven()):
 		return cfg, fmt.Errorf("find the store: --kubeconfig or KUBECONFIG names a Kubernetes API server (%s), which is not supported yet in this release; give --etcd-endpoints, or --run-dir for the store of the local node", s.kubeconfig)
-	default:
+	case len(cfg.Endpoints) == 0:
 		socket, err := filepath.Abs(filepath.Join(s.runDir, etcdSocketName))
 		if err != nil {
 			return cfg, fmt.Errorf("find the store: %w", err)

@@ -73,7 +73,11 @@ func (s *watchSink) begin() {
 	if s.first.header != nil {
 		s.first.header = append([]string{"EVENT"}, s.first.header...)
 	}
-	s.first.least = []int{len("MODIFIED")}
+	// The widths stay from here on: what comes later and is wider shifts its own line only.
+	s.first.least = []int{len("MODIFIED"), 20}
+	for len(s.first.rows) == 0 && len(s.first.least) < len(s.first.header) {
+		s.first.least = append(s.first.least, 16)
+	}
 	s.widths = s.first.widths()
 	s.check(s.first.print(s.g.cmd.OutOrStdout()))
 	s.first.rows = nil
@@ -142,7 +146,6 @@ func (s *watchSink) print(event string, o v3.Object) {
 			return
 		}
 		t := table{rows: [][]string{cells}, least: s.widths}
-		s.widths = t.widths()
 		s.check(t.print(out))
 	}
 }

@@ -247,6 +247,9 @@ func failed(verb, ref string, err error) error {
 	case errors.As(err, &stale):
 	case errors.Is(err, datastore.ErrNotFound):
 		kind, _, _ := strings.Cut(ref, "/")
+		if verb == "patch" {
+			return fmt.Errorf("%s %s: %w: make it with `weft apply`; `weft get %s` shows what there is", verb, ref, datastore.ErrNotFound, kind)
+		}
 		return fmt.Errorf("%s %s: %w; `weft get %s` shows what there is", verb, ref, datastore.ErrNotFound, kind)
 	case errors.Is(err, datastore.ErrUnavailable):
 		advice = "; is the store still running? what was being written may have been written: look before you try again"

@@ -30,13 +30,18 @@ own network is touched, and nothing leads out of the lab.`,
 	c.PersistentFlags().StringVar(&name, "name", DefaultName, "`name` of the lab")
 	open := func(cmd *cobra.Command) (*Lab, error) {
 		if os.Geteuid() != 0 {
-			return nil, fmt.Errorf("%s: only root can make network namespaces and mounts: try with sudo", cmd.CommandPath())
+			what := "make and enter network namespaces and mounts"
+			if cmd.Name() == "env" || cmd.Name() == "status" {
+				what = "read the lab's directory and speak with its nodes"
+			}
+			return nil, fmt.Errorf("%s: only root can %s: try with sudo", cmd.CommandPath(), what)
 		}
 		return New(name, Options{Progress: cmd.ErrOrStderr()})
 	}
 	c.AddCommand(upCommand(open), downCommand(open), statusCommand(open), envCommand(open),
 		podCommand(open), execCommand(open), stopCommand(open), startCommand(open))
 	for _, sub := range c.Commands() {
+		completeNames(sub, open)
 		checkNameFirst(sub, &name)
 		endOnSignal(sub)
 	}
@@ -107,7 +112,11 @@ A lab that is not ready within 60 seconds is removed again; --keep leaves it for
 				return err
 			}
 		}
-		if name := cmd.Flag("name"); !name.Changed {
+		name := cmd.Flag("name")
+		if name.Changed && config.Name != DefaultName && config.Name != name.Value.String() {
+			fmt.Fprintf(cmd.ErrOrStderr(), "--name %s goes before name: %s of %s\n", name.Value, config.Name, file)
+		}
+		if !name.Changed {
 			if err := name.Value.Set(config.Name); err != nil {
 				return err
 			}

@@ -3,6 +3,7 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -91,12 +92,28 @@ func replaceProcess(self string, argv, env []string) error {
 		path, err = filepath.Join(filepath.Dir(self), argv[0]), nil
 	}
 	if err != nil && !errors.Is(err, exec.ErrDot) {
-		return fmt.Errorf("run %s: %w", argv[0], err)
+		return notRun(argv[0], err)
 	}
 	if err := syscall.Exec(path, argv, env); err != nil {
-		return fmt.Errorf("run %s: %w", path, err)
+		return notRun(path, err)
 	}
 	return nil
+}
+
+// notRunError tells that a command could not be run.
+type notRunError struct{ error }
+
+func notRun(what string, err error) error { return &notRunError{fmt.Errorf("run %s: %w", what, err)} }
+
+// Unwrap gives the cause.
+func (e *notRunError) Unwrap() error { return errors.Unwrap(e.error) }
+
+// CommandExitCode is the one that a shell ends with then: 127 for what is not there, else 126.
+func (e *notRunError) CommandExitCode() int {
+	if errors.Is(e.error, exec.ErrNotFound) || errors.Is(e.error, fs.ErrNotExist) {
+		return 127
+	}
+	return 126
 }
 
 func withDefault(env []string, name, value string) []string {

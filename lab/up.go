@@ -42,8 +42,8 @@ func (l *Lab) Up(ctx context.Context, c Config, keep bool) error {
 	start := time.Now()
 	err = l.build(ctx, plan, c)
 	if err == nil {
-		l.say("lab %s: %d nodes ready after %.1f s; reach its store with: eval \"$(weft lab env%s)\"",
-			l.name, len(c.Nodes), time.Since(start).Seconds(), l.nameFlag())
+		l.say("lab %s: %s ready after %.1f s; reach its store with: eval \"$(weft lab env%s)\"",
+			l.name, countNodes(len(c.Nodes)), time.Since(start).Seconds(), l.nameFlag())
 		return nil
 	}
 	err = fmt.Errorf("bring up lab %s: %w", l.name, err)
@@ -55,6 +55,13 @@ func (l *Lab) Up(ctx context.Context, c Config, keep bool) error {
 	defer cancel()
 	_, downErr := l.remove(clean)
 	return errors.Join(err, downErr)
+}
+
+func countNodes(n int) string {
+	if n == 1 {
+		return "1 node"
+	}
+	return fmt.Sprintf("%d nodes", n)
 }
 
 // checkFree refuses to build over anything that exists.
