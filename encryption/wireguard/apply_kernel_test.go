@@ -2,7 +2,13 @@ package wireguard
 
 import (
 	"context"
+	"encoding/binary"
+	"net"
+	"net/netip"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"weft/encryption"
 	"weft/internal/testkit"
@@ -33,6 +39,8 @@ func TestKernelWithUserspace(t *testing.T) {
 func carry(t *testing.T, hosts []*host) {
 	t.Helper()
 	pairs := 0
+	// A greeting that a host could not answer yet is repeated after 5 s.
+	meet(t, hosts...)
 	for _, a := range hosts {
 		for _, b := range hosts {
 			if a == b {
@@ -90,6 +98,53 @@ func TestZeroPlan(t *testing.T) {
 		}
 		if _, ok, err := h.h.LinkByName(context.Background(), wg); ok || err != nil {
 			t.Errorf("the device is there, %v", err)
+		}
+	})
+}
+
+// TestChecksumOfZero: UDP over IPv6 whose checksum comes to 0 arrives, too.
+func TestChecksumOfZero(t *testing.T) {
+	ways(t, func(t *testing.T, w Way) {
+		_, hosts := cluster(t, w, w)
+		a, b := hosts[0], hosts[1]
+		join(t, model.IPv4, a, b)
+		meet(t, a, b)
+		const from, to, length = 7001, 7002, 10
+		sum := uint32(from + to + 2*length + unix.IPPROTO_UDP)
+		for _, ip := range []netip.Addr{a.ip6(), b.ip6()} {
+			raw := ip.As16()
+			for i := 0; i < 16; i += 2 {
+				sum += uint32(binary.BigEndian.Uint16(raw[i:]))
+			}
+		}
+		for sum > 0xffff {
+			sum = sum>>16 + sum&0xffff
+		}
+		zero := binary.BigEndian.AppendUint16(nil, ^uint16(sum))
+		var in, out *net.UDPConn
+		b.Do(t, func() (err error) {
+			in, err = net.ListenUDP("udp6", net.UDPAddrFromAddrPort(netip.AddrPortFrom(b.ip6(), to)))
+			return err
+		})
+		defer in.Close()
+		a.Do(t, func() (err error) {
+			out, err = net.DialUDP("udp6", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a.ip6(), from)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(b.ip6(), to)))
+			return err
+		})
+		defer out.Close()
+		const packets = 20
+		got := 0
+		for range packets {
+			if _, err := out.Write(zero); err != nil {
+				t.Fatal(err)
+			}
+			_ = in.SetReadDeadline(time.Now().Add(time.Second))
+			if n, _, err := in.ReadFrom(make([]byte, 64)); err == nil && n == len(zero) {
+				got++
+			}
+		}
+		if got != packets {
+			t.Errorf("%d of %d arrived", got, packets)
 		}
 	})
 }

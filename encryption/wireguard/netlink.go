@@ -139,10 +139,33 @@ func (n *netlinkControl) write(ctx context.Context, name string, _ uint64, c cha
 		_, _ = rand.Read(nobody.PublicKey[:])
 		cfg.Peers = append(cfg.Peers, nobody, wgtypes.PeerConfig{PublicKey: nobody.PublicKey, Remove: true, UpdateOnly: true})
 	}
-	if err := client.ConfigureDevice(name, cfg); err != nil {
-		return 0, false, fmt.Errorf("configure WireGuard device %s: %w", name, err)
+	for _, part := range parts(cfg) {
+		if err := client.ConfigureDevice(name, part); err != nil {
+			return 0, false, fmt.Errorf("configure WireGuard device %s: %w", name, err)
+		}
 	}
 	return 0, false, nil
+}
+
+// parts splits a configuration where it comes to a peer for the second time: of those the library passes on
+// allowed addresses only, when it makes several messages.
+func parts(cfg wgtypes.Config) []wgtypes.Config {
+	var out []wgtypes.Config
+	seen := map[wgtypes.Key]bool{}
+	first := 0
+	for i, p := range cfg.Peers {
+		if !seen[p.PublicKey] {
+			seen[p.PublicKey] = true
+			continue
+		}
+		part := cfg
+		part.Peers = cfg.Peers[first:i]
+		out = append(out, part)
+		cfg.PrivateKey, cfg.ListenPort, cfg.FirewallMark = nil, nil, nil
+		first, seen = i, map[wgtypes.Key]bool{p.PublicKey: true}
+	}
+	cfg.Peers = cfg.Peers[first:]
+	return append(out, cfg)
 }
 
 func (p peerChange) config() wgtypes.PeerConfig {

@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"weft/encryption"
 	"weft/model"
@@ -53,6 +56,28 @@ func TestOnePeerThatCannotBeWritten(t *testing.T) {
 	c.refuses, c.foreign = model.PublicKey{}, true
 	if now, err := d.write(context.Background(), device, 0, changes); err != nil || now != foreignRevision {
 		t.Errorf("somebody else changed the device, too: revision %d, %v", now, err)
+	}
+}
+
+// TestPeerTwice: what is said of a peer second is not lost, and comes second.
+func TestPeerTwice(t *testing.T) {
+	port, on, off := 1, time.Second, time.Duration(0)
+	cfg := wgtypes.Config{ListenPort: &port}
+	for i := range 100 {
+		cfg.Peers = append(cfg.Peers, wgtypes.PeerConfig{PublicKey: wgtypes.Key(peerKey(i)), PersistentKeepaliveInterval: &on})
+	}
+	for i := range 100 {
+		cfg.Peers = append(cfg.Peers, wgtypes.PeerConfig{PublicKey: wgtypes.Key(peerKey(i)), PersistentKeepaliveInterval: &off})
+	}
+	got := parts(cfg)
+	if len(got) != 2 || len(got[0].Peers) != 100 || len(got[1].Peers) != 100 || got[0].ListenPort == nil || got[1].ListenPort != nil {
+		t.Fatalf("%d parts: %+v", len(got), got)
+	}
+	if *got[0].Peers[7].PersistentKeepaliveInterval != on || *got[1].Peers[7].PersistentKeepaliveInterval != off {
+		t.Error("the order is another")
+	}
+	if got := parts(wgtypes.Config{ListenPort: &port}); len(got) != 1 || got[0].ListenPort == nil {
+		t.Errorf("a configuration without peers: %+v", got)
 	}
 }
 

@@ -129,7 +129,8 @@ func openTUN(ctx context.Context, name string) (tun.Device, error) {
 	return follow(t), nil
 }
 
-// steady is a TUN device whose being up or down does not open and close the UDP sockets.
+// steady is a TUN device whose being up or down does not open and close the UDP sockets, and whose packets
+// have valid checksums.
 type steady struct {
 	tun.Device
 	events chan tun.Event
@@ -150,3 +151,12 @@ func follow(t tun.Device) steady {
 
 // Events are changes of the MTU.
 func (s steady) Events() <-chan tun.Event { return s.events }
+
+// Read reads packets of this host.
+func (s steady) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	n, err := s.Device.Read(bufs, sizes, offset)
+	for i := range n {
+		mendChecksum(bufs[i][offset : offset+sizes[i]])
+	}
+	return n, err
+}
