@@ -82,7 +82,47 @@ resident memory, and CPU while nothing changes.`,
 	scale.Flags().IntVar(&s.Nodes, "nodes", 5000, "nodes in the cluster")
 	scale.Flags().IntVar(&s.More, "more", 20, "nodes added one at a time")
 	scale.Flags().DurationVar(&s.Idle, "idle", 30*time.Second, "how long the idle CPU is watched")
-	cmd.AddCommand(scale)
+	cmd.AddCommand(scale, policyCommand())
+	return cmd
+}
+
+func policyCommand() *cobra.Command {
+	p := &Policy{}
+	cmd := &cobra.Command{
+		Use:   "policy",
+		Short: "Measure how fast one node service enforces changes of policy",
+		Long: `Bring up a lab of one node, attach pods to it, write policies and endpoints of other nodes into its
+store, and measure: process start to all enforced; for changes of one policy, and of the labels of one
+other pod, the time from before the write until the kernel's rules changed, and the processor time;
+and memory.`,
+		Args: cobra.NoArgs,
+		PreRunE: func(*cobra.Command, []string) error {
+			for flag, n := range map[string]int{"policies": p.Policies, "endpoints": p.Endpoints, "changes": p.Changes, "pods": p.Pods} {
+				if n < 1 {
+					return fmt.Errorf("--%s %d: want 1 or more", flag, n)
+				}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := needRoot(cmd); err != nil {
+				return err
+			}
+			ctx, stop := lab.NotifyContext(cmd.Context())
+			defer stop()
+			ctx, fail := context.WithCancelCause(ctx)
+			defer fail(nil)
+			p.Out, p.Log = lab.Writer(cmd.OutOrStdout(), fail), lab.Writer(cmd.ErrOrStderr(), fail)
+			_, err := p.Run(ctx)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&p.Name, "name", "policy", "name of the lab")
+	cmd.Flags().IntVar(&p.Policies, "policies", 1000, "GlobalNetworkPolicies in the cluster")
+	cmd.Flags().IntVar(&p.Pods, "pods", 100, "pods of the node")
+	cmd.Flags().IntVar(&p.Endpoints, "endpoints", 5000, "endpoints of other nodes")
+	cmd.Flags().IntVar(&p.Changes, "changes", 100, "changes of each kind, one at a time")
+	cmd.Flags().IntVar(&p.Rate, "rate", 0, "label changes a second for ten seconds; 0: none")
 	return cmd
 }
 

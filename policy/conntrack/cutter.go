@@ -237,7 +237,7 @@ func (c *Cutter) cut(ctx context.Context, p *policy.Program) (Result, error) {
 	if l.res.Ended, err = c.table.do(ctx, l.end); err != nil {
 		return l.res, err
 	}
-	if last := filters[len(filters)-1]; last == (filter{}) || last.marked {
+	if n := len(filters); n == 0 || filters[n-1] == (filter{}) || filters[n-1].marked {
 		c.held = l.held // all that are held were seen
 	}
 	if !c.deletes {
@@ -269,8 +269,13 @@ func (c *Cutter) hold(ctx context.Context, l *look) error {
 }
 
 // filters says what the kernel is asked for: all at once, or one address after the other where that is
-// cheaper.
+// cheaper; nothing where there are no connections, since a walk of the table costs as much when it is
+// empty.
 func (c *Cutter) filters(ctx context.Context, p *policy.Program) ([]filter, error) {
+	n, err := c.table.count(ctx)
+	if err != nil || n == 0 {
+		return nil, err
+	}
 	s := &c.scope
 	if s.all || len(s.nets) > 0 || len(p.Hosts) > 0 && !s.empty() {
 		return []filter{{}}, nil
@@ -279,14 +284,8 @@ func (c *Cutter) filters(ctx context.Context, p *policy.Program) ([]filter, erro
 	if c.release {
 		walks++
 	}
-	if walks > 1 {
-		n, err := c.table.count(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if n < walk*(walks-1) {
-			return []filter{{}}, nil
-		}
+	if walks > 1 && n < walk*(walks-1) {
+		return []filter{{}}, nil
 	}
 	var fs []filter
 	for _, m := range []map[netip.Addr]struct{}{s.addrs, s.gone} {
