@@ -31,8 +31,9 @@ type ReversePath struct {
 	log    *slog.Logger
 
 	mu    sync.Mutex
-	set   []string // interfaces of the last Apply
-	clean bool     // none of them filters strictly, as far as events tell
+	set   []string       // interfaces of the last Apply
+	index map[string]int // of those whose events have been seen: one made anew has the default's filter
+	clean bool           // none of them filters strictly, as far as events tell
 }
 
 // NewReversePath returns the driver for the network namespace at nsPath; empty means that of the
@@ -123,6 +124,19 @@ func rpFilter(device string) string { return "net/ipv4/conf/" + device + "/rp_fi
 func (r *ReversePath) Observe(e kernel.Event) bool {
 	if e.Kind == kernel.EventLost {
 		r.Invalidate()
+		return true
+	}
+	if e.Kind == kernel.EventLink && !e.Removed {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if !slices.Contains(r.set, e.Link.Name) || r.index[e.Link.Name] == e.Link.Index {
+			return false
+		}
+		if r.index == nil {
+			r.index = map[string]int{}
+		}
+		r.index[e.Link.Name] = e.Link.Index
+		r.clean = false
 		return true
 	}
 	if e.Kind != kernel.EventSysctl || strconv.Itoa(e.SysctlValue) == rpLoose {
