@@ -37,6 +37,7 @@ bench: ## measure compilers, throughput, CNI times and scale; prints figures wit
 	go test -exec $(CURDIR)/hack/in-netns -run '^$$' -bench . ./model/... ./tunnel/... ./routing/... ./node/...
 	go test -exec $(CURDIR)/hack/in-netns -count=1 -v -run 'TestThroughput|TestLatency' ./tunnel/vxlan ./node/cni
 	hack/in-netns bin/weft bench scale
+	hack/in-netns bin/weft bench policy --rate 200
 
 lint: ## golangci-lint with the project's short list
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0 run ./...
