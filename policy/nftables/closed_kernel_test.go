@@ -170,7 +170,10 @@ func keep(t *testing.T, d *Driver, u policy.Update) (repaired *atomic.Int64) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	kick := make(chan struct{}, 1)
+	var once sync.Once
+	watching := make(chan struct{}) // what happens before the watch begins is put right, but is nobody's doing
 	poke := func() {
+		once.Do(func() { close(watching) })
 		select {
 		case kick <- struct{}{}:
 		default:
@@ -197,6 +200,11 @@ func keep(t *testing.T, d *Driver, u policy.Update) (repaired *atomic.Int64) {
 		}
 	})
 	t.Cleanup(func() { cancel(); wg.Wait() })
+	select {
+	case <-watching:
+	case <-time.After(5 * time.Second):
+		t.Fatal("the watch does not begin")
+	}
 	return repaired
 }
 
