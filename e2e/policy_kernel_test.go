@@ -209,7 +209,7 @@ func TestPolicyOutlivesTheNode(t *testing.T) {
 			testkit.Eventually(t, 5*time.Second, "probes while the node is dead", func() bool { s := out.sent[0].Load(); return s > int64(n)*150 })
 		}
 		if _, err := c.lab.Start(t.Context(), "n1"); err != nil {
-			t.Fatal(err)
+			t.Fatalf("%#v", err)
 		}
 		c.enforced("n1", func(p *status.Policy) bool { return p.Pods == 2 && p.Policies == 3 })
 	}

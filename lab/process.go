@@ -162,7 +162,8 @@ func procStat(pid int) (start uint64, dead bool, err error) {
 		return 0, false, fmt.Errorf("read /proc/%d/stat: %q is cut short", pid, b)
 	}
 	start, err = strconv.ParseUint(f[19], 10, 64)
-	return start, f[0] == "Z" || f[0] == "X", err
+	// While other threads are still on their way out (proc_pid_stat(5), num_threads), they hold locks.
+	return start, (f[0] == "Z" || f[0] == "X") && f[17] <= "1", err
 }
 
 func cutLast(s, sep string) (before, after string, ok bool) {
