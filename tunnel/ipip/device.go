@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -151,6 +152,9 @@ func (d *Driver) rename(ctx context.Context, have kernel.TunnelLink, name string
 // aside is what a device of the other way is called while its successor is made.
 const aside = kernel.IPIPDevice + "-old"
 
+// drain is how long packets may take to leave a device that nothing leads to any more.
+const drain = 50 * time.Millisecond
+
 // putAside frees the name of a device, which goes on working. A kernel before 6.2 renames only what is
 // down, which takes the routes away: there it goes.
 func (d *Driver) putAside(ctx context.Context, links []kernel.TunnelLink, have kernel.TunnelLink) error {
@@ -208,6 +212,13 @@ func (d *Driver) moveRoutes(ctx context.Context, others []kernel.TunnelLink, kep
 func (d *Driver) removeOthers(ctx context.Context, others []kernel.TunnelLink) (reconcile.Result, error) {
 	var res reconcile.Result
 	var errs []error
+	if slices.ContainsFunc(others, func(l kernel.TunnelLink) bool { return l.Name == aside }) {
+		select { // what was redirected to it, or routed by it, may still be in a queue of a processor
+		case <-ctx.Done():
+			return res, ctx.Err()
+		case <-time.After(drain):
+		}
+	}
 	for _, l := range others {
 		if err := d.h.LinkDelete(ctx, l.Name); err != nil {
 			errs = append(errs, err)
