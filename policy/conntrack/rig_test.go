@@ -285,3 +285,8 @@ func copyNumbers(from io.Reader, w io.Writer, last *atomic.Int64) {
 func (s *stream) last() time.Time {
 	return time.Unix(0, max(s.arrived.Load(), s.answered.Load()))
 }
+
+// runs tells whether something arrived at both ends after a moment.
+func (s *stream) runs(after time.Time) bool {
+	return time.Unix(0, min(s.arrived.Load(), s.answered.Load())).After(after)
+}
