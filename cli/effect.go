@@ -13,13 +13,15 @@ import (
 // felixInEffect are the fields of a FelixConfiguration that the node service acts on.
 // docs/resources.md says the same, and a test holds the two to each other.
 func felixInEffect() []string {
-	return []string{"defaultEndpointToHostAction", "failsafeInboundHostPorts", "failsafeOutboundHostPorts", "ipipMTU", "iptablesBackend",
+	return []string{"defaultEndpointToHostAction", "encryptionMode", "failsafeInboundHostPorts", "failsafeOutboundHostPorts", "ipipMTU", "iptablesBackend",
 		"iptablesNATOutgoingInterfaceFilter", "mtuIfacePattern", "mtuMode", "mtuProfile", "natOutgoingAddress",
-		"natOutgoingExclusions", "natPortRange", "nftablesMode", "nodeSelector", "vxlanMTU", "vxlanMTUV6", "vxlanPort", "vxlanVNI"}
+		"natOutgoingExclusions", "natPortRange", "nftablesMode", "nodeSelector", "vxlanMTU", "vxlanMTUV6", "vxlanPort", "vxlanVNI",
+		"wireguardEnabled", "wireguardEnabledV6", "wireguardKeepAlive", "wireguardKeyEpoch", "wireguardListeningPort",
+		"wireguardListeningPortV6", "wireguardMTU", "wireguardMTUV6", "wireguardThreadingEnabled"}
 }
 
 // warnOfNoEffect names the fields of a written resource that ask for something this release keeps
-// and does not do: whoever turns encryption on has to learn that nothing is encrypted.
+// and does not do.
 func warnOfNoEffect(w io.Writer, in input) error {
 	fields, err := withoutEffect(in.object)
 	if err != nil || len(fields) == 0 {
@@ -30,7 +32,7 @@ func warnOfNoEffect(w io.Writer, in input) error {
 	return err
 }
 
-// withoutEffect returns those fields as "spec.wireguardEnabled=true", sorted.
+// withoutEffect returns those fields as "spec.floatingIPs=Enabled", sorted.
 func withoutEffect(o v3.Object) ([]string, error) {
 	var fields []string
 	switch o := o.(type) {

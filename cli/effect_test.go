@@ -55,8 +55,8 @@ func TestWithoutEffect(t *testing.T) {
 		{"a pool", ipip, nil},
 		{"felix, in effect", felix("{vxlanPort: 8472, vxlanVNI: 7, vxlanMTU: 1400, natPortRange: 20000:29999, natOutgoingExclusions: IPPoolsAndHostIPs}"), nil},
 		{"felix, off", felix("{wireguardEnabled: false, floatingIPs: Disabled}"), nil},
-		{"felix", felix("{wireguardEnabled: true, reportingInterval: 30s, bpfEnabled: true}"),
-			[]string{"spec.bpfEnabled=true", "spec.reportingInterval=30s", "spec.wireguardEnabled=true"}},
+		{"felix", felix("{wireguardEnabled: true, floatingIPs: Enabled, reportingInterval: 30s, bpfEnabled: true}"),
+			[]string{"spec.bpfEnabled=true", "spec.floatingIPs=Enabled", "spec.reportingInterval=30s"}},
 	} {
 		got, err := withoutEffect(c.o)
 		if err != nil {

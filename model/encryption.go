@@ -82,4 +82,13 @@ type EncryptionState struct {
 	// Refused are the nodes that go on sending in clear for longer than a change of settings takes to
 	// get around.
 	Refused map[NodeName]bool
+	// Met are those that answered this node's device of an end, so that what is sent there arrives; nil
+	// when that is not known.
+	Met map[Meeting]bool
+}
+
+// Meeting is a node and the end of WireGuard that it was met at.
+type Meeting struct {
+	Node NodeName
+	End  TunnelEnd
 }

@@ -246,6 +246,7 @@ func (c *cluster) snapshotLocked() (s *model.Snapshot, generation uint64, ok boo
 	s = &model.Snapshot{Self: c.self, Nodes: c.copied.nodes, Blocks: c.copied.blocks, Generation: c.generation + 1} // 0 has a meaning of its own
 	s.VXLAN, s.MTU = c.tunnelSettings()
 	s.NAT = c.natSettings()
+	s.Encryption = c.encryptionSettings()
 	for _, p := range c.pools {
 		if pool, ok := poolOf(p); ok {
 			s.Pools = append(s.Pools, pool)
@@ -333,17 +334,12 @@ const (
 // before the one that selects it before the default one.
 func (c *cluster) tunnelSettings() (model.VXLANConfig, model.MTUConfig) {
 	v, m := model.VXLANConfig{VNI: defaultVNI, Port: defaultVXLANPort}, model.MTUConfig{}
-	set := func(to *int, from *int) {
-		if from != nil {
-			*to = *from
-		}
-	}
 	for _, f := range c.felixChain() {
-		set(&v.VNI, f.Spec.VXLANVNI)
-		set(&v.Port, f.Spec.VXLANPort)
-		set(&m.VXLAN, f.Spec.VXLANMTU)
-		set(&m.VXLAN6, f.Spec.VXLANMTUV6)
-		set(&m.IPIP, f.Spec.IPIPMTU)
+		override(&v.VNI, f.Spec.VXLANVNI)
+		override(&v.Port, f.Spec.VXLANPort)
+		override(&m.VXLAN, f.Spec.VXLANMTU)
+		override(&m.VXLAN6, f.Spec.VXLANMTUV6)
+		override(&m.IPIP, f.Spec.IPIPMTU)
 		if f.Spec.MTUMode != "" {
 			m.PerRoute = f.Spec.MTUMode == v3.MTUPerRoute
 		}

@@ -30,7 +30,11 @@ func nodeOf(o *v3.Node) (*model.Node, error) {
 		ipip = o.Spec.BGP.IPv4IPIPTunnelAddr
 	}
 	n.IPIP = ipip != ""
-	for _, s := range []string{o.Spec.IPv4VXLANTunnelAddr, o.Spec.IPv6VXLANTunnelAddr, ipip} {
+	tunnelAddrs := []string{o.Spec.IPv4VXLANTunnelAddr, o.Spec.IPv6VXLANTunnelAddr, ipip}
+	if w := o.Spec.Wireguard; w != nil {
+		tunnelAddrs = append(tunnelAddrs, w.InterfaceIPv4Address, w.InterfaceIPv6Address)
+	}
+	for _, s := range tunnelAddrs {
 		if s == "" {
 			continue
 		}

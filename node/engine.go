@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"weft/encryption"
 	"weft/internal/kernel"
 	"weft/internal/reconcile"
 	"weft/model"
@@ -32,13 +33,19 @@ type part struct {
 
 // plans is what one run makes the kernel look like.
 type plans struct {
-	view    *topology.View
-	tunnel  tunnel.Plan
-	nat     nat.Plan
-	routing routing.Plan
+	view       *topology.View
+	tunnel     tunnel.Plan
+	encryption encryption.Plan
+	nat        nat.Plan
+	routing    routing.Plan
 
 	endpoints map[model.EndpointID]model.Endpoint // that routing was compiled with
 	snapshot  *model.Snapshot                     // that the view was compiled from
+}
+
+// keep takes over what an earlier run compiled from the same.
+func (p *plans) keep(last *plans) {
+	p.view, p.tunnel, p.encryption, p.nat, p.snapshot = last.view, last.tunnel, last.encryption, last.nat, last.snapshot
 }
 
 // engine turns the cluster's state into plans and plans into kernel state.
@@ -55,6 +62,7 @@ type engine struct {
 	runner    *reconcile.Runner
 	collector *collector
 	announcer *announcer
+	encryptor *encryptor
 	onLinks   func([]model.Link) // optional: this host's interfaces are others than before
 
 	mu       sync.Mutex
@@ -68,8 +76,9 @@ type engine struct {
 
 // inputs tells whether the view must be computed again.
 type inputs struct {
-	cluster  uint64
-	underlay uint64
+	cluster    uint64
+	underlay   uint64
+	encryption uint64
 }
 
 const (
@@ -101,6 +110,7 @@ func (e *engine) run(ctx context.Context, full bool) error {
 		return err
 	}
 	changed, applyErr := e.apply(ctx, p)
+	e.encryptor.ran(p, applyErr == nil)
 	e.announce(p, applyErr == nil)
 	err = errors.Join(err, applyErr)
 	e.mu.Lock()
@@ -136,9 +146,9 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 		e.onLinks(under.Links)
 	}
 	p := &plans{}
-	now := inputs{e.cluster.currentGeneration(), underGen}
+	now := inputs{e.cluster.currentGeneration(), underGen, e.encryptor.generation()}
 	if last != nil && now == lastInputs {
-		p.view, p.tunnel, p.nat, p.snapshot = last.view, last.tunnel, last.nat, last.snapshot
+		p.keep(last)
 	} else {
 		snap, gen, ok := e.cluster.next()
 		if !ok {
@@ -146,6 +156,7 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 		}
 		now.cluster = gen
 		snap.Underlay, p.snapshot = under, snap
+		snap.EncryptionState, now.encryption = e.encryptor.state()
 		if self := e.announcer.restrict(snap.Nodes[snap.Self]); self != snap.Nodes[snap.Self] {
 			snap.Nodes = maps.Clone(snap.Nodes) // they are the next snapshot's, too
 			snap.Nodes[snap.Self] = self
@@ -158,10 +169,13 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 		case err != nil:
 			// Somebody removed the record, which is being written anew. Until it is there the
 			// other nodes' routes stay as they are, and pods of this host come and go.
-			p.view, p.tunnel, p.nat, p.snapshot, now = last.view, last.tunnel, last.nat, last.snapshot, lastInputs
+			p.keep(last)
+			now = lastInputs
 		default:
 			p.tunnel, err = e.tunnels.Compile(p.view)
 			e.note("tunnel", err)
+			p.encryption, err = e.encryptor.plan(snap, p.view)
+			e.note("encryption", err)
 			p.nat, err = nat.Compile(snap.NAT, snap.Pools, snap.Nodes, p.view.Tunnels)
 			e.note("nat", err)
 		}

@@ -33,6 +33,7 @@ func newTestEngine(t *testing.T, c *cluster, pods map[model.EndpointID]model.End
 		return reconcile.Result{}, nil
 	}, resync: func() {}}}
 	e.announcer = &announcer{kick: func() {}, again: func() {}, now: time.Now}
+	e.encryptor = newEncryptor(t.TempDir(), nil, e.log, func() {}, func() {})
 	e.init(time.Hour)
 	return e, &applied
 }

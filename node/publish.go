@@ -41,6 +41,7 @@ type publisher struct {
 	tunnels  tunnelAddresses
 	// announced is what the engine wants said of the tunnels.
 	announced *announcer
+	encryptor *encryptor
 	// unsure tells that the last write may have arrived or not: the next one is made even if the
 	// record, as far as it is known, says the same already.
 	unsure bool
@@ -118,6 +119,9 @@ func (p *publisher) publish(ctx context.Context) error {
 	// Before the first run the record stays as an earlier process left it: its kernel still does.
 	if say, ok := p.announced.take(); ok {
 		want.Status.Tunnels = &v3.NodeTunnels{Receives: endsTo(say.Receives), Sends: endsTo(say.Sends), EncryptedOnly: say.EncryptedOnly}
+	}
+	if keys, current, ok := p.encryptor.published(); ok {
+		want.Status.WireguardKeys, want.Status.WireguardPublicKey = slices.Clone(keys), current
 	}
 	// The record comes first: without it this node has no addresses to be reached at, while the
 	// tunnel's own address only matters to traffic of the host itself.
@@ -290,13 +294,18 @@ func setRecord(n *v3.Node, addrs []netip.Prefix, onLink []model.OnLink, mac mode
 // host to pods outlive a change of encapsulation.
 func (p *publisher) tunnelAddresses(ctx context.Context, s *model.Snapshot, n *v3.Node) error {
 	var errs []error
+	var shown v3.NodeWireguardSpec
+	if n.Spec.Wireguard != nil {
+		shown = *n.Spec.Wireguard
+	}
 	for _, f := range []model.Family{model.IPv4, model.IPv6} {
-		fields := map[model.Encap]*string{model.EncapVXLAN: &n.Spec.IPv4VXLANTunnelAddr, model.EncapIPIP: &n.Spec.BGP.IPv4IPIPTunnelAddr}
+		fields := map[model.Encap]*string{model.EncapVXLAN: &n.Spec.IPv4VXLANTunnelAddr, model.EncapIPIP: &n.Spec.BGP.IPv4IPIPTunnelAddr,
+			model.EncapWireGuard: &shown.InterfaceIPv4Address}
 		if f == model.IPv6 {
-			fields = map[model.Encap]*string{model.EncapVXLAN: &n.Spec.IPv6VXLANTunnelAddr}
+			fields = map[model.Encap]*string{model.EncapVXLAN: &n.Spec.IPv6VXLANTunnelAddr, model.EncapWireGuard: &shown.InterfaceIPv6Address}
 		}
 		current := ""
-		for _, e := range []model.Encap{model.EncapVXLAN, model.EncapIPIP} {
+		for _, e := range []model.Encap{model.EncapVXLAN, model.EncapIPIP, model.EncapWireGuard} {
 			if field := fields[e]; field != nil && current == "" {
 				current = *field
 			}
@@ -313,13 +322,18 @@ func (p *publisher) tunnelAddresses(ctx context.Context, s *model.Snapshot, n *v
 			}
 		}
 	}
+	n.Spec.Wireguard = nil
+	if shown != (v3.NodeWireguardSpec{}) {
+		n.Spec.Wireguard = &shown
+	}
 	return errors.Join(errs...)
 }
 
 // tunnelAddress returns the address for the tunnels of a family, "" for none: the current one as
 // long as a pool holds it.
 func (p *publisher) tunnelAddress(ctx context.Context, s *model.Snapshot, n *v3.Node, f model.Family, current string) (string, error) {
-	wanted := hasTunnel(s, n, model.EncapVXLAN, f) || hasTunnel(s, n, model.EncapIPIP, f)
+	encrypted := hasTunnel(s, n, model.EncapWireGuard, f)
+	wanted := encrypted || hasTunnel(s, n, model.EncapVXLAN, f) || hasTunnel(s, n, model.EncapIPIP, f)
 	if current != "" && wanted && holds(s.Pools, current) {
 		return current, nil
 	}
@@ -330,7 +344,7 @@ func (p *publisher) tunnelAddress(ctx context.Context, s *model.Snapshot, n *v3.
 	}
 	var names []string
 	for _, q := range s.Pools {
-		if !q.Disabled && q.Encap != model.EncapNone && model.FamilyOf(q.CIDR.Addr()) == f {
+		if !q.Disabled && (encrypted || q.Encap != model.EncapNone) && model.FamilyOf(q.CIDR.Addr()) == f {
 			names = append(names, q.Name)
 		}
 	}
@@ -344,8 +358,12 @@ func (p *publisher) tunnelAddress(ctx context.Context, s *model.Snapshot, n *v3.
 	return a.String(), nil
 }
 
-// hasTunnel tells whether a pool asks for a tunnel, or this node still receives by it.
+// hasTunnel tells whether a tunnel for addresses of a family is asked for, or this node still receives by it.
+// A WireGuard device carries both, whatever it travels over.
 func hasTunnel(s *model.Snapshot, n *v3.Node, e model.Encap, f model.Family) bool {
+	if e == model.EncapWireGuard && s.Encryption.Enabled(f) {
+		return true
+	}
 	if t := n.Status.Tunnels; t != nil && slices.ContainsFunc(endsOf(t.Receives), func(end model.TunnelEnd) bool { return end.Encap == e && end.Family == f }) {
 		return true
 	}

@@ -176,8 +176,8 @@ func (s *service) servePlan(w http.ResponseWriter, r *http.Request) {
 	case "routing":
 		fmt.Fprint(w, p.routing.Format())
 	case "encryption":
-		http.Error(w, "this release plans no "+area, http.StatusNotFound)
+		fmt.Fprint(w, p.encryption.Format())
 	default:
-		http.Error(w, fmt.Sprintf("no plan %q: want topology, tunnel, nat, routing or policy", area), http.StatusNotFound)
+		http.Error(w, fmt.Sprintf("no plan %q: want topology, tunnel, encryption, nat, routing or policy", area), http.StatusNotFound)
 	}
 }

@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"weft/encryption/guard"
+	"weft/encryption/wireguard"
 	"weft/internal/kernel"
 	"weft/internal/reconcile"
 	"weft/model"
@@ -45,6 +47,9 @@ type service struct {
 	registry  *cni.Registry
 	links     *kernel.PodLinks
 	engine    *engine
+	encryptor *encryptor
+	wireguard *wireguard.Driver // nil: this host cannot
+	guard     *guard.Guard
 	enforcer  *enforcer
 	flows     *flows.Recorder
 	publisher *publisher
@@ -118,6 +123,7 @@ func (s *service) run(ctx context.Context, server *etcd.Server) error {
 	g.Go(func() error { return s.flows.Run(ctx) })
 	g.Go(func() error { return s.engine.runner.Run(ctx) })
 	g.Go(func() error { return s.engine.collector.run(ctx) })
+	g.Go(func() error { return s.encryptor.run(ctx, s.engine.current) })
 	g.Go(func() error { return s.publish.Run(ctx) })
 	g.Go(func() error { return cniServer.Run(ctx) })
 	for _, p := range s.engine.parts {
@@ -202,11 +208,15 @@ func (s *service) build(ctx context.Context) error {
 		}
 	})
 	tunnels := s.tunnelDrivers(ctx)
-	s.drivers = drivers(tunnels)
-	s.ipam = ipam.New(s.store, s.cfg.NodeName, ipam.Options{View: s.cluster.ipamView, InUse: s.inUse, Log: s.log})
+	s.wireguard = s.wireguardDriver(ctx)
+	s.guard = guard.New(s.handle)
+	s.drivers = s.served(tunnels)
+	s.ipam = ipam.New(s.store, s.cfg.NodeName, ipam.Options{View: s.ipamView, InUse: s.inUse, Log: s.log})
 	s.engine = &engine{log: s.log, cluster: s.cluster, underlay: s.underlay, compiler: topology.NewCompiler(s.drivers),
 		endpoints: s.registry.Endpoints, metrics: s.metrics,
 		announcer: &announcer{kick: func() { s.publish.Kick() }, again: func() { s.engine.runner.Kick() }, now: time.Now}}
+	s.encryptor = newEncryptor(s.cfg.DataDir, s.wireguard, s.log, func() { s.engine.runner.Kick() }, func() { s.publish.Kick() })
+	s.engine.encryptor = s.encryptor
 	s.engine.parts = s.parts(tunnels)
 	s.engine.init(s.cfg.Resync)
 	s.enforcer = newEnforcer(model.NodeName(s.cfg.NodeName), s.policyBackend(), s.connectionEnder(), s.metrics, s.log, s.cfg.Resync)
@@ -216,7 +226,7 @@ func (s *service) build(ctx context.Context) error {
 	s.metrics.registry.MustRegister(&policyCollector{s.enforcer})
 	s.publisher = &publisher{self: model.NodeName(s.cfg.NodeName), cfg: s.cfg.Address, log: s.log, store: s.store,
 		stores: storeAddresses(ctx, s.cfg.Datastore.Endpoints), cluster: s.cluster, underlay: s.underlay,
-		announced: s.engine.announcer, tunnels: &nodeTunnel{s.ipam, s.cfg.NodeName}}
+		announced: s.engine.announcer, encryptor: s.encryptor, tunnels: &nodeTunnel{s.ipam, s.cfg.NodeName}}
 	s.publish = reconcile.NewRunner(s.publisher.run, reconcile.RunnerOptions{
 		RetryMin: retryMin, RetryMax: retryMax, Resync: s.cfg.Resync})
 	s.registry.OnChange(s.engine.runner.Kick)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"weft/encryption"
 	"weft/internal/kernel"
 	"weft/internal/reconcile"
 	"weft/model/topology"
@@ -36,11 +37,11 @@ func (s *service) tunnelDrivers(ctx context.Context) map[string]tunnelDriver {
 	return all
 }
 
-// drivers returns the rows of the driver table that this node can serve: those that have a driver,
+// served returns the rows of the driver table that this node can serve: those that have a driver,
 // and those that need none.
-func drivers(have map[string]tunnelDriver) []topology.Driver {
+func (s *service) served(have map[string]tunnelDriver) []topology.Driver {
 	return slices.DeleteFunc(tunnel.Drivers(), func(d topology.Driver) bool {
-		return d.Device != "" && have[d.Name] == nil
+		return d.Device != "" && have[d.Name] == nil && (d.Name != tunnel.WireGuard || s.wireguard == nil)
 	})
 }
 
@@ -88,6 +89,23 @@ func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 			observe: d.Observe, resync: d.Invalidate, watch: d.Watch,
 		})
 	}
+	parts = append(parts, part{
+		name: "encryption/guard", why: "what must not go in clear is refused before there is a route that could lead it there",
+		apply:   func(ctx context.Context, p *plans) (reconcile.Result, error) { return s.guard.Apply(ctx, p.view.Guard) },
+		observe: s.guard.Observe, resync: s.guard.Invalidate, watch: s.guard.Watch,
+	})
+	if d := s.wireguard; d != nil {
+		parts = append(parts, part{
+			name: tunnelPart(tunnel.WireGuard), why: "devices and peers come before the routes that lead to them",
+			apply: func(ctx context.Context, p *plans) (reconcile.Result, error) {
+				if !encrypts(p.view) {
+					return reconcile.Result{}, nil // removed below
+				}
+				return s.encryptor.apply(ctx, d, p)
+			},
+			observe: d.Observe, resync: d.Invalidate, watch: d.Watch,
+		})
+	}
 	translation := nftables.New(s.handle, s.log)
 	reverse := fib.NewReversePath("", s.log)
 	parts = append(parts, part{
@@ -109,6 +127,18 @@ func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 		apply:   func(ctx context.Context, p *plans) (reconcile.Result, error) { return mtus.Apply(ctx, p.view.PodMTU) },
 		observe: func(kernel.Event) bool { return false }, resync: func() {},
 	})
+	if d := s.wireguard; d != nil {
+		parts = append(parts, part{
+			name: tunnelPart(tunnel.WireGuard) + removal, why: "a device goes after the routes that pointed at it",
+			apply: func(ctx context.Context, p *plans) (reconcile.Result, error) {
+				if encrypts(p.view) {
+					return reconcile.Result{}, nil
+				}
+				return d.Apply(ctx, encryption.Plan{})
+			},
+			observe: func(kernel.Event) bool { return false }, resync: func() {},
+		})
+	}
 	for _, name := range names {
 		d := tunnels[name]
 		parts = append(parts, part{

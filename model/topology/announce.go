@@ -82,7 +82,7 @@ func goesClear(s *model.Snapshot) bool {
 // rollout is over.
 func RolledOut(s *model.Snapshot) bool {
 	for name, n := range s.Nodes {
-		ready := n.Tunnels != nil && slices.ContainsFunc(n.Tunnels.Receives, isWireGuard) && !sendsClear(n)
+		ready := n.Tunnels != nil && slices.ContainsFunc(n.Tunnels.Receives, isWireGuard) && !SendsClear(n)
 		if name != s.Self && !ready {
 			return false
 		}

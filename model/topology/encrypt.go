@@ -99,6 +99,8 @@ func (c *compiler) lacks(peer *model.Node, e model.TunnelEnd, anyway bool) strin
 		return fmt.Sprintf("node %s does not receive %s yet", peer.Name, e)
 	case !c.self.MaySend(e):
 		return fmt.Sprintf("this node has not announced yet that it sends %s", e)
+	case c.s.EncryptionState.Met != nil && !c.s.EncryptionState.Met[model.Meeting{Node: peer.Name, End: e}]:
+		return fmt.Sprintf("node %s has not answered by %s yet", peer.Name, e)
 	}
 	return ""
 }
@@ -137,8 +139,8 @@ func (c *compiler) inPlay() bool {
 
 func isWireGuard(e model.TunnelEnd) bool { return e.Encap == model.EncapWireGuard }
 
-// sendsClear tells whether a node may be sending in clear.
-func sendsClear(n *model.Node) bool {
+// SendsClear tells whether a node may be sending in clear.
+func SendsClear(n *model.Node) bool {
 	return n.Tunnels == nil || slices.ContainsFunc(n.Tunnels.Sends, func(e model.TunnelEnd) bool { return !isWireGuard(e) })
 }
 
@@ -184,7 +186,8 @@ func (c *compiler) keysDiffer(s *model.Snapshot, changed map[model.NodeName]bool
 
 func sameEncryption(a, b *model.Snapshot) bool {
 	x, y := &a.EncryptionState, &b.EncryptionState
-	return a.Encryption == b.Encryption && x.Over == y.Over && maps.Equal(x.Seen, y.Seen) && maps.Equal(x.Refused, y.Refused)
+	return a.Encryption == b.Encryption && x.Over == y.Over && maps.Equal(x.Seen, y.Seen) && maps.Equal(x.Refused, y.Refused) &&
+		(x.Met == nil) == (y.Met == nil) && maps.Equal(x.Met, y.Met)
 }
 
 // guard says what must not pass the underlay in clear. A node is let through in clear as long as this
@@ -204,7 +207,7 @@ func (c *compiler) guard(peers []Peer) Guard {
 	said := c.self.Tunnels != nil && c.self.Tunnels.EncryptedOnly
 	for i := range peers {
 		p := &peers[i]
-		if said && (st.Refused[p.Node] || (st.Over || st.Seen[p.Node]) && !sendsClear(c.s.Nodes[p.Node])) {
+		if said && (st.Refused[p.Node] || (st.Over || st.Seen[p.Node]) && !SendsClear(c.s.Nodes[p.Node])) {
 			continue
 		}
 		for _, held := range slices.Concat(p.Prefixes, p.Other) {

@@ -90,6 +90,9 @@ func (c *compiler) keepTunnels() {
 		if err != nil {
 			continue // it is not there, and nothing asks for it
 		}
+		if isWireGuard(e) && slices.ContainsFunc(c.tunnels, func(o Tunnel) bool { return o.Device == t.Device }) {
+			continue // a device has one key and one port: who uses the old ones follows
+		}
 		t.Kept, t.Why = true, keptWhy(kept[e])
 		if t.Device = c.freeName(t); t.Device != "" {
 			c.tunnels = append(c.tunnels, t)
@@ -179,6 +182,10 @@ func (c *compiler) tunnel(e model.TunnelEnd) (Tunnel, error) {
 		MTU: mtu, End: e, VNI: e.VNI, Port: e.Port}
 	if d.Reach == VXLAN {
 		t.MAC = c.self.VXLANMAC
+	}
+	if isWireGuard(e) {
+		// Keys move from one device to another, side by side: the one keeps its name while the other comes.
+		t.Device = strings.Replace(t.Device, d.Device, d.Device+[2]string{"", "2"}[e.Epoch&1], 1)
 	}
 	for _, inner := range []model.Family{model.IPv4, model.IPv6} {
 		if a, ok := c.self.TunnelAddress(inner); ok && (inner == f || d.Reach == WireGuard) {

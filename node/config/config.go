@@ -31,6 +31,8 @@ type Config struct {
 	Log        Log
 	Resync     time.Duration // period of the full comparison with the kernel
 	IPIPDriver string        // auto, kernel or ebpf: how IPIP is done
+	// WireGuardDriver is auto, kernel or userspace: who has the WireGuard devices.
+	WireGuardDriver string
 	// PolicyDriver is auto, nftables or iptables: by what policy is enforced.
 	PolicyDriver string
 }
@@ -48,6 +50,9 @@ type Datastore struct {
 
 // PolicyAuto lets the FelixConfiguration, else the kernel, decide how policy is enforced.
 const PolicyAuto = "auto"
+
+// WireGuardAuto lets the kernel decide who has the WireGuard devices.
+const WireGuardAuto = "auto"
 
 // IPIPAuto lets the kernel decide how IPIP is done.
 const IPIPAuto = "auto"
@@ -106,6 +111,7 @@ func Bind(fs *pflag.FlagSet) func() (*Config, error) {
 	fs.StringVar(&r.Log.Format, "log-format", "text", "text or json")
 	fs.DurationVar(&r.Resync, "resync-interval", 10*time.Minute, "period of the full comparison with the kernel; events repair at once")
 	fs.StringVar(&r.IPIPDriver, "ipip-driver", IPIPAuto, "how IPIP is done: kernel (its ipip device), ebpf, or auto: the first that works")
+	fs.StringVar(&r.WireGuardDriver, "wireguard-driver", WireGuardAuto, "who has the WireGuard devices: kernel, userspace (a process for each), or auto: the first that works")
 	fs.StringVar(&r.PolicyDriver, "policy-driver", PolicyAuto, "how network policy is enforced: nftables, iptables, or auto: as nftablesMode of the FelixConfiguration says, else the first that works")
 	return func() (*Config, error) {
 		if err := r.fill(fs); err != nil {
@@ -274,6 +280,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		bad("log-format", "%q: want text or json", c.Log.Format)
+	}
+	if d := c.WireGuardDriver; d != WireGuardAuto && d != "kernel" && d != "userspace" {
+		bad("wireguard-driver", "%q: want auto, kernel or userspace", d)
 	}
 	if d := c.IPIPDriver; d != IPIPAuto && d != "kernel" && d != "ebpf" {
 		bad("ipip-driver", "%q: want auto, kernel or ebpf", d)

@@ -1,0 +1,114 @@
+package encryption
+
+import (
+	"maps"
+	"time"
+
+	"weft/model"
+	"weft/model/topology"
+)
+
+// Patience of a rollout.
+const (
+	// Grace is how long nodes may take to have a key after encryption was switched on: then the rollout is
+	// over, and what cannot be encrypted is not sent.
+	Grace = 2 * time.Minute
+	// lateAfter is how long a node that is able to encrypt may go on announcing that it sends in clear: more
+	// than it takes a change of settings to get around, so that only who is not running is late.
+	lateAfter = 10 * time.Second
+)
+
+// Rollout is what a node remembers of how far encryption has come, over restarts. The zero value: it is
+// off. It is a value: Next returns another one.
+type Rollout struct {
+	Since time.Time                    `json:"since"` // when encryption was switched on, as this node learnt
+	Over  bool                         `json:"over"`  // see model.EncryptionState
+	Seen  map[model.NodeName]bool      `json:"seen,omitempty"`
+	clear map[model.NodeName]time.Time // since when nodes that should not send in clear say that they may
+	late  map[model.NodeName]bool
+}
+
+// Next is what follows from a run that made the kernel as v says, compiled from s, at a moment; settled
+// tells that nothing of it failed.
+func (r Rollout) Next(s *model.Snapshot, v *topology.View, settled bool, now time.Time) Rollout {
+	if !s.Encryption.Any() {
+		return Rollout{}
+	}
+	next := Rollout{Since: r.Since, Over: r.Over, Seen: r.Seen}
+	if next.Since.IsZero() || next.Since.After(now) {
+		next.Since = now
+	}
+	next.Over = next.Over || now.Sub(next.Since) >= Grace || settled && topology.RolledOut(s)
+	if settled {
+		next.Seen = withAll(r.Seen, v.Encrypted)
+	}
+	self := s.Nodes[s.Self]
+	if self == nil || self.Tunnels == nil || !self.Tunnels.EncryptedOnly {
+		return next
+	}
+	for name, n := range s.Nodes {
+		if name == s.Self || !next.Over && !next.Seen[name] || !topology.SendsClear(n) {
+			continue
+		}
+		since, ok := r.clear[name]
+		if !ok {
+			since = now
+		}
+		if next.clear == nil {
+			next.clear, next.late = map[model.NodeName]time.Time{}, map[model.NodeName]bool{}
+		}
+		next.clear[name] = since
+		if now.Sub(since) >= lateAfter {
+			next.late[name] = true
+		}
+	}
+	return next
+}
+
+// withAll returns a with all of b; a itself where that changes nothing.
+func withAll(a, b map[model.NodeName]bool) map[model.NodeName]bool {
+	for n := range b {
+		if !a[n] {
+			c := make(map[model.NodeName]bool, len(a)+len(b))
+			maps.Copy(c, a)
+			maps.Copy(c, b)
+			return c
+		}
+	}
+	return a
+}
+
+// Wait is how long it takes until Next may say something else although nothing happened; 0: for ever.
+func (r Rollout) Wait(now time.Time) time.Duration {
+	var at time.Time
+	soonest := func(t time.Time) {
+		if t.After(now) && (at.IsZero() || t.Before(at)) {
+			at = t
+		}
+	}
+	if !r.Since.IsZero() && !r.Over {
+		soonest(r.Since.Add(Grace))
+	}
+	for _, since := range r.clear {
+		soonest(since.Add(lateAfter))
+	}
+	if at.IsZero() {
+		return 0
+	}
+	return at.Sub(now)
+}
+
+// State is what the compilers are told.
+func (r Rollout) State() model.EncryptionState {
+	return model.EncryptionState{Over: r.Over, Seen: r.Seen, Refused: r.late}
+}
+
+// Same tells whether the compilers would be told the same.
+func (r Rollout) Same(o Rollout) bool {
+	return r.Over == o.Over && maps.Equal(r.Seen, o.Seen) && maps.Equal(r.late, o.late)
+}
+
+// Lasting tells whether two have the same to remember over a restart.
+func (r Rollout) Lasting(o Rollout) bool {
+	return r.Since.Equal(o.Since) && r.Over == o.Over && maps.Equal(r.Seen, o.Seen)
+}

@@ -1,0 +1,396 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	v3 "weft/api/v3"
+	"weft/encryption"
+	"weft/encryption/keys"
+	"weft/encryption/wireguard"
+	"weft/internal/reconcile"
+	"weft/model"
+	"weft/model/topology"
+	"weft/node/config"
+	"weft/tunnel"
+)
+
+// encryptor is this node's side of encryption: its keys, whom it has met, and how far the rollout is.
+type encryptor struct {
+	log     *slog.Logger
+	keys    keys.Dir
+	path    string // of the rollout's memory
+	devices devices
+	again   func() // asks for another run
+	publish func() // asks the publisher to look
+
+	mu      sync.Mutex
+	gen     uint64 // counts what compilers see
+	rollout encryption.Rollout
+	met     map[model.Meeting]bool // nil: the devices were not asked yet
+	due     *time.Timer            // calls again when the rollout may go on by itself
+	have    struct {               // what the keys are of
+		asked  encryption.KeyState
+		sound  bool // false: ask again
+		byWhat map[int]encryption.PrivateKey
+		public []v3.NodeKey
+	}
+	unmet int           // peers that have not answered yet
+	poke  chan struct{} // of capacity 1: there are more of them
+}
+
+// devices is the driver's part that tells whom it has met.
+type devices interface {
+	Peers(context.Context) ([]wireguard.PeerStatus, error)
+}
+
+func newEncryptor(dataDir string, d devices, log *slog.Logger, again, publish func()) *encryptor {
+	x := &encryptor{log: log, keys: keys.In(dataDir), path: filepath.Join(dataDir, "encryption", "rollout.json"), devices: d,
+		again: again, publish: publish, gen: 1, poke: make(chan struct{}, 1)}
+	text, err := os.ReadFile(x.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return x
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &x.rollout)
+	}
+	if err != nil {
+		// What it said is not known: then it is as if encryption was switched on long ago.
+		log.Warn("how far encryption has come is not known: nothing is sent in clear where it is on", "file", x.path, "err", err)
+		x.rollout = encryption.Rollout{Since: time.Unix(1, 0), Over: true}
+	}
+	return x
+}
+
+// generation tells whether state would return something new.
+func (x *encryptor) generation() uint64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.gen
+}
+
+// state is what the compilers are to know, and its generation.
+func (x *encryptor) state() (model.EncryptionState, uint64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	st := x.rollout.State()
+	st.Met = x.met
+	return st, x.gen
+}
+
+// plan makes the keys that v needs and says what devices and peers there are to be.
+func (x *encryptor) plan(s *model.Snapshot, v *topology.View) (encryption.Plan, error) {
+	byEpoch, err := x.follow(s, v)
+	p, planErr := encryption.Compile(v, s.Encryption, byEpoch)
+	return p, errors.Join(err, planErr)
+}
+
+// follow has the keys be what they should be, and returns them.
+func (x *encryptor) follow(s *model.Snapshot, v *topology.View) (map[int]encryption.PrivateKey, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	want := encryption.KeyState{Wanted: s.Encryption.Any(), Epoch: s.Encryption.Epoch, InUse: epochs(s.Nodes[s.Self], v)}
+	if x.have.sound && sameKeyState(x.have.asked, want) {
+		return x.have.byWhat, nil
+	}
+	x.have.asked, x.have.sound = want, false
+	var err error
+	if want.Have, err = x.keys.Epochs(); err != nil {
+		return nil, err
+	}
+	steps := encryption.NextKeys(want)
+	x.have.byWhat, err = x.keys.Follow(steps)
+	x.have.sound = err == nil
+	var public []v3.NodeKey
+	for _, epoch := range slices.Sorted(maps.Keys(x.have.byWhat)) {
+		k, keyErr := x.have.byWhat[epoch].Public()
+		if keyErr != nil {
+			err = errors.Join(err, keyErr)
+			continue
+		}
+		public = append(public, v3.NodeKey{Epoch: epoch, PublicKey: k.String()})
+	}
+	if !slices.Equal(public, x.have.public) || x.have.public == nil {
+		x.have.public = append([]v3.NodeKey{}, public...)
+		x.publish()
+	}
+	return x.have.byWhat, err
+}
+
+func sameKeyState(a, b encryption.KeyState) bool {
+	return a.Wanted == b.Wanted && a.Epoch == b.Epoch && slices.Equal(a.InUse, b.InUse)
+}
+
+// epochs lists, sorted, the epochs that this node has devices of or promises to have.
+func epochs(self *model.Node, v *topology.View) []int {
+	var out []int
+	add := func(e model.TunnelEnd) {
+		if e.Encap == model.EncapWireGuard && !slices.Contains(out, e.Epoch) {
+			out = append(out, e.Epoch)
+		}
+	}
+	for i := range v.Tunnels {
+		add(v.Tunnels[i].End)
+	}
+	if self != nil && self.Tunnels != nil {
+		for _, e := range slices.Concat(self.Tunnels.Receives, self.Tunnels.Sends) {
+			add(e)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// published returns the public keys that this node's record is to have; ok is false before the first run.
+func (x *encryptor) published() (keys []v3.NodeKey, current string, ok bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, k := range x.have.public {
+		if k.Epoch == x.have.asked.Epoch {
+			current = k.PublicKey
+		}
+	}
+	return x.have.public, current, x.have.public != nil
+}
+
+// ran notes what a run has done.
+func (x *encryptor) ran(p *plans, settled bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	now := time.Now()
+	next := x.rollout.Next(p.snapshot, p.view, settled, now)
+	if !next.Lasting(x.rollout) {
+		if err := x.remember(next); err != nil {
+			x.log.Warn("how far encryption has come cannot be written down: after a restart it begins anew", "file", x.path, "err", err)
+		}
+		if next.Over && !x.rollout.Over {
+			x.log.Info("encryption is on for good: nothing that is to be encrypted goes in clear from here on")
+		}
+	}
+	if !next.Same(x.rollout) {
+		x.gen++
+		x.again()
+	}
+	x.rollout = next
+	if x.due != nil {
+		x.due.Stop()
+	}
+	if wait := next.Wait(now); wait > 0 {
+		x.due = time.AfterFunc(wait, func() { x.mu.Lock(); x.gen++; x.mu.Unlock(); x.again() })
+	}
+	if len(p.encryption.Devices) == 0 {
+		x.met = nil
+	}
+	before := x.unmet
+	x.unmet = 0
+	for i := range p.encryption.Peers {
+		if q := &p.encryption.Peers[i]; !x.met[meeting(p.view, q)] {
+			x.unmet++
+		}
+	}
+	if x.unmet > before {
+		select {
+		case x.poke <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// meeting names a peer of a device as the compilers do.
+func meeting(v *topology.View, p *encryption.Peer) model.Meeting {
+	return model.Meeting{Node: p.Node, End: endOf(v, p.Device)}
+}
+
+func endOf(v *topology.View, device string) model.TunnelEnd {
+	for i := range v.Tunnels {
+		if v.Tunnels[i].Device == device {
+			return v.Tunnels[i].End
+		}
+	}
+	return model.TunnelEnd{}
+}
+
+// remember writes a rollout down, so that the file is whole or as it was.
+func (x *encryptor) remember(r encryption.Rollout) error {
+	if r.Since.IsZero() {
+		err := os.Remove(x.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return err
+	}
+	text, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(x.path), 0o700); err != nil {
+		return err
+	}
+	next := x.path + ".new"
+	if err := os.WriteFile(next, append(text, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(next, x.path)
+}
+
+// How often the devices are asked whether a peer has answered, as long as one has not: at first, later,
+// and no more often than one part in askShare of a processor.
+const (
+	askFirst = 50 * time.Millisecond
+	askLater = 5 * time.Second
+	askShare = 100
+)
+
+// run asks the devices whom they have met, as long as somebody is waited for, until ctx ends. view returns
+// the plans of the last run.
+func (x *encryptor) run(ctx context.Context, current func() *plans) error {
+	pause := askFirst
+	for {
+		x.mu.Lock()
+		waiting := x.unmet > 0
+		x.mu.Unlock()
+		if !waiting {
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-x.poke:
+				pause = askFirst
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(pause):
+		case <-x.poke:
+			pause = askFirst
+			continue
+		}
+		begin := time.Now()
+		if x.ask(ctx, current()) {
+			pause = askFirst
+		} else {
+			pause = min(max(2*pause, askShare*time.Since(begin)), askLater)
+		}
+	}
+}
+
+// ask asks the devices, and tells whether somebody new has answered.
+func (x *encryptor) ask(ctx context.Context, p *plans) bool {
+	if p == nil || len(p.encryption.Devices) == 0 {
+		return false
+	}
+	peers, err := x.devices.Peers(ctx)
+	if err != nil {
+		x.log.Debug("the WireGuard devices cannot be asked for their peers", "err", err)
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	met, news := maps.Clone(x.met), x.met == nil
+	if met == nil {
+		met = map[model.Meeting]bool{}
+	}
+	for i := range peers {
+		q := &peers[i]
+		m := model.Meeting{Node: q.Node, End: endOf(p.view, q.Device)}
+		if q.Node != "" && !q.LastHandshake.IsZero() && !met[m] {
+			met[m], news = true, true
+		}
+	}
+	if news {
+		x.met = met
+		x.gen++
+		x.again()
+	}
+	return news
+}
+
+// apply is the part of the engine that makes devices and peers. What devices there were before the first
+// Apply have met, it asks at once: nothing is sent by a new device before it has met somebody.
+func (x *encryptor) apply(ctx context.Context, d *wireguard.Driver, p *plans) (reconcile.Result, error) {
+	res, err := d.Apply(ctx, p.encryption)
+	x.mu.Lock()
+	unasked := x.met == nil
+	x.mu.Unlock()
+	if unasked {
+		x.ask(ctx, p)
+	}
+	for i := range p.view.Tunnels {
+		t := &p.view.Tunnels[i]
+		if t.End.Encap == model.EncapWireGuard && !slices.ContainsFunc(p.encryption.Devices, func(d encryption.Device) bool { return d.Name == t.Device }) {
+			err = errors.Join(err, fmt.Errorf("device %s cannot be made without its key", t.Device))
+		}
+	}
+	return res, err
+}
+
+// The defaults of FelixConfiguration.
+const (
+	defaultWireGuardPort  = 51820
+	defaultWireGuardPort6 = 51821
+	defaultRulePriority   = 99
+)
+
+// encryptionSettings merges what the FelixConfigurations of this node say about encryption, as tunnelSettings
+// does.
+func (c *cluster) encryptionSettings() model.EncryptionConfig {
+	e := model.EncryptionConfig{Port4: defaultWireGuardPort, Port6: defaultWireGuardPort6, Priority: defaultRulePriority}
+	for _, f := range c.felixChain() {
+		s := &f.Spec
+		override(&e.Enabled4, s.WireguardEnabled)
+		override(&e.Enabled6, s.WireguardEnabledV6)
+		override(&e.Host, s.WireguardHostEncryptionEnabled)
+		override(&e.Port4, s.WireguardListeningPort)
+		override(&e.Port6, s.WireguardListeningPortV6)
+		override(&e.Epoch, s.WireguardKeyEpoch)
+		override(&e.Threading, s.WireguardThreadingEnabled)
+		override(&e.Priority, s.WireguardRoutingRulePriority)
+		override(&e.MTU4, s.WireguardMTU)
+		override(&e.MTU6, s.WireguardMTUV6)
+		if s.EncryptionMode != "" {
+			e.Preferred = s.EncryptionMode == v3.EncryptionPreferred
+		}
+		if s.WireguardKeepAlive != nil {
+			e.Keepalive = int(s.WireguardKeepAlive.Seconds())
+		}
+	}
+	return e
+}
+
+func override[T any](to *T, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+// encrypts tells whether there is to be a WireGuard device.
+func encrypts(v *topology.View) bool {
+	return slices.ContainsFunc(v.Tunnels, func(t topology.Tunnel) bool { return t.End.Encap == model.EncapWireGuard })
+}
+
+// wireguardDriver returns the WireGuard driver in the way that the configuration forces or the kernel has; nil,
+// with the reason noted for status, when it has none.
+func (s *service) wireguardDriver(ctx context.Context) *wireguard.Driver {
+	way, err := wireguard.Way(s.cfg.WireGuardDriver), error(nil)
+	if s.cfg.WireGuardDriver == config.WireGuardAuto {
+		way, err = wireguard.Probe(ctx)
+	} else if err = wireguard.Check(ctx, way); err != nil {
+		err = fmt.Errorf("--wireguard-driver %s does not work on this host, set it to auto or to another: %w", way, err)
+	}
+	if err != nil {
+		s.missing = append(s.missing, fmt.Sprintf("WireGuard is not available: %v", err))
+		s.log.Warn("no WireGuard", "err", err)
+		return nil
+	}
+	s.ways[tunnel.WireGuard] = string(way)
+	return wireguard.New(s.handle, s.log, wireguard.Options{Way: way, LogDir: s.cfg.RunDir})
+}
