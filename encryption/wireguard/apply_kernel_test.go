@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"regexp"
 	"testing"
 	"time"
 
@@ -88,8 +89,8 @@ func TestZeroPlan(t *testing.T) {
 		_, hosts := cluster(t, w)
 		h := hosts[0]
 		h.apply(t, h.plan(model.IPv4))
-		if got, want := testkit.Links(t, h.NS), "up"; len(got) == 0 {
-			t.Errorf("links %q, want one that is %s", got, want)
+		if got := "\n" + testkit.Links(t, h.NS); !regexp.MustCompile(`\n` + wg + ` .* up\n`).MatchString(got) {
+			t.Errorf("links %q, want %s, up", got, wg)
 		}
 		h.renew(t) // which knows nothing of the device
 		res, err := h.driver.Apply(context.Background(), encryption.Plan{})

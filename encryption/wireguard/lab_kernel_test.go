@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -262,45 +261,16 @@ func (h *host) ping(t testing.TB, to netip.Addr) bool {
 // the test ends.
 func (h *host) loop(t *testing.T, plan func() encryption.Plan) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	kicks := make(chan struct{}, 1)
-	kick := func() {
-		select {
-		case kicks <- struct{}{}:
-		default:
-		}
-	}
-	m, err := kernel.NewMonitor(ctx, h.Path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{}, 3)
-	go func() {
-		_ = m.Run(ctx, func(e kernel.Event) {
-			if h.driver.Observe(e) {
-				kick()
-			}
-		})
-		done <- struct{}{}
-	}()
-	go func() { _ = h.driver.Watch(ctx, kick); done <- struct{}{} }()
-	go func() {
-		defer func() { done <- struct{}{} }()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-kicks:
-			}
-			if _, err := h.driver.Apply(ctx, plan()); err != nil {
-				time.AfterFunc(50*time.Millisecond, kick)
-			}
-		}
-	}()
-	t.Cleanup(func() {
-		cancel()
-		for range 3 {
-			<-done
-		}
+	testkit.Keep(t, h.NS, asked{h.driver}, func(ctx context.Context) (bool, error) {
+		res, err := h.driver.Apply(ctx, plan())
+		return !res.Zero(), err
 	})
+}
+
+// asked is a driver that asks for a run when it begins to watch.
+type asked struct{ *Driver }
+
+func (a asked) Watch(ctx context.Context, kick func()) error {
+	kick()
+	return a.Driver.Watch(ctx, kick)
 }

@@ -140,9 +140,9 @@ func startReady(t testing.TB, ns testkit.NS, args []string, input string) *exec.
 	return cmd
 }
 
-// flow has traffic of both families between all hosts, at 1 kHz a pair, until the returned function is
-// called; it tells what became of it.
-func flow(t *testing.T, tcp bool, hosts ...*host) (stop func() traffic.Report) {
+// flow has traffic of both families between all hosts, at 1 kHz a pair, until stop is called, which
+// tells what became of it.
+func flow(t *testing.T, tcp bool, hosts ...*host) (run *traffic.Run, stop func() traffic.Report) {
 	t.Helper()
 	c := traffic.Config{Interval: time.Millisecond, TCP: tcp}
 	for _, h := range hosts {
@@ -161,7 +161,7 @@ func flow(t *testing.T, tcp bool, hosts ...*host) (stop func() traffic.Report) {
 		return *rep
 	}
 	t.Cleanup(func() { stop() })
-	return stop
+	return run, stop
 }
 
 // meet waits until every host has a session with every other.
@@ -206,7 +206,7 @@ func TestAgentKilled(t *testing.T) {
 			pid = pidOf(t, a)
 		}
 		meet(t, a, b)
-		stop := flow(t, true, a, b)
+		_, stop := flow(t, true, a, b)
 		kills := testkit.Count(100)
 		for range kills {
 			if err := first.Process.Kill(); err != nil {
@@ -290,7 +290,8 @@ func TestCaptureSees(t *testing.T) {
 	send := chatter(t, a, b)
 	testkit.Eventually(t, 5*time.Second, "traffic", func() bool { return send.echoed() > 10 })
 	testkit.Run(t, a.NS, "ip", "route", "del", b.block4().String())
-	time.Sleep(200 * time.Millisecond) // as long as it takes to send some
+	already := send.sent.Load()
+	testkit.Eventually(t, 10*time.Second, "200 are sent in clear", func() bool { return send.sent.Load() > already+200 })
 	sent := send.stop()
 	packets, clear := seen()
 	t.Logf("%d packets inspected of %d sent: %d cookies in clear", packets, sent, clear)

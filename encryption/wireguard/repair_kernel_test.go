@@ -148,7 +148,7 @@ func TestSabotageShows(t *testing.T) {
 		a.apply(t, plan)
 		for _, s := range sabotages(t, a, b) {
 			s.do()
-			testkit.Eventually(t, time.Second, s.name+" is seen", func() bool { return a.differs(t, plan) != "" })
+			testkit.Eventually(t, 10*time.Second, s.name+" is seen", func() bool { return a.differs(t, plan) != "" })
 			a.driver.Invalidate()
 			var res reconcile.Result
 			testkit.Eventually(t, 5*time.Second, s.name+" can be repaired", func() (ok bool) {

@@ -1,7 +1,6 @@
 package testkit
 
 import (
-	"context"
 	"errors"
 	"net"
 	"syscall"
@@ -11,19 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CountUDP counts the IPv4 datagrams that reach port 9 (discard) in a namespace. count returns how many
-// came since it was called last, once no more come.
-func CountUDP(t testing.TB, ns NS) (count func() int) {
+// CountUDP counts the IPv4 datagrams that reach port 9 (discard) in a namespace. count waits until
+// want have come since it was called last, for 5 s at most, and until no more come, and returns how many did.
+func CountUDP(t testing.TB, ns NS) (count func(want int) int) {
 	t.Helper()
 	var c net.PacketConn
 	ns.Do(t, func() (err error) {
-		roomy := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-			var inner error
-			err := raw.Control(func(fd uintptr) { inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20) })
-			return errors.Join(err, inner)
-		}}
-		c, err = roomy.ListenPacket(context.Background(), "udp4", ":9")
-		return err
+		if c, err = net.ListenPacket("udp4", ":9"); err != nil {
+			return err
+		}
+		return Roomy(c.(*net.UDPConn))
 	})
 	got := make(chan int, 1)
 	got <- 0
@@ -39,8 +35,15 @@ func CountUDP(t testing.TB, ns NS) (count func() int) {
 		}
 	}()
 	t.Cleanup(func() { c.Close(); <-done })
-	return func() int {
-		// All on one machine: what has not come when nothing came for a while never comes.
+	return func(want int) int {
+		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			n := <-got
+			got <- n
+			if n >= want {
+				break
+			}
+		}
+		// All on one machine: what more there is comes within a while.
 		for before := -1; ; time.Sleep(100 * time.Millisecond) {
 			n := <-got
 			if n == before {
@@ -51,4 +54,16 @@ func CountUDP(t testing.TB, ns NS) (count func() int) {
 			before = n
 		}
 	}
+}
+
+// Roomy gives a socket a buffer for 8 MB of what comes and is not read yet, so that a process that has to
+// wait for a processor loses nothing.
+func Roomy(c syscall.Conn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) { inner = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20) })
+	return errors.Join(err, inner)
 }

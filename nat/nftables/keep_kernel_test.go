@@ -2,7 +2,6 @@ package nftables
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/netip"
 	"strings"
@@ -24,7 +23,8 @@ type stream struct {
 	changed        atomic.Int64           // answers that tell another source than the first
 	conn           net.Conn
 	stop           chan struct{}
-	wg             sync.WaitGroup
+
+	sender, receiver sync.WaitGroup
 }
 
 func start(t *testing.T, from testkit.NS, network, to string) *stream {
@@ -33,9 +33,14 @@ func start(t *testing.T, from testkit.NS, network, to string) *stream {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if network == "udp" {
+		if err := testkit.Roomy(c.(*net.UDPConn)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	s := &stream{network: network, conn: c, stop: make(chan struct{})}
-	s.wg.Go(func() { s.receive() })
-	s.wg.Go(func() {
+	s.receiver.Go(func() { s.receive() })
+	s.sender.Go(func() {
 		tick := time.NewTicker(time.Millisecond)
 		defer tick.Stop()
 		for {
@@ -73,7 +78,7 @@ func (s *stream) receive() {
 	}
 }
 
-// end stops sending and waits for what is under way.
+// end stops sending, and waits until each packet is answered that was sent, for 5 s at most.
 func (s *stream) end() {
 	select {
 	case <-s.stop:
@@ -81,10 +86,18 @@ func (s *stream) end() {
 	default:
 		close(s.stop)
 	}
-	time.Sleep(200 * time.Millisecond)
+	if s.network == "udp" {
+		s.sender.Wait()
+		for end := time.Now().Add(5 * time.Second); s.lost() > 0 && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+	}
 	s.conn.Close()
-	s.wg.Wait()
+	s.sender.Wait()
+	s.receiver.Wait()
 }
+
+func (s *stream) lost() int64 { return s.sent.Load() - s.answered.Load() }
 
 // TestConnectionsOutliveChanges replaces all rules many times under connections that they translated.
 func TestConnectionsOutliveChanges(t *testing.T) {
@@ -148,9 +161,9 @@ func TestConnectionsOutliveChanges(t *testing.T) {
 	}
 	for _, s := range streams {
 		now := s.answered.Load()
-		testkit.Eventually(t, 2*time.Second, s.network+" goes on", func() bool { return s.answered.Load() > now })
+		testkit.Eventually(t, 20*time.Second, s.network+" goes on", func() bool { return s.answered.Load() > now })
 		s.end()
-		lost := s.sent.Load() - s.answered.Load()
+		lost := s.lost()
 		if s.network == "tcp" {
 			t.Logf("tcp as %s: lives on, through %d changes and %d restarts", *s.source.Load(), changes, rounds)
 			continue
@@ -168,44 +181,9 @@ func TestConnectionsOutliveChanges(t *testing.T) {
 	w.apply(t, nat.Plan{})
 	time.Sleep(300 * time.Millisecond)
 	s.end()
-	if lost := s.sent.Load() - s.answered.Load(); s.changed.Load() == before && lost == 0 {
+	if lost := s.lost(); s.changed.Load() == before && lost == 0 {
 		t.Errorf("control: with all rules gone nothing changed: %d of %d lost", lost, s.sent.Load())
 	}
-}
-
-// keep runs what the node service runs around the driver.
-func keep(t *testing.T, d *Driver, p nat.Plan) (repaired *atomic.Int64) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	kick := make(chan struct{}, 1)
-	poke := func() {
-		select {
-		case kick <- struct{}{}:
-		default:
-		}
-	}
-	repaired = &atomic.Int64{}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := d.Watch(ctx, poke); !errors.Is(err, context.Canceled) {
-			t.Errorf("the watch ended: %v", err)
-		}
-	})
-	wg.Go(func() {
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-kick:
-			}
-			res, err := d.Apply(ctx, p)
-			if repaired.Add(int64(res.Repaired)); err != nil && ctx.Err() == nil {
-				time.AfterFunc(50*time.Millisecond, poke)
-			}
-		}
-	})
-	t.Cleanup(func() { cancel(); wg.Wait() })
-	return repaired
 }
 
 // state prints what is in the table, without what counts.
@@ -225,7 +203,10 @@ func TestSabotageIsRepaired(t *testing.T) {
 	p := compile(t, model.NATConfig{SpareHosts: true})
 	w.apply(t, p)
 	want := state(t, w)
-	repaired := keep(t, w.driver, p)
+	repaired := &testkit.Keep(t, w.node, w.driver, func(ctx context.Context) (bool, error) {
+		res, err := w.driver.Apply(ctx, p)
+		return res.Repaired > 0, err
+	}).Changes
 	for _, c := range []string{
 		"flush ruleset",
 		"flush table inet weft",

@@ -183,7 +183,7 @@ func echo(t *testing.T, ns testkit.NS, addrs ...string) {
 				return err
 			}
 			tcp, err = net.Listen("tcp", at)
-			return err
+			return errors.Join(err, testkit.Roomy(udp.(*net.UDPConn)))
 		})
 		closers = append(closers, udp, tcp)
 		wg.Go(func() {

@@ -2,7 +2,6 @@ package nftables
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"math"
 	"net/netip"
@@ -165,49 +164,6 @@ func TestNeverOpen(t *testing.T) {
 	t.Logf("control: %d of %d arrive where they may", arrived, sent)
 }
 
-// keep runs what the node service runs around the driver.
-func keep(t *testing.T, d *Driver, u policy.Update) (repaired *atomic.Int64) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	kick := make(chan struct{}, 1)
-	var once sync.Once
-	watching := make(chan struct{}) // what happens before the watch begins is put right, but is nobody's doing
-	poke := func() {
-		once.Do(func() { close(watching) })
-		select {
-		case kick <- struct{}{}:
-		default:
-		}
-	}
-	repaired = &atomic.Int64{}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := d.Watch(ctx, poke); !errors.Is(err, context.Canceled) {
-			t.Errorf("the watch ended: %v", err)
-		}
-	})
-	wg.Go(func() {
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-kick:
-			}
-			res, err := d.Apply(ctx, u)
-			if repaired.Add(int64(res.Repaired)); err != nil && ctx.Err() == nil {
-				time.AfterFunc(20*time.Millisecond, poke)
-			}
-		}
-	})
-	t.Cleanup(func() { cancel(); wg.Wait() })
-	select {
-	case <-watching:
-	case <-time.After(5 * time.Second):
-		t.Fatal("the watch does not begin")
-	}
-	return repaired
-}
-
 // TestSabotage has somebody else take the rules apart. They come back; what a chain's removal opens until
 // then is counted, and all else opens nothing.
 func TestSabotage(t *testing.T) {
@@ -224,7 +180,10 @@ func TestSabotage(t *testing.T) {
 	u := k.Flush()
 	apply(t, d, u)
 	want := ruleset(t, x.node)
-	repaired := keep(t, d, u)
+	repaired := &testkit.Keep(t, x.node, d, func(ctx context.Context) (bool, error) {
+		res, err := d.Apply(ctx, u)
+		return res.Repaired > 0, err
+	}).Changes
 	rules := chainName(policy.PolicyChain(model.PolicyID{Kind: model.KindGlobalNetworkPolicy, Name: "no-99"}, model.Egress))
 	p := probe(t, x)
 	total := int64(0)

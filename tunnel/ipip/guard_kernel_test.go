@@ -41,7 +41,7 @@ func TestInjectionIsRefused(t *testing.T) {
 
 		// The positive control: what a peer may send arrives.
 		inject(t, n1, n, good)
-		if got := arrived(); got != n {
+		if got := arrived(n); got != n {
 			t.Fatalf("%d of %d packets of a known node arrived: the test cannot tell anything", got, n)
 		}
 		cases := []struct {
@@ -64,7 +64,7 @@ func TestInjectionIsRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			inject(t, n1, n, c.p)
-			if got := arrived(); got != 0 {
+			if got := arrived(0); got != 0 {
 				t.Errorf("%s: %d of %d packets arrived", c.name, got, n)
 			}
 			after, err := n1.driver.Dropped(context.Background())
@@ -84,7 +84,7 @@ func TestInjectionIsRefused(t *testing.T) {
 		total := 0
 		for _, c := range cases {
 			inject(t, n1, n, c.p)
-			got := arrived()
+			got := arrived(n)
 			if got != n {
 				t.Errorf("control, no guard: %s: %d of %d packets arrived, want all", c.name, got, n)
 			}
@@ -129,13 +129,13 @@ func TestMalformedIsRefused(t *testing.T) {
 		for _, c := range cases {
 			before, _ := n1.driver.Dropped(context.Background())
 			inject(t, n1, n, c.p)
-			got := arrived()
-			after, err := n1.driver.Dropped(context.Background())
-			diff := Dropped{Malformed: after.Malformed - before.Malformed, Fragments: after.Fragments - before.Fragments, Unknown: after.Unknown - before.Unknown}
 			want := 0
 			if c.want == (Dropped{}) {
 				want = n
 			}
+			got := arrived(want)
+			after, err := n1.driver.Dropped(context.Background())
+			diff := Dropped{Malformed: after.Malformed - before.Malformed, Fragments: after.Fragments - before.Fragments, Unknown: after.Unknown - before.Unknown}
 			if err != nil || got != want || diff != c.want {
 				t.Errorf("%s: %d of %d arrived, want %d; counted %+v, want %+v; %v", c.name, got, n, want, diff, c.want, err)
 			}
@@ -179,12 +179,12 @@ func TestPodsCannotSendTunnelPackets(t *testing.T) {
 		// To its own node, the pod lies about its own outer source.
 		testkit.Run(t, n1.pod, "ip", "addr", "add", n2.addr.String()+"/32", "dev", "eth0")
 		p := packet{outerSrc: n2.addr, outerDst: n1.addr, src: netip.MustParseAddr("10.244.2.33"), dst: n1.podIP}
-		toOther := func() int { sendProtocol4(t, n2.pod, netip.Addr{}, n1.addr, n, p); return arrived() }
-		toOwn := func() int { sendProtocol4(t, n1.pod, n2.addr, n1.addr, n, p); return arrived() }
-		if got := toOther(); got != 0 {
+		toOther := func(want int) int { sendProtocol4(t, n2.pod, netip.Addr{}, n1.addr, n, p); return arrived(want) }
+		toOwn := func(want int) int { sendProtocol4(t, n1.pod, n2.addr, n1.addr, n, p); return arrived(want) }
+		if got := toOther(0); got != 0 {
 			t.Errorf("pod to another node: %d of %d packets arrived", got, n)
 		}
-		if got := toOwn(); got != 0 {
+		if got := toOwn(0); got != 0 {
 			t.Errorf("pod to its own node: %d of %d packets arrived", got, n)
 		}
 		for _, h := range hosts {
@@ -195,7 +195,7 @@ func TestPodsCannotSendTunnelPackets(t *testing.T) {
 		t.Logf("0 of %d packets of pods in IP protocol 4 arrived", 2*n)
 
 		testkit.Run(t, n2.NS, "nft", "delete", "table", "inet", "weft")
-		if got := toOther(); got != n {
+		if got := toOther(n); got != n {
 			t.Errorf("control, no guard on the pod's node: %d of %d arrived, want all", got, n)
 		}
 		testkit.Run(t, n1.NS, "nft", "delete", "table", "inet", "weft")
@@ -203,7 +203,7 @@ func TestPodsCannotSendTunnelPackets(t *testing.T) {
 		if w.Way == EBPF {
 			want = 0 // without the program at the pod's link, the node takes nothing out of it
 		}
-		if got := toOwn(); got != want {
+		if got := toOwn(want); got != want {
 			t.Errorf("control, no guard on the own node: %d of %d arrived, want %d", got, n, want)
 		}
 	})
@@ -242,7 +242,7 @@ func TestNothingLeaks(t *testing.T) {
 		if u, i := len(udp()), len(ipip()); u != 0 || i < n {
 			t.Errorf("control: %d plain and %d IPIP packets on the underlay, want 0 and at least %d", u, i, n)
 		}
-		if got := arrived(); got != n {
+		if got := arrived(n); got != n {
 			t.Errorf("control: %d of %d packets arrived", got, n)
 		}
 	})

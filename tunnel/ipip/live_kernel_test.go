@@ -331,7 +331,7 @@ func TestInterop(t *testing.T) {
 				}
 				arrived := testkit.CountUDP(t, to.pod)
 				sendUDP(t, from, to.podIP, 0, 1400, 10, make([]byte, 20*1400))
-				if got := arrived(); got != 200 {
+				if got := arrived(200); got != 200 {
 					t.Errorf("%s to %s: %d of 200 datagrams arrived, of 10 segmented writes", from.way, to.way, got)
 				}
 			}

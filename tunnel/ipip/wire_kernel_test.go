@@ -155,7 +155,7 @@ func TestSegmentsStayWhole(t *testing.T) {
 			c.prepare()
 			wire := sniff(t, a.NS, "eth0", unix.IPPROTO_IPIP)
 			sendUDP(t, a, b.podIP, 0, size, writes, make([]byte, segments*size))
-			if got := arrived(); got != writes*segments {
+			if got := arrived(writes * segments); got != writes*segments {
 				t.Errorf("%s: %d of %d datagrams arrived, of %d segmented writes", c.name, got, writes*segments, writes)
 			}
 			udp := longest(wire())

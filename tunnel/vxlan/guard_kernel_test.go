@@ -89,7 +89,7 @@ func TestInjectionIsRefused(t *testing.T) {
 
 	// The positive control: what a peer may send arrives.
 	inject(t, n2.NS, n1.addr, n, good)
-	if got := arrived(); got != n {
+	if got := arrived(n); got != n {
 		t.Fatalf("%d of %d packets of a known node arrived: the test cannot tell anything", got, n)
 	}
 	cases := []struct {
@@ -114,7 +114,7 @@ func TestInjectionIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		inject(t, c.from, n1.addr, n, c.p)
-		if got := arrived(); got != 0 {
+		if got := arrived(0); got != 0 {
 			t.Errorf("%s: %d of %d packets arrived", c.name, got, n)
 		}
 		after, err := n1.driver.Dropped(context.Background())
@@ -131,7 +131,7 @@ func TestInjectionIsRefused(t *testing.T) {
 	}
 	before, _ := n1.driver.Dropped(context.Background())
 	inject(t, n2.NS, n1.addr, n, odd...)
-	if got := arrived(); got != 0 {
+	if got := arrived(0); got != 0 {
 		t.Errorf("%d of %d packets that are not IPv4 of our VNI arrived", got, n*len(odd))
 	}
 	if after, _ := n1.driver.Dropped(context.Background()); after.Unknown-before.Unknown != uint64(n*len(odd)) {
@@ -145,7 +145,7 @@ func TestInjectionIsRefused(t *testing.T) {
 	total := 0
 	for _, c := range cases {
 		inject(t, c.from, n1.addr, n, c.p)
-		got := arrived()
+		got := arrived(n)
 		if got != n {
 			t.Errorf("control, no guard: %s: %d of %d packets arrived, want all", c.name, got, n)
 		}
@@ -187,13 +187,13 @@ func TestPodsCannotSendTunnelPackets(t *testing.T) {
 		return err
 	}
 	inject(t, n2.pod, n1.addr, n, p)
-	if got := arrived(); got != 0 {
+	if got := arrived(0); got != 0 {
 		t.Errorf("pod to another node: %d of %d packets arrived", got, n)
 	}
 	if err := fromOwn(); err != nil {
 		t.Fatal(err)
 	}
-	if got := arrived(); got != 0 {
+	if got := arrived(0); got != 0 {
 		t.Errorf("pod to its own node: %d of %d packets arrived", got, n)
 	}
 	for _, h := range hosts {
@@ -205,14 +205,14 @@ func TestPodsCannotSendTunnelPackets(t *testing.T) {
 
 	openGuard(t, n2)
 	inject(t, n2.pod, n1.addr, n, p)
-	if got := arrived(); got != n {
+	if got := arrived(n); got != n {
 		t.Errorf("control, no guard on the pod's node: %d of %d arrived, want all", got, n)
 	}
 	openGuard(t, n1)
 	if err := fromOwn(); err != nil {
 		t.Fatal(err)
 	}
-	if got := arrived(); got != n {
+	if got := arrived(n); got != n {
 		t.Errorf("control, no guard on the own node: %d of %d arrived, want all", got, n)
 	}
 }
