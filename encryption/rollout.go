@@ -8,15 +8,9 @@ import (
 	"weft/model/topology"
 )
 
-// Patience of a rollout.
-const (
-	// Grace is how long nodes may take to have a key after encryption was switched on: then the rollout is
-	// over, and what cannot be encrypted is not sent.
-	Grace = 2 * time.Minute
-	// lateAfter is how long a node that is able to encrypt may go on announcing that it sends in clear: more
-	// than it takes a change of settings to get around, so that only who is not running is late.
-	lateAfter = 10 * time.Second
-)
+// lateAfter is how long a node that is able to encrypt may go on announcing that it sends in clear: more
+// than it takes a change of settings to get around, so that only who is not running is late.
+const lateAfter = 10 * time.Second
 
 // Rollout is what a node remembers of how far encryption has come, over restarts. The zero value: it is
 // off. It is a value: Next returns another one.
@@ -29,8 +23,9 @@ type Rollout struct {
 }
 
 // Next is what follows from a run that made the kernel as v says, compiled from s, at a moment; settled
-// tells that nothing of it failed.
-func (r Rollout) Next(s *model.Snapshot, v *topology.View, settled bool, now time.Time) Rollout {
+// tells that nothing of it failed. When grace has passed since encryption was switched on, the rollout is over,
+// whoever is not ready: what cannot be encrypted is not sent.
+func (r Rollout) Next(s *model.Snapshot, v *topology.View, settled bool, now time.Time, grace time.Duration) Rollout {
 	if !s.Encryption.Any() {
 		return Rollout{}
 	}
@@ -38,7 +33,7 @@ func (r Rollout) Next(s *model.Snapshot, v *topology.View, settled bool, now tim
 	if next.Since.IsZero() || next.Since.After(now) {
 		next.Since = now
 	}
-	next.Over = next.Over || now.Sub(next.Since) >= Grace || settled && topology.RolledOut(s)
+	next.Over = next.Over || now.Sub(next.Since) >= grace || settled && topology.RolledOut(s)
 	if settled {
 		next.Seen = withAll(r.Seen, v.Encrypted)
 	}
@@ -79,7 +74,7 @@ func withAll(a, b map[model.NodeName]bool) map[model.NodeName]bool {
 }
 
 // Wait is how long it takes until Next may say something else although nothing happened; 0: for ever.
-func (r Rollout) Wait(now time.Time) time.Duration {
+func (r Rollout) Wait(now time.Time, grace time.Duration) time.Duration {
 	var at time.Time
 	soonest := func(t time.Time) {
 		if t.After(now) && (at.IsZero() || t.Before(at)) {
@@ -87,7 +82,7 @@ func (r Rollout) Wait(now time.Time) time.Duration {
 		}
 	}
 	if !r.Since.IsZero() && !r.Over {
-		soonest(r.Since.Add(Grace))
+		soonest(r.Since.Add(grace))
 	}
 	for _, since := range r.clear {
 		soonest(since.Add(lateAfter))

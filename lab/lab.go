@@ -64,6 +64,9 @@ func (l *Lab) StoreEndpoint() string { return storeEndpoint(l.dir) }
 // NodeRunDir returns a node's run directory, which holds its sockets.
 func (l *Lab) NodeRunDir(node string) string { return runDir(nodeDir(l.dir, node)) }
 
+// NodeDataDir returns a node's data directory.
+func (l *Lab) NodeDataDir(node string) string { return dataDir(nodeDir(l.dir, node)) }
+
 // Netns returns the name of the network namespace of a node.
 func (l *Lab) Netns(node string) string { return l.name + "." + node }
 

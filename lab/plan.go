@@ -168,6 +168,8 @@ func nodeDir(dir, node string) string { return filepath.Join(dir, node) }
 // runDir is a node's run directory; the node itself sees it as /run/weft too.
 func runDir(nodeDir string) string { return filepath.Join(nodeDir, "run", "weft") }
 
+func dataDir(nodeDir string) string { return filepath.Join(nodeDir, "data") }
+
 func storeProcess(c Config, dir string) Process {
 	d := filepath.Join(dir, storeName)
 	return Process{
@@ -181,7 +183,7 @@ func nodeProcess(c Config, n Node, dir string) Process {
 	p := Process{
 		Name: n.Name, Namespace: c.Name + "." + n.Name, Dir: d, Own: true,
 		Args: append([]string{"node", "--node-name", n.Name, "--run-dir", runDir(d),
-			"--data-dir", filepath.Join(d, "data"), "--etcd-endpoints", storeEndpoint(dir)}, n.Args...),
+			"--data-dir", dataDir(d), "--etcd-endpoints", storeEndpoint(dir)}, n.Args...),
 	}
 	for _, k := range slices.Sorted(maps.Keys(n.Env)) {
 		p.Env = append(p.Env, k+"="+n.Env[k])

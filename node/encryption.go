@@ -31,6 +31,7 @@ type encryptor struct {
 	keys    keys.Dir
 	path    string // of the rollout's memory
 	devices devices
+	grace   time.Duration
 	again   func() // asks for another run
 	publish func() // asks the publisher to look
 
@@ -54,9 +55,9 @@ type devices interface {
 	Peers(context.Context) ([]wireguard.PeerStatus, error)
 }
 
-func newEncryptor(dataDir string, d devices, log *slog.Logger, again, publish func()) *encryptor {
-	x := &encryptor{log: log, keys: keys.In(dataDir), path: filepath.Join(dataDir, "encryption", "rollout.json"), devices: d,
-		again: again, publish: publish, gen: 1, poke: make(chan struct{}, 1)}
+func newEncryptor(cfg *config.Config, d devices, log *slog.Logger, again, publish func()) *encryptor {
+	x := &encryptor{log: log, keys: keys.In(cfg.DataDir), path: filepath.Join(cfg.DataDir, "encryption", "rollout.json"), devices: d,
+		grace: cfg.EncryptionGrace, again: again, publish: publish, gen: 1, poke: make(chan struct{}, 1)}
 	text, err := os.ReadFile(x.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return x
@@ -106,11 +107,14 @@ func (x *encryptor) follow(s *model.Snapshot, v *topology.View) (map[int]encrypt
 	x.have.asked, x.have.sound = want, false
 	var err error
 	if want.Have, err = x.keys.Epochs(); err != nil {
+		x.gen++
 		return nil, err
 	}
 	steps := encryption.NextKeys(want)
 	x.have.byWhat, err = x.keys.Follow(steps)
-	x.have.sound = err == nil
+	if x.have.sound = err == nil; err != nil {
+		x.gen++ // the next run tries again
+	}
 	var public []v3.NodeKey
 	for _, epoch := range slices.Sorted(maps.Keys(x.have.byWhat)) {
 		k, keyErr := x.have.byWhat[epoch].Public()
@@ -168,7 +172,7 @@ func (x *encryptor) ran(p *plans, settled bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	now := time.Now()
-	next := x.rollout.Next(p.snapshot, p.view, settled, now)
+	next := x.rollout.Next(p.snapshot, p.view, settled, now, x.grace)
 	if !next.Lasting(x.rollout) {
 		if err := x.remember(next); err != nil {
 			x.log.Warn("how far encryption has come cannot be written down: after a restart it begins anew", "file", x.path, "err", err)
@@ -185,7 +189,7 @@ func (x *encryptor) ran(p *plans, settled bool) {
 	if x.due != nil {
 		x.due.Stop()
 	}
-	if wait := next.Wait(now); wait > 0 {
+	if wait := next.Wait(now, x.grace); wait > 0 {
 		x.due = time.AfterFunc(wait, func() { x.mu.Lock(); x.gen++; x.mu.Unlock(); x.again() })
 	}
 	if len(p.encryption.Devices) == 0 {

@@ -12,6 +12,7 @@ import (
 	"weft/internal/reconcile"
 	"weft/model"
 	"weft/model/topology"
+	"weft/node/config"
 	"weft/node/datastore"
 	"weft/tunnel"
 )
@@ -33,7 +34,7 @@ func newTestEngine(t *testing.T, c *cluster, pods map[model.EndpointID]model.End
 		return reconcile.Result{}, nil
 	}, resync: func() {}}}
 	e.announcer = &announcer{kick: func() {}, again: func() {}, now: time.Now}
-	e.encryptor = newEncryptor(t.TempDir(), nil, e.log, func() {}, func() {})
+	e.encryptor = newEncryptor(&config.Config{DataDir: t.TempDir()}, nil, e.log, func() {}, func() {})
 	e.init(time.Hour)
 	return e, &applied
 }

@@ -20,6 +20,7 @@ import (
 const (
 	tcpInterval = 20 * time.Millisecond
 	tcpChunk    = 2048 // bytes each interval
+	cookieEvery = 512  // bytes: so that every full segment holds a Cookie
 	// tcpPatience is how long a stream may need to deliver its last byte.
 	tcpPatience = 15 * time.Second
 )
@@ -29,6 +30,9 @@ const (
 var content = func() []byte {
 	b := make([]byte, 65521)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
+	for at := 0; at+len(Cookie) <= len(b); at += cookieEvery {
+		copy(b[at:], Cookie)
+	}
 	return b
 }()
 

@@ -89,6 +89,7 @@ func (e *end) addPair(pair int, token uint64, size int, to *rawAddr) {
 	b := make([]byte, size)
 	binary.NativeEndian.PutUint64(b, token)
 	binary.NativeEndian.PutUint64(b[8:], uint64(pair))
+	copy(b[headerBytes:], Cookie)
 	iov := &unix.Iovec{Base: &b[0]}
 	iov.SetLen(len(b))
 	m := mmsghdr{hdr: unix.Msghdr{Name: &to.bytes[0], Namelen: to.size, Iov: iov}}

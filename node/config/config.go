@@ -33,6 +33,8 @@ type Config struct {
 	IPIPDriver string        // auto, kernel or ebpf: how IPIP is done
 	// WireGuardDriver is auto, kernel or userspace: who has the WireGuard devices.
 	WireGuardDriver string
+	// EncryptionGrace is how long nodes may take to have a key after encryption was switched on.
+	EncryptionGrace time.Duration
 	// PolicyDriver is auto, nftables or iptables: by what policy is enforced.
 	PolicyDriver string
 }
@@ -50,6 +52,9 @@ type Datastore struct {
 
 // PolicyAuto lets the FelixConfiguration, else the kernel, decide how policy is enforced.
 const PolicyAuto = "auto"
+
+// encryptionGrace is the default of --encryption-grace.
+const encryptionGrace = 2 * time.Minute
 
 // WireGuardAuto lets the kernel decide who has the WireGuard devices.
 const WireGuardAuto = "auto"
@@ -112,6 +117,7 @@ func Bind(fs *pflag.FlagSet) func() (*Config, error) {
 	fs.DurationVar(&r.Resync, "resync-interval", 10*time.Minute, "period of the full comparison with the kernel; events repair at once")
 	fs.StringVar(&r.IPIPDriver, "ipip-driver", IPIPAuto, "how IPIP is done: kernel (its ipip device), ebpf, or auto: the first that works")
 	fs.StringVar(&r.WireGuardDriver, "wireguard-driver", WireGuardAuto, "who has the WireGuard devices: kernel, userspace (a process for each), or auto: the first that works")
+	fs.DurationVar(&r.EncryptionGrace, "encryption-grace", encryptionGrace, "how long nodes may take to be ready after encryption was switched on; after that what cannot be encrypted is not sent, unless encryptionMode is Preferred")
 	fs.StringVar(&r.PolicyDriver, "policy-driver", PolicyAuto, "how network policy is enforced: nftables, iptables, or auto: as nftablesMode of the FelixConfiguration says, else the first that works")
 	return func() (*Config, error) {
 		if err := r.fill(fs); err != nil {
@@ -289,6 +295,9 @@ func (c *Config) Validate() error {
 	}
 	if d := c.PolicyDriver; d != PolicyAuto && d != "nftables" && d != "iptables" {
 		bad("policy-driver", "%q: want auto, nftables or iptables", d)
+	}
+	if c.EncryptionGrace < 0 {
+		bad("encryption-grace", "%v: want 0 or more", c.EncryptionGrace)
 	}
 	if c.Resync < time.Second {
 		bad("resync-interval", "%v: want at least 1s", c.Resync)
