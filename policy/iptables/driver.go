@@ -42,6 +42,9 @@ type Driver struct {
 	reported   string
 	refused    refusals
 	outline    outline
+	wrote      bool          // this Apply wrote rules
+	took       time.Duration // the last reading and writing of everything
+	again      time.Time     // from then on Watch has everything compared once; zero: it need not
 
 	suspects suspects
 }
@@ -77,12 +80,13 @@ func (d *Driver) Observe(kernel.Event) bool { return false }
 func (d *Driver) Apply(ctx context.Context, u policy.Update) (res reconcile.Result, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	before := d.lookFirst()
 	if u.Program == nil {
 		res, err = d.remove(ctx)
 	} else {
 		res, err = d.apply(ctx, &u)
 	}
-	d.noteOutline()
+	d.noteOutline(before)
 	if err == nil {
 		d.log.Debug("policy applied", "generation", u.Generation, "backend", string(d.in), "added", res.Added, "changed", res.Changed,
 			"removed", res.Removed, "repaired", res.Repaired)
@@ -301,6 +305,7 @@ func (d *Driver) write(ctx context.Context, touched map[key]bool, hooked map[mod
 	for i, f := range families {
 		c := change{family: f, chains: d.rules.chains, touched: touched, hooked: hooked[f], refused: d.refused}
 		texts[i] = c.text()
+		d.wrote = d.wrote || texts[i] != ""
 	}
 	var wg sync.WaitGroup
 	for i, f := range families {

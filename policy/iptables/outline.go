@@ -47,23 +47,25 @@ const (
 )
 
 func (d *Driver) readOutline() (outline, error) {
-	o := outline{tables: map[key]tableInfo{}}
+	var o outline
 	var err error
-	if o.sets, err = d.setCounts(); err != nil {
-		return o, err
+	if o.sets, err = d.setCounts(); err == nil && d.in == Legacy {
+		o.tables, err = d.readTables()
 	}
-	if d.in != Legacy {
-		return o, nil
-	}
-	err = d.run.in(func() error {
+	return o, err
+}
+
+func (d *Driver) readTables() (map[key]tableInfo, error) {
+	tables := map[key]tableInfo{}
+	err := d.run.in(func() error {
 		for _, f := range families {
-			if err := legacyInfo(f, d.legacyOurs(f), o.tables); err != nil {
+			if err := legacyInfo(f, d.legacyOurs(f), tables); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	return o, err
+	return tables, err
 }
 
 // legacyOurs lists the tables that we have chains in: asking for others would make them.

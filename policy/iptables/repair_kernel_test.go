@@ -2,7 +2,6 @@ package iptables
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -18,54 +17,6 @@ import (
 	"weft/policy/policytest/wire"
 )
 
-// keep runs Watch, and applies the update whenever it kicks, as the node does, until the test ends. It
-// returns how often an Apply repaired something.
-func keep(t *testing.T, d *Driver, u *policy.Update) (repairs func() int) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	kicked := make(chan struct{}, 1)
-	watched, applied := make(chan error, 1), make(chan int, 1)
-	go func() {
-		watched <- d.Watch(ctx, func() {
-			select {
-			case kicked <- struct{}{}:
-			default:
-			}
-		})
-	}()
-	count := make(chan chan int)
-	go func() {
-		n := 0
-		for {
-			select {
-			case <-ctx.Done():
-				applied <- n
-				return
-			case c := <-count:
-				c <- n
-			case <-kicked:
-				res, err := d.Apply(ctx, *u)
-				if err != nil && ctx.Err() == nil {
-					t.Errorf("repair: %v", err)
-				}
-				n += min(res.Repaired, 1)
-			}
-		}
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-watched; !errors.Is(err, context.Canceled) {
-			t.Errorf("watch ended with %v", err)
-		}
-		<-applied
-	})
-	return func() int {
-		c := make(chan int)
-		count <- c
-		return <-c
-	}
-}
-
 // TestSabotage: whatever somebody does to our chains, hooks and sets is put right again by Watch.
 func TestSabotage(t *testing.T) {
 	backends(t, func(t *testing.T, b Backend) {
@@ -76,8 +27,13 @@ func TestSabotage(t *testing.T) {
 		u := fromScratch(compile(t, w.Snapshot))
 		apply(t, d, u)
 		want := sortedDump(t, ns, b)
-		repairs := keep(t, d, &u)
-		testkit.Eventually(t, 10*time.Second, "Watch has looked", func() bool { return !d.look.Load() })
+		repairs := &testkit.Keep(t, ns, d, func(ctx context.Context) (bool, error) {
+			res, err := d.Apply(ctx, u)
+			if err != nil && ctx.Err() == nil {
+				t.Errorf("repair: %v", err)
+			}
+			return res.Repaired > 0, err
+		}).Changes
 		four, six := map[Backend]string{NFT: "iptables-nft", Legacy: "iptables-legacy"}[b], map[Backend]string{NFT: "ip6tables-nft", Legacy: "ip6tables-legacy"}[b]
 		set := firstSet(t, ns)
 		sabotage := [][]string{
@@ -92,7 +48,7 @@ func TestSabotage(t *testing.T) {
 		}
 		worst := time.Duration(0)
 		for _, s := range sabotage {
-			before := repairs()
+			before := repairs.Load()
 			testkit.Run(t, ns, s...)
 			if strings.Contains(strings.Join(s, " "), "-I FORWARD -j ACCEPT") {
 				// Others' rules stay; ours comes before it.
@@ -105,8 +61,8 @@ func TestSabotage(t *testing.T) {
 			}
 			took := testkit.Eventually(t, 20*time.Second, "repaired after "+strings.Join(s, " "), func() bool { return sortedDump(t, ns, b) == want })
 			worst = max(worst, took)
-			if s[1] != "-P" && repairs() == before && !strings.Contains(s[len(s)-1], "strange") && s[len(s)-2] != "create" {
-				testkit.Eventually(t, 5*time.Second, "counted as a repair: "+strings.Join(s, " "), func() bool { return repairs() > before })
+			if s[1] != "-P" && repairs.Load() == before && !strings.Contains(s[len(s)-1], "strange") && s[len(s)-2] != "create" {
+				testkit.Eventually(t, 5*time.Second, "counted as a repair: "+strings.Join(s, " "), func() bool { return repairs.Load() > before })
 			}
 		}
 		// What rules refer to cannot be destroyed at all.

@@ -176,6 +176,7 @@ func TestBigSet(t *testing.T) {
 		step("one member removed", n)
 		set(nets(n, 128))
 		step("all members exchanged", n)
+		d.again = time.Time{} // no doubt, but what shows
 		if len(d.sets) == 0 || d.differs() {
 			t.Error("the outline of the kernel differs from what was written")
 		}

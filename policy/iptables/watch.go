@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +19,9 @@ const (
 	// pollEvery is how often Watch looks at what has no events: sets, and legacy iptables. It reads
 	// counts only.
 	pollEvery = 500 * time.Millisecond
+	// againAfter is how much longer than the last reading and writing of everything Watch waits until it has
+	// everything compared again after legacy tables were written.
+	againAfter = 20
 	// eventBuffer is the receive buffer for events of nf_tables in bytes.
 	eventBuffer = 8 << 20
 )
@@ -195,12 +199,16 @@ func (d *Driver) poll(ctx context.Context, kick func()) error {
 	}
 }
 
-// differs tells whether the kernel's outline is not what it was after the last Apply.
+// differs tells whether the kernel's outline is not what it was after the last Apply, or has to be doubted.
 func (d *Driver) differs() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.known {
 		return false // the next Apply reads everything
+	}
+	if !d.again.IsZero() && time.Now().After(d.again) {
+		d.again = time.Time{}
+		return true
 	}
 	now, err := d.readOutline()
 	if err != nil {
@@ -210,8 +218,26 @@ func (d *Driver) differs() bool {
 	return !now.equal(&d.outline)
 }
 
-// noteOutline keeps what Apply left.
-func (d *Driver) noteOutline() {
+// lookFirst has this Apply compare everything if somebody changed a legacy table since the last one, which
+// would show no more once it is over. It returns how the tables are; nil where that is not of interest.
+func (d *Driver) lookFirst() (tables map[key]tableInfo) {
+	if d.wrote = false; !d.known || d.in != Legacy {
+		return nil
+	}
+	now, err := d.readTables()
+	if err != nil {
+		return nil // noteOutline says so
+	}
+	if !maps.Equal(now, d.outline.tables) {
+		d.look.Store(true)
+	}
+	return now
+}
+
+// noteOutline keeps what Apply left. Of legacy tables that it did not write that is how they were before it
+// read them. Those that it wrote tell nothing of what somebody else did meanwhile: they are compared once
+// more, a while later so that this takes a small part of a processor even if policy changes all the time.
+func (d *Driver) noteOutline(before map[key]tableInfo) {
 	if !d.known {
 		return
 	}
@@ -219,6 +245,13 @@ func (d *Driver) noteOutline() {
 	if err != nil {
 		d.log.Debug("the outline of policy in the kernel could not be read", "error", err)
 		return
+	}
+	switch {
+	case d.in != Legacy:
+	case before != nil && !d.wrote:
+		now.tables = before
+	case d.again.IsZero():
+		d.again = time.Now().Add(againAfter * d.took)
 	}
 	// What is wanted counts, not what is there: a member that is missing already is found too.
 	now.sets = map[string]int{}

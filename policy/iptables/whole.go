@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"weft/internal/reconcile"
 	"weft/model"
@@ -15,6 +16,8 @@ import (
 // were not written by this process are written anew. repair counts what differs although it was
 // written.
 func (d *Driver) applyWhole(ctx context.Context, u *policy.Update, repair bool) (res reconcile.Result, err error) {
+	start := time.Now()
+	defer func() { d.took = time.Since(start) }()
 	want := render(u.Program)
 	wanted := listSets(want)
 	for id, s := range u.Program.Sets {
