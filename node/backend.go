@@ -44,6 +44,7 @@ type backend struct {
 	watched sync.WaitGroup
 	left    []string // drivers that may have rules in the kernel, the one in force first
 	lacking map[string]error
+	unable  string    // the driver that could not take over from the one in force
 	retry   time.Time // of taking away what others left
 }
 
@@ -124,7 +125,7 @@ func lacks(err error) bool {
 }
 
 // barrier closes pods by the driver that was in force before this process, as far as is known.
-func (b *backend) barrier(ctx context.Context) error {
+func (b *backend) barrier(ctx context.Context, kick func()) error {
 	if b.none() {
 		return nil
 	}
@@ -146,6 +147,9 @@ func (b *backend) barrier(ctx context.Context) error {
 	}
 	if err == nil {
 		b.setName(name)
+		if b.stop == nil { // before the first program: what is written after that need not be written twice
+			b.watch(ctx, name, kick)
+		}
 	}
 	return err
 }
@@ -176,54 +180,96 @@ func without(list []string, name string) []string {
 	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return s == name })
 }
 
+// leftOut is how the drivers end their errors about rules that the kernel refuses.
+const leftOut = "so that what it allows is not allowed and what it denies or passes over is dropped"
+
+// inPart tells that an error of a driver's Apply is about single rules only: all else is in force.
+func inPart(err error) bool {
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
+		return !slices.ContainsFunc(all.Unwrap(), func(one error) bool { return !inPart(one) })
+	}
+	return err != nil && strings.Contains(err.Error(), leftOut)
+}
+
 // apply has the chosen driver enforce u. Where another one was in force, or had left something, it
-// takes that away afterwards.
-func (b *backend) apply(ctx context.Context, s policies.Settings, u policy.Update, kick func()) (reconcile.Result, error) {
+// takes that away afterwards. As long as the chosen one cannot, the other one goes on getting updates.
+// inForce tells that u is enforced, also when there is an error.
+func (b *backend) apply(ctx context.Context, s policies.Settings, u policy.Update, kick func()) (r reconcile.Result, inForce bool, err error) {
 	if b.none() {
-		return reconcile.Result{}, nil
+		return r, false, nil
 	}
 	name, before := b.choose(s), b.name()
+	var kept error
+	first := b.unable == name && before != "" && before != name
+	if first { // it could not the last time: nothing shall wait for it
+		r, kept = b.driver(before).Apply(ctx, u)
+	}
 	d := b.driver(name)
 	if b.adjust != nil {
 		b.adjust(name, d, s)
 	}
 	b.remember(with(b.left, name, false))
-	r, err := d.Apply(ctx, u)
-	if lacks(err) && b.asked == config.PolicyAuto && b.lacking[name] == nil {
+	own, err := d.Apply(ctx, u)
+	r = r.Add(own)
+	inForce = err == nil || inPart(err)
+	if !inForce && lacks(err) && b.asked == config.PolicyAuto && b.lacking[name] == nil {
 		b.lacking[name] = err
 		if b.choose(s) != name {
 			return b.apply(ctx, s, u, kick)
 		}
 	}
-	if err != nil && before != name && before != "" {
-		return r, fmt.Errorf("change from driver %s to %s, which is not in force yet: %w", before, name, err)
+	if !inForce && before != name && before != "" {
+		b.unable = name
+		if !first {
+			var old reconcile.Result
+			old, kept = b.driver(before).Apply(ctx, u)
+			r = r.Add(old)
+		}
+		return r, kept == nil || inPart(kept), errors.Join(kept, fmt.Errorf("change from driver %s to %s, which is not in force yet: %w", before, name, err))
 	}
+	b.unable = ""
 	if before != name || b.stop == nil {
 		b.enter(ctx, name, before, kick)
 	}
-	if err == nil {
+	if inForce {
 		b.remember(with(b.left, name, true))
 		b.removeOthers(ctx, name)
 	}
-	return r, err
+	return r, inForce, err
 }
 
 // enter makes name the driver in force.
 func (b *backend) enter(ctx context.Context, name, before string, kick func()) {
-	if b.stop != nil {
-		b.stop()
-		b.watched.Wait()
-	}
 	b.setName(name)
-	watch, stop := context.WithCancel(ctx)
-	b.stop = stop
-	d := b.driver(name)
-	b.watched.Go(func() { _ = watchOn(watch, b.log, "policy/"+name, d.Watch, kick) })
+	b.watch(ctx, name, kick)
 	if before != "" && before != name {
 		b.log.Info("policy changes to another driver", "from", before, "to", name)
 		b.retry = time.Time{}
 	}
 }
+
+// watch has a driver listen, instead of the one that did before, and waits a little until it does.
+func (b *backend) watch(ctx context.Context, name string, kick func()) {
+	if b.stop != nil {
+		b.stop()
+		b.watched.Wait()
+	}
+	watch, stop := context.WithCancel(ctx)
+	b.stop = stop
+	d, listening := b.driver(name), make(chan struct{})
+	once := sync.OnceFunc(func() { close(listening) })
+	b.watched.Go(func() {
+		_ = watchOn(watch, b.log, "policy/"+name, d.Watch, func() { once(); kick() })
+	})
+	select {
+	case <-listening:
+	case <-ctx.Done():
+	case <-time.After(listenPatience):
+	}
+}
+
+// listenPatience bounds the wait for a driver that listens; each tells of it by a kick.
+const listenPatience = 100 * time.Millisecond
 
 // removeOthers takes away what other drivers left, in this process or an earlier one. What cannot be
 // done is tried again after a while; it only closes, since all rules must let a packet pass.

@@ -63,6 +63,7 @@ type enforcer struct {
 	mu     sync.Mutex // guards what follows; never held for long
 	queue  []func() time.Time
 	synced bool
+	linked bool // this host's interfaces are known
 	state  status.Policy
 	wrong  []policies.Problem
 	closed bool // a barrier or a program stands
@@ -180,6 +181,9 @@ func (e *enforcer) Detach(id model.EndpointID) {
 // setLinks tells of this host's interfaces.
 func (e *enforcer) setLinks(links []model.Link) {
 	e.later(func() time.Time { e.compiler.SetLinks(links); return time.Time{} })
+	e.mu.Lock()
+	e.linked = true
+	e.mu.Unlock()
 	e.runner.Kick()
 }
 
@@ -202,7 +206,7 @@ func (e *enforcer) Enforced(ctx context.Context) error {
 	defer cancel()
 	for {
 		err := e.runner.Await(ctx)
-		if err == nil {
+		if err == nil || e.inForce() {
 			return nil
 		}
 		if ctx.Err() != nil || time.Since(start) > enforcePatience {
@@ -213,6 +217,14 @@ func (e *enforcer) Enforced(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// inForce tells that the kernel has the program of the last run, whatever else is wrong: a rule that it
+// refuses, say.
+func (e *enforcer) inForce() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.tried && e.state.Programmed == e.state.Generation
 }
 
 // isolated is the end of a wait in vain: a pod without a program is cut off by what stands.
@@ -242,7 +254,7 @@ func (e *enforcer) run(ctx context.Context, full bool) error {
 	e.running.Lock()
 	defer e.running.Unlock()
 	e.mu.Lock()
-	queue, synced, tried := e.queue, e.synced, e.tried
+	queue, known, tried := e.queue, e.synced && e.linked, e.tried
 	e.queue = nil
 	e.mu.Unlock()
 	for _, f := range queue {
@@ -256,7 +268,7 @@ func (e *enforcer) run(ctx context.Context, full bool) error {
 			e.ender.Invalidate()
 		}
 	}
-	if !synced {
+	if !known { // without the links no host endpoint would match by its address
 		return e.barrier(ctx)
 	}
 	u := e.compiler.Flush()
@@ -265,7 +277,7 @@ func (e *enforcer) run(ctx context.Context, full bool) error {
 		e.told(u)
 	}
 	started := time.Now()
-	r, err := e.backend.apply(ctx, e.feeder.Settings(), u, func() { e.kick() })
+	r, inForce, err := e.backend.apply(ctx, e.feeder.Settings(), u, e.kick)
 	err = e.named(err)
 	took := time.Since(started)
 	if e.ender != nil { // also after an error: it may be about one rule
@@ -273,7 +285,7 @@ func (e *enforcer) run(ctx context.Context, full bool) error {
 			err = errors.Join(err, fmt.Errorf("end connections that policy denies: %w", endErr))
 		}
 	}
-	e.report(&u, r, err, took)
+	e.report(&u, r, inForce, err, took)
 	return err
 }
 
@@ -281,7 +293,7 @@ func (e *enforcer) kick() { e.runner.Kick() }
 
 // barrier closes pods while policy is not known, unless an earlier process left rules in force.
 func (e *enforcer) barrier(ctx context.Context) error {
-	err := e.named(e.backend.barrier(ctx))
+	err := e.named(e.backend.barrier(ctx, e.kick))
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.closed = err == nil && !e.backend.none()
@@ -310,7 +322,7 @@ func (e *enforcer) noteError(err error) {
 }
 
 // report keeps what status and metrics tell of a run.
-func (e *enforcer) report(u *policy.Update, r reconcile.Result, err error, took time.Duration) {
+func (e *enforcer) report(u *policy.Update, r reconcile.Result, inForce bool, err error, took time.Duration) {
 	d := e.backend.current()
 	if d != nil {
 		e.observed.Store(&d)
@@ -322,7 +334,7 @@ func (e *enforcer) report(u *policy.Update, r reconcile.Result, err error, took 
 			e.log.Info("repaired what somebody else changed", "part", "policy/"+name, "change", r.String())
 		}
 	}
-	if err == nil {
+	if inForce {
 		now := time.Now()
 		for _, at := range e.waiting {
 			e.metrics.policyLatency.Observe(now.Sub(at).Seconds())
@@ -336,7 +348,7 @@ func (e *enforcer) report(u *policy.Update, r reconcile.Result, err error, took 
 	first := !e.tried
 	e.tried, e.wrong = true, wrong
 	e.mended += uint64(r.Repaired)
-	if err == nil && name != "" {
+	if inForce {
 		e.closed = true
 		e.state.Programmed = u.Generation
 	}

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -19,7 +20,7 @@ import (
 // newTestEnforcer runs an enforcer over one driver that only remembers.
 func newTestEnforcer(t *testing.T) (*enforcer, *kernelOf) {
 	t.Helper()
-	k := &kernelOf{t: t, holds: map[string]uint64{}, fails: map[string]error{}}
+	k := &kernelOf{t: t, holds: map[string]uint64{}, fails: map[string]error{}, reports: map[string]error{}}
 	log := slog.New(slog.DiscardHandler)
 	b := newBackend("nftables", filepath.Join(t.TempDir(), policyFile), map[string]func() policyDriver{
 		policyNFTables: func() policyDriver { return heldDriver{k, policyNFTables} }}, log)
@@ -84,6 +85,13 @@ func TestEnforcerWaitsForTheStore(t *testing.T) {
 		t.Error("there is a plan before the store is read")
 	}
 	e.OnState(datastore.StateInSync, nil)
+	if err := e.runner.Await(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := e.format(); ok || e.ready() == nil {
+		t.Error("there is a plan, or it is ready, before the interfaces are known")
+	}
+	e.setLinks(nil)
 	if err := e.Enforced(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -111,6 +119,7 @@ func TestEnforcedFailsClosed(t *testing.T) {
 		defer cancel()
 		return e.Enforced(ctx)
 	}
+	e.setLinks(nil)
 	e.OnState(datastore.StateInSync, nil)
 	if err := wait(); err != nil {
 		t.Fatal(err)
@@ -141,6 +150,7 @@ func TestEnforcerProblems(t *testing.T) {
 	e, _ := newTestEnforcer(t)
 	e.Attach(webPod(), nil)
 	e.OnChanges([]datastore.Change{{Key: datastore.Key{Kind: v3.KindGlobalNetworkPolicy, Name: "g"}, Err: errors.New("no JSON")}})
+	e.setLinks(nil)
 	e.OnState(datastore.StateInSync, nil)
 	if err := e.Enforced(t.Context()); err != nil {
 		t.Fatal(err)
@@ -155,5 +165,35 @@ func TestEnforcerProblems(t *testing.T) {
 	}
 	if _, problems := e.status(); len(problems) != 1 {
 		t.Errorf("problems after the pod is gone: %v", problems)
+	}
+}
+
+// A rule that the kernel refuses delays no pod: all else is in force.
+func TestEnforcedWithARefusedRule(t *testing.T) {
+	e, k := newTestEnforcer(t)
+	e.running.Lock()
+	for g := range 20 {
+		k.reports[fmt.Sprint("nftables apply ", g)] = errors.New("rule 1: the kernel refuses it, " + leftOut)
+	}
+	e.running.Unlock()
+	e.setLinks(nil)
+	e.OnState(datastore.StateInSync, nil)
+	e.Attach(webPod(), nil)
+	e.tell(t, podRecord)
+	began := time.Now()
+	if err := e.Enforced(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > enforcePatience/2 {
+		t.Errorf("the pod waited %v", took)
+	}
+	st, _ := e.status()
+	if st.Programmed != st.Generation || st.Generation == 0 || !strings.Contains(st.Error, "rule 1") {
+		t.Errorf("status %+v", st)
+	}
+	e.running.Lock()
+	defer e.running.Unlock()
+	if len(e.waiting) > 0 {
+		t.Errorf("%d changes are still waited for", len(e.waiting))
 	}
 }
