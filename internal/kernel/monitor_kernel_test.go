@@ -118,7 +118,7 @@ func TestMonitorKinds(t *testing.T) {
 		} else {
 			testkit.Run(t, ns, append([]string{"ip"}, strings.Fields(s.command)...)...)
 		}
-		testkit.Eventually(t, time.Second, "event of: "+s.command, func() bool { return r.seen(s.match) })
+		testkit.Eventually(t, 10*time.Second, "event of: "+s.command, func() bool { return r.seen(s.match) })
 	}
 }
 

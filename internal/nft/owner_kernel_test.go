@@ -217,21 +217,30 @@ func TestWatch(t *testing.T) {
 	var kicks atomic.Int64
 	done := make(chan error, 1)
 	go func() { done <- o.Watch(ctx, func() { kicks.Add(1) }) }()
-	testkit.Eventually(t, time.Second, "the first kick", func() bool { return kicks.Load() == 1 })
+	testkit.Eventually(t, 10*time.Second, "the first kick", func() bool { return kicks.Load() == 1 })
 	put(t, o, sample(o, 3)) // writes all, since what was before the watch is unknown
-	settle := func() int64 { time.Sleep(100 * time.Millisecond); return kicks.Load() }
+	// settle makes a foreign change, whose one kick comes after those of all that was before.
+	foreign := 0
+	settle := func() int64 {
+		t.Helper()
+		before := kicks.Load()
+		testkit.Run(t, ns, "nft", fmt.Sprintf("add element inet weft a-addrs { 192.0.2.%d }", 100+foreign))
+		foreign++
+		testkit.Eventually(t, 10*time.Second, "a kick for what is foreign", func() bool { return kicks.Load() > before })
+		return kicks.Load()
+	}
 	before := settle()
 	put(t, o, sample(o, 4))
 	put(t, b, sample(b, 4, "10.0.0.0/8"))
 	put(t, b, Program{})
 	testkit.Run(t, ns, "nft", "add chain inet weft theirs; add table ip weft")
-	if n := settle(); n != before {
+	if n := settle() - 1; n != before {
 		t.Errorf("%d kicks for what is not foreign or not ours", n-before)
 	}
 	for i, c := range []string{"add element inet weft a-addrs { 192.0.2.1 }", "add rule inet weft a-judge accept", "delete table inet weft"} {
 		before := settle()
 		testkit.Run(t, ns, "nft", c)
-		testkit.Eventually(t, time.Second, c, func() bool { return kicks.Load() > before })
+		testkit.Eventually(t, 10*time.Second, c, func() bool { return kicks.Load() > before })
 		if res := put(t, o, sample(o, 4)); res.Repaired != 1 {
 			t.Errorf("%d, %s: %v, want one repair", i, c, res)
 		}

@@ -85,7 +85,7 @@ func TestScale(t *testing.T) {
 	flush := best(1, func() { testkit.Run(t, r.ns, "ip", "route", "flush", "proto", "87") })
 	select {
 	case <-r.events:
-	case <-time.After(time.Second):
+	case <-time.After(10 * time.Second):
 		t.Fatal("no event of the flush")
 	}
 	heal := best(1, func() {

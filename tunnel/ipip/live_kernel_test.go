@@ -212,7 +212,7 @@ func TestUplinks(t *testing.T) {
 		}
 		testkit.Run(t, n1.NS, "ip", "route", "replace", n2.addr.String(), "src", n1.addr.String(),
 			"nexthop", "via", "192.168.9.2", "dev", "second", "nexthop", "via", n2.addr.String(), "dev", "eth0")
-		testkit.Eventually(t, time.Second, "the peer is heard at the second interface", func() bool { return ping(t, n2, n1) })
+		testkit.Eventually(t, 10*time.Second, "the peer is heard at the second interface", func() bool { return ping(t, n2, n1) })
 		testkit.Run(t, n1.NS, "ip", "route", "replace", n2.addr.String(), "via", "192.168.9.2", "src", n1.addr.String())
 		done := sniff(t, n1.NS, "second", 4)
 		if !ping(t, n1, n2) {
