@@ -38,7 +38,7 @@ type encryptor struct {
 	mu      sync.Mutex
 	gen     uint64 // counts what compilers see
 	rollout encryption.Rollout
-	met     map[model.Meeting]bool // nil: the devices were not asked yet
+	met     map[model.Meeting]bool // nil: the devices that an earlier process left were not asked yet
 	due     *time.Timer            // calls again when the rollout may go on by itself
 	have    struct {               // what the keys are of
 		asked  encryption.KeyState
@@ -53,6 +53,7 @@ type encryptor struct {
 // devices is the driver's part that tells whom it has met.
 type devices interface {
 	Peers(context.Context) ([]wireguard.PeerStatus, error)
+	Left(context.Context) ([]wireguard.PeerStatus, error)
 }
 
 func newEncryptor(cfg *config.Config, d devices, log *slog.Logger, again, publish func()) *encryptor {
@@ -80,13 +81,51 @@ func (x *encryptor) generation() uint64 {
 	return x.gen
 }
 
-// state is what the compilers are to know, and its generation.
-func (x *encryptor) state() (model.EncryptionState, uint64) {
+// state is what the compilers of s are to know, and its generation. The first call asks the devices that an
+// earlier process left whom they have met: else what goes by them would look for another way.
+func (x *encryptor) state(ctx context.Context, s *model.Snapshot) (model.EncryptionState, uint64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.met == nil {
+		x.met = x.left(ctx, s)
+	}
 	st := x.rollout.State()
 	st.Met = x.met
 	return st, x.gen
+}
+
+func (x *encryptor) left(ctx context.Context, s *model.Snapshot) map[model.Meeting]bool {
+	met := map[model.Meeting]bool{}
+	if x.devices == nil {
+		return met
+	}
+	peers, err := x.devices.Left(ctx)
+	if err != nil {
+		x.log.Warn("the WireGuard devices that were left cannot be asked for their peers", "err", err)
+	}
+	type owner struct {
+		node  model.NodeName
+		epoch int
+	}
+	owners := map[model.PublicKey]owner{}
+	for name, n := range s.Nodes {
+		for _, k := range n.Keys {
+			owners[k.Key] = owner{name, k.Epoch}
+		}
+	}
+	for i := range peers {
+		p := &peers[i]
+		o, ok := owners[p.Key]
+		if !ok || p.LastHandshake.IsZero() {
+			continue
+		}
+		for _, f := range []model.Family{model.IPv4, model.IPv6} {
+			if e := (model.TunnelEnd{Encap: model.EncapWireGuard, Family: f, Port: p.Port, Epoch: o.epoch}); topology.WireGuardDevice(e) == p.Device {
+				met[model.Meeting{Node: o.node, End: e}] = true
+			}
+		}
+	}
+	return met
 }
 
 // plan makes the keys that v needs and says what devices and peers there are to be.
@@ -193,7 +232,7 @@ func (x *encryptor) ran(p *plans, settled bool) {
 		x.due = time.AfterFunc(wait, func() { x.mu.Lock(); x.gen++; x.mu.Unlock(); x.again() })
 	}
 	if len(p.encryption.Devices) == 0 {
-		x.met = nil
+		x.met = map[model.Meeting]bool{}
 	}
 	before := x.unmet
 	x.unmet = 0
@@ -299,10 +338,7 @@ func (x *encryptor) ask(ctx context.Context, p *plans) bool {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	met, news := maps.Clone(x.met), x.met == nil
-	if met == nil {
-		met = map[model.Meeting]bool{}
-	}
+	met, news := maps.Clone(x.met), false
 	for i := range peers {
 		q := &peers[i]
 		m := model.Meeting{Node: q.Node, End: endOf(p.view, q.Device)}
@@ -318,16 +354,9 @@ func (x *encryptor) ask(ctx context.Context, p *plans) bool {
 	return news
 }
 
-// apply is the part of the engine that makes devices and peers. What devices there were before the first
-// Apply have met, it asks at once: nothing is sent by a new device before it has met somebody.
+// apply is the part of the engine that makes devices and peers.
 func (x *encryptor) apply(ctx context.Context, d *wireguard.Driver, p *plans) (reconcile.Result, error) {
 	res, err := d.Apply(ctx, p.encryption)
-	x.mu.Lock()
-	unasked := x.met == nil
-	x.mu.Unlock()
-	if unasked {
-		x.ask(ctx, p)
-	}
 	for i := range p.view.Tunnels {
 		t := &p.view.Tunnels[i]
 		if t.End.Encap == model.EncapWireGuard && !slices.ContainsFunc(p.encryption.Devices, func(d encryption.Device) bool { return d.Name == t.Device }) {

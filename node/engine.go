@@ -156,7 +156,7 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 		}
 		now.cluster = gen
 		snap.Underlay, p.snapshot = under, snap
-		snap.EncryptionState, now.encryption = e.encryptor.state()
+		snap.EncryptionState, now.encryption = e.encryptor.state(ctx, snap)
 		if self := e.announcer.restrict(snap.Nodes[snap.Self]); self != snap.Nodes[snap.Self] {
 			snap.Nodes = maps.Clone(snap.Nodes) // they are the next snapshot's, too
 			snap.Nodes[snap.Self] = self

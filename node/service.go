@@ -215,7 +215,11 @@ func (s *service) build(ctx context.Context) error {
 	s.engine = &engine{log: s.log, cluster: s.cluster, underlay: s.underlay, compiler: topology.NewCompiler(s.drivers),
 		endpoints: s.registry.Endpoints, metrics: s.metrics,
 		announcer: &announcer{kick: func() { s.publish.Kick() }, again: func() { s.engine.runner.Kick() }, now: time.Now}}
-	s.encryptor = newEncryptor(s.cfg, s.wireguard, s.log, func() { s.engine.runner.Kick() }, func() { s.publish.Kick() })
+	var devices devices
+	if s.wireguard != nil {
+		devices = s.wireguard
+	}
+	s.encryptor = newEncryptor(s.cfg, devices, s.log, func() { s.engine.runner.Kick() }, func() { s.publish.Kick() })
 	s.engine.encryptor = s.encryptor
 	s.engine.parts = s.parts(tunnels)
 	s.engine.init(s.cfg.Resync)

@@ -22,6 +22,41 @@ type world struct {
 	trace   []string
 	// encrypts has encryption switched on and off and keys rotated, too.
 	encrypts bool
+	// sessions are the devices of WireGuard that have met, until one of them goes.
+	sessions map[session]bool
+}
+
+type session struct {
+	a, b model.NodeName // a < b
+	end  model.TunnelEnd
+}
+
+func sessionOf(a, b model.NodeName, e model.TunnelEnd) session {
+	return session{min(a, b), max(a, b), e}
+}
+
+// meet lets two hosts meet by whatever devices both have.
+func (w *world) meet(a, b *simHost) {
+	for e := range a.devices {
+		if isWireGuard(e) && b.devices[e] && a != b && !w.sessions[sessionOf(a.name, b.name, e)] {
+			w.note("%s and %s meet by %s", a.name, b.name, e)
+			w.sessions[sessionOf(a.name, b.name, e)] = true
+		}
+	}
+}
+
+// met is whom a host has met, as it finds when it asks its devices.
+func (w *world) met(h *simHost) map[model.Meeting]bool {
+	met := map[model.Meeting]bool{}
+	for s := range w.sessions {
+		switch h.name {
+		case s.a:
+			met[model.Meeting{Node: s.b, End: s.end}] = true
+		case s.b:
+			met[model.Meeting{Node: s.a, End: s.end}] = true
+		}
+	}
+	return met
 }
 
 // simHost is one node: what it knows, what its kernel has, and how far its run has come.
@@ -69,7 +104,7 @@ func newWorld(ignore bool) *world {
 	}
 	s.Encryption = model.EncryptionConfig{Port4: 51820, Port6: 51821}
 	s.IgnoreReadiness = ignore
-	w := &world{history: []*model.Snapshot{s}, hosts: map[model.NodeName]*simHost{}, ignore: ignore}
+	w := &world{history: []*model.Snapshot{s}, hosts: map[model.NodeName]*simHost{}, ignore: ignore, sessions: map[session]bool{}}
 	for name := range s.Nodes {
 		w.hosts[name] = &simHost{name: name, k: NewCompiler(testDrivers()), devices: map[model.TunnelEnd]bool{}, routes: map[model.NodeName]Path{}}
 	}
@@ -109,7 +144,7 @@ func (w *world) advance(h *simHost, t interface{ Fatal(...any) }) bool {
 			h.state = model.EncryptionState{}
 		}
 		w.note("%s runs on %d of %d, %v %v, state %v", h.name, h.seen, len(w.history)-1, modeText(&s.Pools[0]), s.Encryption, h.state)
-		s.EncryptionState = model.EncryptionState{Over: h.state.Over, Seen: maps.Clone(h.state.Seen)}
+		s.EncryptionState = model.EncryptionState{Over: h.state.Over, Seen: maps.Clone(h.state.Seen), Met: w.met(h)}
 		if h.took != nil {
 			s.Nodes = maps.Clone(s.Nodes)
 			s.Nodes[h.name] = s.Nodes[h.name].Pending(*h.took)
@@ -135,6 +170,7 @@ func (w *world) advance(h *simHost, t interface{ Fatal(...any) }) bool {
 		maps.DeleteFunc(h.devices, func(e model.TunnelEnd, _ bool) bool {
 			return !slices.ContainsFunc(h.view.Tunnels, func(t Tunnel) bool { return t.End == e })
 		})
+		maps.DeleteFunc(w.sessions, func(s session, _ bool) bool { return (s.a == h.name || s.b == h.name) && !h.devices[s.end] })
 	case 5:
 		if h.from.Encryption.Any() {
 			h.state.Over = h.state.Over || RolledOut(h.from)
@@ -204,7 +240,7 @@ func (w *world) lost() (out []string) {
 			devices := []string{"weft-vxlan", "weft-ipip", "weft-wg"}
 			i := slices.IndexFunc(devices, func(d string) bool { return strings.HasPrefix(p.Device, d) })
 			e := []model.TunnelEnd{{Encap: model.EncapVXLAN, Family: model.IPv4, VNI: 4096, Port: 4789}, {Encap: model.EncapIPIP, Family: model.IPv4}, wireguardEnd(p.Why)}
-			if p.Reach == Unreachable || !to.devices[e[i]] {
+			if p.Reach == Unreachable || !to.devices[e[i]] || p.Reach == WireGuard && !w.sessions[sessionOf(from.name, peer, e[i])] {
 				out = append(out, fmt.Sprintf("%s sends to %s by %s %s (%s), which has %v", from.name, peer, p.Reach, p.Device, p.Why, w.hosts[peer].devices))
 			}
 		}
@@ -231,6 +267,9 @@ func wireguardEnd(why string) model.TunnelEnd {
 func (w *world) round(h *simHost, t interface{ Fatal(...any) }) {
 	for h.step != 0 {
 		w.advance(h, t)
+	}
+	for _, o := range w.hosts {
+		w.meet(h, o)
 	}
 	h.seen = len(w.history) - 1
 	for w.advance(h, t) {
@@ -283,6 +322,8 @@ func (w *world) drawn(t *rapid.T, check func(string)) {
 			*h = simHost{name: h.name, seen: len(w.history) - 1, k: NewCompiler(testDrivers()), devices: h.devices, routes: h.routes, guard: h.guard, state: h.state}
 		case what == 2:
 			w.round(h, t)
+		case what < 5 && w.encrypts && rapid.Bool().Draw(t, fmt.Sprint("meets", i)):
+			w.meet(h, w.hosts[rapid.SampledFrom(names).Draw(t, fmt.Sprint("whom", i))])
 		case what < 5:
 			w.publish(h)
 		case what < 8:

@@ -184,8 +184,7 @@ func (c *compiler) tunnel(e model.TunnelEnd) (Tunnel, error) {
 		t.MAC = c.self.VXLANMAC
 	}
 	if isWireGuard(e) {
-		// Keys move from one device to another, side by side: the one keeps its name while the other comes.
-		t.Device = strings.Replace(t.Device, d.Device, d.Device+[2]string{"", "2"}[e.Epoch&1], 1)
+		t.Device = WireGuardDevice(e)
 	}
 	for _, inner := range []model.Family{model.IPv4, model.IPv6} {
 		if a, ok := c.self.TunnelAddress(inner); ok && (inner == f || d.Reach == WireGuard) {
@@ -193,6 +192,13 @@ func (c *compiler) tunnel(e model.TunnelEnd) (Tunnel, error) {
 		}
 	}
 	return t, nil
+}
+
+// WireGuardDevice names the device of an end. Keys move from one device to another, side by side: the one
+// keeps its name while the other comes.
+func WireGuardDevice(e model.TunnelEnd) string {
+	d := Driver{Device: "weft-wg" + [2]string{"", "2"}[e.Epoch&1]}
+	return d.DeviceOver(e.Family)
 }
 
 // pick chooses the tunnel towards a peer for a pool that wants e: the one that it wants once both
