@@ -36,7 +36,9 @@ type policyDriver interface {
 
 // connectionEnder ends what a change of policy denies although it was allowed when it began.
 type connectionEnder interface {
-	Apply(context.Context, policy.Update) error
+	// Follow notes what an Update may deny, at once; Cut ends it, which may take its time.
+	Follow(policy.Update)
+	Cut(context.Context) error
 	Watch(ctx context.Context, kick func()) error
 	Invalidate()
 	Close()
@@ -52,9 +54,10 @@ type enforcer struct {
 	runner  *reconcile.Runner
 	backend *backend
 	ender   connectionEnder     // nil: there is none
+	cuts    *reconcile.Runner   // of ender: no change of policy waits for it
 	told    func(policy.Update) // of every program before it is applied; nil: nobody
 
-	running  sync.Mutex // held during a run, and by whoever reads the program
+	running  sync.Mutex // held during a run, by whoever reads the program, and by ender for moments
 	compiler *policy.Compiler
 	feeder   *policies.Feeder
 	waiting  []time.Time // of changes that are not in the kernel yet
@@ -65,6 +68,7 @@ type enforcer struct {
 	synced bool
 	linked bool // this host's interfaces are known
 	state  status.Policy
+	failed [2]error // of the last runs, by who made them
 	wrong  []policies.Problem
 	closed bool // a barrier or a program stands
 	tried  bool // the first program was given to the driver
@@ -73,6 +77,12 @@ type enforcer struct {
 
 	observed atomic.Pointer[policyDriver] // the one in force
 }
+
+// Who an error in failed is of.
+const (
+	byDriver = iota
+	byEnder
+)
 
 // maxWaiting bounds how many changes are timed when the kernel takes none.
 const maxWaiting = 10_000
@@ -84,7 +94,8 @@ func newEnforcer(self model.NodeName, b *backend, ender connectionEnder, m *metr
 		kinds[k] = true
 	}
 	e := &enforcer{self: self, kinds: kinds, log: log, metrics: m, backend: b, ender: ender, compiler: c, feeder: policies.NewFeeder(self, c, true)}
-	e.runner = reconcile.NewRunner(e.run, reconcile.RunnerOptions{RetryMin: retryMin, RetryMax: retryMax, Resync: resync})
+	timing := reconcile.RunnerOptions{RetryMin: retryMin, RetryMax: retryMax, Resync: resync}
+	e.runner, e.cuts = reconcile.NewRunner(e.run, timing), reconcile.NewRunner(e.cut, timing)
 	return e
 }
 
@@ -98,7 +109,8 @@ func (e *enforcer) Run(ctx context.Context) error {
 	defer e.ender.Close()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.runner.Run(ctx) })
-	g.Go(func() error { return watchOn(ctx, e.log, "ended connections", e.ender.Watch, e.kick) })
+	g.Go(func() error { return e.cuts.Run(ctx) })
+	g.Go(func() error { return watchOn(ctx, e.log, "ended connections", e.ender.Watch, e.cuts.Kick) })
 	return g.Wait()
 }
 
@@ -264,9 +276,7 @@ func (e *enforcer) run(ctx context.Context, full bool) error {
 	}
 	if full {
 		e.backend.invalidate()
-		if e.ender != nil {
-			e.ender.Invalidate()
-		}
+		e.cuts.KickFull()
 	}
 	if !known { // without the links no host endpoint would match by its address
 		return e.barrier(ctx)
@@ -281,15 +291,29 @@ func (e *enforcer) run(ctx context.Context, full bool) error {
 	err = e.named(err)
 	took := time.Since(started)
 	if e.ender != nil { // also after an error: it may be about one rule
-		if endErr := e.ender.Apply(ctx, u); endErr != nil {
-			err = errors.Join(err, fmt.Errorf("end connections that policy denies: %w", endErr))
-		}
+		e.ender.Follow(u)
+		e.cuts.Kick()
 	}
 	e.report(&u, r, inForce, err, took)
 	return err
 }
 
 func (e *enforcer) kick() { e.runner.Kick() }
+
+// cut ends the connections that the programs so far deny.
+func (e *enforcer) cut(ctx context.Context, full bool) error {
+	if full {
+		e.ender.Invalidate()
+	}
+	err := e.ender.Cut(ctx)
+	if err != nil {
+		err = fmt.Errorf("end connections that policy denies: %w", err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.noteError(byEnder, err)
+	return err
+}
 
 // barrier closes pods while policy is not known, unless an earlier process left rules in force.
 func (e *enforcer) barrier(ctx context.Context) error {
@@ -298,7 +322,7 @@ func (e *enforcer) barrier(ctx context.Context) error {
 	defer e.mu.Unlock()
 	e.closed = err == nil && !e.backend.none()
 	e.state.Driver = e.backend.name()
-	e.noteError(err)
+	e.noteError(byDriver, err)
 	return err
 }
 
@@ -309,15 +333,20 @@ func (e *enforcer) named(err error) error {
 	return err
 }
 
-// noteError keeps an error for status, and logs it when it is another; mu is held.
-func (e *enforcer) noteError(err error) {
-	if err == nil {
-		e.state.Error = ""
+// noteError keeps the error of somebody's last run for status, and logs it when it is another; mu is held.
+func (e *enforcer) noteError(by int, err error) {
+	e.failed[by] = err
+	text := ""
+	if all := errors.Join(e.failed[:]...); all != nil {
+		text = all.Error()
+	}
+	if text == e.state.Error {
 		return
 	}
-	if text := err.Error(); text != e.state.Error {
+	e.state.Error = text
+	if err != nil {
 		e.log.Warn("policy cannot be enforced as it should", "err", err)
-		e.state.Error, e.at = text, time.Now()
+		e.at = time.Now()
 	}
 }
 
@@ -361,7 +390,7 @@ func (e *enforcer) report(u *policy.Update, r reconcile.Result, inForce bool, er
 	for _, id := range unknown {
 		e.state.Isolated = append(e.state.Isolated, id.String())
 	}
-	e.noteError(err)
+	e.noteError(byDriver, err)
 	if first && err == nil && name != "" {
 		e.log.Info("policy is enforced", "driver", name, "policies", e.state.Policies, "pods", e.state.Pods, "took", took.Round(time.Microsecond))
 	}

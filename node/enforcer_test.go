@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,16 +16,22 @@ import (
 	"weft/model"
 	"weft/node/datastore"
 	"weft/node/policies"
+	"weft/policy"
 )
 
 // newTestEnforcer runs an enforcer over one driver that only remembers.
 func newTestEnforcer(t *testing.T) (*enforcer, *kernelOf) {
 	t.Helper()
+	return newTestEnforcerWith(t, nil)
+}
+
+func newTestEnforcerWith(t *testing.T, ender connectionEnder) (*enforcer, *kernelOf) {
+	t.Helper()
 	k := &kernelOf{t: t, holds: map[string]uint64{}, fails: map[string]error{}, reports: map[string]error{}}
 	log := slog.New(slog.DiscardHandler)
 	b := newBackend("nftables", filepath.Join(t.TempDir(), policyFile), map[string]func() policyDriver{
 		policyNFTables: func() policyDriver { return heldDriver{k, policyNFTables} }}, log)
-	e := newEnforcer("n1", b, nil, newMetrics("test", func() int { return 0 }, func() map[string]int { return nil }), log, time.Hour)
+	e := newEnforcer("n1", b, ender, newMetrics("test", func() int { return 0 }, func() map[string]int { return nil }), log, time.Hour)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
@@ -195,5 +202,58 @@ func TestEnforcedWithARefusedRule(t *testing.T) {
 	defer e.running.Unlock()
 	if len(e.waiting) > 0 {
 		t.Errorf("%d changes are still waited for", len(e.waiting))
+	}
+}
+
+// slowEnder takes long to end connections.
+type slowEnder struct {
+	cutting, free chan struct{}
+	followed      atomic.Uint64
+	err           error
+}
+
+func (s *slowEnder) Follow(u policy.Update) { s.followed.Store(u.Generation) }
+func (s *slowEnder) Cut(ctx context.Context) error {
+	if s.followed.Load() == 0 {
+		return nil
+	}
+	select {
+	case s.cutting <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-s.free:
+	case <-ctx.Done():
+	}
+	return s.err
+}
+func (s *slowEnder) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return ctx.Err() }
+func (s *slowEnder) Invalidate()                               {}
+func (s *slowEnder) Close()                                    {}
+
+// Whoever ends connections may take long: no change of policy and no pod waits for it. Its errors are told.
+func TestNobodyWaitsForConnections(t *testing.T) {
+	s := &slowEnder{cutting: make(chan struct{}), free: make(chan struct{}), err: errors.New("no table")}
+	e, _ := newTestEnforcerWith(t, s)
+	e.setLinks(nil)
+	e.OnState(datastore.StateInSync, nil)
+	<-s.cutting
+	e.Attach(webPod(), nil)
+	e.tell(t, podRecord)
+	began := time.Now()
+	if err := e.Enforced(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > enforcePatience/2 {
+		t.Errorf("the pod waited %v", took)
+	}
+	if st, _ := e.status(); st.Programmed != st.Generation || st.Pods != 1 || s.followed.Load() != st.Generation {
+		t.Errorf("status %+v; the ender was told of %d", st, s.followed.Load())
+	}
+	s.free <- struct{}{}
+	<-s.cutting // again, since there was an error
+	if text, _ := e.lastError(); !strings.Contains(text, "end connections that policy denies: no table") {
+		t.Errorf("the last error is %q", text)
 	}
 }

@@ -7,7 +7,6 @@ import (
 
 	"weft/node/flows"
 	"weft/node/policies"
-	"weft/policy"
 	"weft/policy/conntrack"
 	policyiptables "weft/policy/iptables"
 	policynftables "weft/policy/nftables"
@@ -39,14 +38,20 @@ func iptablesBackend(text string) policyiptables.Backend {
 
 // connectionEnder ends connections that policy denies from now on.
 func (s *service) connectionEnder() connectionEnder {
-	return ender{conntrack.New(s.handle, s.log, conntrack.Options{Kick: func() { s.enforcer.kick() }})}
+	return ender{conntrack.New(s.handle, s.log, conntrack.Options{Kick: func() { s.enforcer.cuts.Kick() }, Program: programOf{s}})}
 }
+
+// programOf locks the program that is compiled.
+type programOf struct{ *service }
+
+func (p programOf) Lock()   { p.enforcer.running.Lock() }
+func (p programOf) Unlock() { p.enforcer.running.Unlock() }
 
 type ender struct{ *conntrack.Cutter }
 
-// Apply implements connectionEnder.
-func (e ender) Apply(ctx context.Context, u policy.Update) error {
-	_, err := e.Cutter.Apply(ctx, u)
+// Cut implements connectionEnder.
+func (e ender) Cut(ctx context.Context) error {
+	_, err := e.Cutter.Cut(ctx)
 	return err
 }
 

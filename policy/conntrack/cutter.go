@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -17,17 +16,28 @@ const (
 	// walk is how many entries the kernel shows at the cost of one walk through a table of 262,144
 	// buckets. To be shown the entries of one address only takes two.
 	walk = 9000
-	// rest and mostRest limit what changes that come one after the other may cost: after a look at the
-	// table the next waits for so many times as long as that took, and no longer than mostRest.
-	rest     = 9
-	mostRest = 400 * time.Millisecond
+	// goal is how long a connection that a change denies may live on, less a reserve for what else has
+	// to be done meanwhile.
+	goal = 900 * time.Millisecond
 )
+
+// pause is how long the next look at the table waits after one that took so long. In a storm of changes
+// looks shall cost a tenth of a processor. But a change that comes just after a look began has to wait for
+// that one, the pause and its own look, which shall not be longer than goal: looks of more than 82 ms cost
+// more than a tenth, those of 0.2 s 29 %, and two thirds of a processor at the most, by looks of 0.36 s. With
+// longer ones goal is missed.
+func pause(took time.Duration) time.Duration {
+	return min(9*took, max(goal-2*took, took/2))
+}
 
 // Options of a Cutter; the zero value is good for tests.
 type Options struct {
-	// Kick asks for another Apply soon. With it the Cutter puts off looking at the table when it looked
-	// just now, so that a storm of changes costs a tenth of a processor at most. Nil: it never does.
+	// Kick asks for another Cut soon. With it the Cutter puts off looking at the table when it looked
+	// just now. Nil: it never does.
 	Kick func()
+	// Program is held while Cut reads the Program of the last Follow, for a thousandth of a second at a
+	// time. Nil: nobody changes that meanwhile.
+	Program sync.Locker
 	// Delete ends connections by deleting their entries, as where the kernel cannot hold them. The
 	// connection may then come back the other way round; see the package comment.
 	Delete bool
@@ -40,19 +50,23 @@ type Cutter struct {
 	opts  Options
 	owner *nft.Owner
 
-	mu      sync.Mutex
-	table   *table // nil: not open
-	memory  memory
-	scope   scope // to judge
-	release bool  // those that are held may be allowed again
-	held    int   // about how many are held; 0: none, and no rule is there
-	started bool  // the first look was had
+	cutting sync.Mutex // one Cut at a time; guards what follows
+	table   *table     // nil: not open
+	started bool       // the first look was had
 	deletes bool
 	next    time.Time   // the next look, not before
 	timer   *time.Timer // calls Kick then
+
+	mu      sync.Mutex // guards what follows; never held for long
+	memory  memory
+	program *policy.Program // of the last Follow
+	scope   scope           // to judge
+	release bool            // those that are held may be allowed again
+	held    int             // about how many are held; 0: none, and no rule is there
+	looking bool            // some may be held any moment
 }
 
-// Result is what one Apply did, in entries of the table.
+// Result is what one Cut did, in entries of the table.
 type Result struct {
 	Read     int // that the kernel showed
 	Judged   int // that policy was asked about
@@ -70,8 +84,8 @@ func New(h *kernel.Handle, log *slog.Logger, o Options) *Cutter {
 
 // Close releases the sockets and leaves the kernel as it is.
 func (c *Cutter) Close() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.cutting.Lock()
+	defer c.cutting.Unlock()
 	if c.timer != nil {
 		c.timer.Stop()
 	}
@@ -79,7 +93,7 @@ func (c *Cutter) Close() {
 	c.owner.Close()
 }
 
-// Invalidate makes the next Apply look whether the rule that holds connections is still there.
+// Invalidate makes the next Cut look whether the rule that holds connections is still there.
 func (c *Cutter) Invalidate() { c.owner.Invalidate() }
 
 // Watch calls kick when somebody else changed that rule, until ctx ends, whose error it returns.
@@ -90,20 +104,34 @@ func (c *Cutter) Dropped(ctx context.Context) (uint64, error) {
 	return c.owner.Counter(ctx, counterHeld)
 }
 
-// Apply ends what u denies, and releases what it allows again. It is called after the kernel enforces
-// u, with every Update of one Compiler or with some; after some it looks at everything, as the first
-// time. An Update that can deny nothing costs nothing, unless a connection is held. After an error the
-// next Apply does what was left.
+// Apply is Follow and Cut. The Program must not change meanwhile; Options.Program must not be held.
 func (c *Cutter) Apply(ctx context.Context, u policy.Update) (Result, error) {
+	c.Follow(u)
+	return c.Cut(ctx)
+}
+
+// Follow notes what u can deny, for the next Cut. It is called after the kernel enforces u, with every
+// Update of one Compiler or with some; after some Cut looks at everything, as the first time. The caller
+// holds Options.Program. It costs microseconds.
+func (c *Cutter) Follow(u policy.Update) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	generation := c.memory.generation
 	c.memory.change(&u, &c.scope)
-	c.release = c.release || c.held > 0 && c.memory.generation != generation
-	if c.scope.empty() && !c.release {
-		return Result{}, c.keepRule(ctx)
-	}
-	if wait := time.Until(c.next); wait > 0 && c.opts.Kick != nil {
+	c.program = u.Program
+	c.release = c.release || (c.held > 0 || c.looking) && c.memory.generation != generation
+}
+
+// Cut ends what the Updates that Follow was told of deny, and releases what they allow again. When they can
+// deny nothing it costs nothing, unless a connection is held. After an error the next Cut does what was
+// left.
+func (c *Cutter) Cut(ctx context.Context) (Result, error) {
+	c.cutting.Lock()
+	defer c.cutting.Unlock()
+	c.mu.Lock()
+	nothing := c.scope.empty() && !c.release
+	if wait := time.Until(c.next); !nothing && wait > 0 && c.opts.Kick != nil {
+		c.mu.Unlock()
 		if c.timer == nil {
 			c.timer = time.AfterFunc(wait, c.opts.Kick)
 		} else {
@@ -111,20 +139,34 @@ func (c *Cutter) Apply(ctx context.Context, u policy.Update) (Result, error) {
 		}
 		return Result{Deferred: true}, nil
 	}
+	if nothing {
+		c.mu.Unlock()
+		return Result{}, c.keepRule(ctx)
+	}
+	l := &look{scope: c.scope, release: c.release, deletes: c.deletes, acted: map[[4]byte]struct{}{}}
+	c.scope, c.release, c.looking = scope{}, false, true
+	c.mu.Unlock()
+
 	begin := time.Now()
-	res, err := c.cut(ctx, u.Program)
-	res.Took = time.Since(begin)
-	c.next = time.Now().Add(min(rest*res.Took, mostRest))
+	err := c.look(ctx, l)
+	l.res.Took = time.Since(begin)
+	c.next = time.Now().Add(pause(l.res.Took))
+	c.mu.Lock()
+	c.looking = false
+	if err != nil {
+		c.scope.merge(&l.scope)
+		c.release = c.release || l.release
+	}
+	c.mu.Unlock()
 	if err != nil {
 		c.reset()
-		return res, err
+		return l.res, err
 	}
-	c.scope, c.release, c.started = scope{}, false, true
-	if res.Cut+res.Released+res.Ended > 0 {
+	if res := &l.res; res.Cut+res.Released+res.Ended > 0 {
 		c.log.Info("connections ended by policy", "cut", res.Cut, "released", res.Released, "ended", res.Ended, "read", res.Read,
 			"judged", res.Judged, "took", res.Took.Round(time.Microsecond))
 	}
-	return res, nil
+	return l.res, nil
 }
 
 func (c *Cutter) reset() {
@@ -139,8 +181,11 @@ func (c *Cutter) keepRule(ctx context.Context) error {
 	if c.deletes || !c.started {
 		return nil
 	}
+	c.mu.Lock()
+	held := c.held
+	c.mu.Unlock()
 	want := nft.Program{}
-	if c.held > 0 {
+	if held > 0 {
 		want = holding()
 	}
 	_, err := c.owner.Sync(ctx, want)
@@ -152,149 +197,4 @@ func (c *Cutter) keepRule(ctx context.Context) error {
 		return fmt.Errorf("hold connections: %w", err)
 	}
 	return nil
-}
-
-// look is one reading of the table.
-type look struct {
-	judge   *judge
-	scope   *scope
-	res     Result
-	held    int // that stay held
-	acted   map[[4]byte]struct{}
-	hold    []write
-	free    []write
-	end     []write
-	deletes bool
-}
-
-func (l *look) entry(e *entry) {
-	l.res.Read++
-	held := e.held()
-	if e.zone || !held && !l.inScope(e) {
-		return
-	}
-	id := [4]byte(e.rawID)
-	if _, seen := l.acted[id]; seen {
-		return
-	}
-	if l.scope.isGone(e.src) || l.scope.isGone(e.to) {
-		l.acted[id] = struct{}{}
-		l.end = append(l.end, e.clone().deletion())
-		return
-	}
-	allowed, asked := l.judge.allows(e)
-	if asked {
-		l.res.Judged++
-	}
-	switch {
-	case allowed && held:
-		l.free = append(l.free, e.clone().marking(false))
-	case !allowed && held:
-		l.held++
-	case !allowed && l.deletes:
-		l.hold = append(l.hold, e.clone().deletion())
-	case !allowed:
-		l.hold = append(l.hold, e.clone().marking(true))
-	default:
-		return
-	}
-	l.acted[id] = struct{}{}
-}
-
-func (l *look) inScope(e *entry) bool {
-	s := l.scope
-	return s.all || s.has(e.src) || s.has(e.to) || s.has(e.dst) || s.isGone(e.src) || s.isGone(e.to)
-}
-
-// cut looks at the table and changes what has to be changed.
-func (c *Cutter) cut(ctx context.Context, p *policy.Program) (Result, error) {
-	j, err := newJudge(ctx, c.h, p)
-	if err != nil {
-		return Result{}, fmt.Errorf("read this host's addresses: %w", err)
-	}
-	if c.table == nil {
-		if c.table, err = openTable(c.h); err != nil {
-			return Result{}, err
-		}
-	}
-	l := &look{judge: j, scope: &c.scope, deletes: c.deletes, acted: map[[4]byte]struct{}{}}
-	filters, err := c.filters(ctx, p)
-	if err != nil {
-		return l.res, err
-	}
-	for _, f := range filters {
-		if err := c.table.dump(ctx, f, l.entry); err != nil {
-			return l.res, err
-		}
-	}
-	if err := c.hold(ctx, l); err != nil {
-		return l.res, err
-	}
-	l.res.Released, err = c.table.do(ctx, l.free)
-	if err != nil {
-		return l.res, err
-	}
-	if l.res.Ended, err = c.table.do(ctx, l.end); err != nil {
-		return l.res, err
-	}
-	if n := len(filters); n == 0 || filters[n-1] == (filter{}) || filters[n-1].marked {
-		c.held = l.held // all that are held were seen
-	}
-	if !c.deletes {
-		c.held += l.res.Cut
-	}
-	c.started = true
-	return l.res, c.keepRule(ctx)
-}
-
-// hold makes sure that what is marked is dropped, and marks. Where the kernel cannot, it deletes.
-func (c *Cutter) hold(ctx context.Context, l *look) error {
-	if len(l.hold) == 0 {
-		return nil
-	}
-	if !c.deletes {
-		if _, err := c.owner.Sync(ctx, holding()); err != nil {
-			if !lacking(err) {
-				return fmt.Errorf("hold connections: %w", err)
-			}
-			c.log.Warn("connections that policy denies are deleted, and may come back the other way round, since this kernel cannot hold them",
-				"err", err)
-			c.deletes = true
-			return fmt.Errorf("hold connections: %w; from now on they are deleted instead", err)
-		}
-	}
-	var err error
-	l.res.Cut, err = c.table.do(ctx, l.hold)
-	return err
-}
-
-// filters says what the kernel is asked for: all at once, or one address after the other where that is
-// cheaper; nothing where there are no connections, since a walk of the table costs as much when it is
-// empty.
-func (c *Cutter) filters(ctx context.Context, p *policy.Program) ([]filter, error) {
-	n, err := c.table.count(ctx)
-	if err != nil || n == 0 {
-		return nil, err
-	}
-	s := &c.scope
-	if s.all || len(s.nets) > 0 || len(p.Hosts) > 0 && !s.empty() {
-		return []filter{{}}, nil
-	}
-	walks := 2 * (len(s.addrs) + len(s.gone))
-	if c.release {
-		walks++
-	}
-	if walks > 1 && n < walk*(walks-1) {
-		return []filter{{}}, nil
-	}
-	var fs []filter
-	for _, m := range []map[netip.Addr]struct{}{s.addrs, s.gone} {
-		for a := range m {
-			fs = append(fs, filter{from: a}, filter{to: a})
-		}
-	}
-	if c.release {
-		fs = append(fs, filter{marked: true})
-	}
-	return fs, nil
 }

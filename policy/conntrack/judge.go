@@ -37,9 +37,13 @@ type sources struct {
 	device string
 }
 
-func newJudge(ctx context.Context, h *kernel.Handle, p *policy.Program) (*judge, error) {
-	j := &judge{program: p, owners: map[netip.Addr][]string{}, local: map[netip.Addr]struct{}{}, devices: map[netip.Addr]string{},
+// newJudge returns a judge by p. What the one before found out about routes it takes over.
+func newJudge(ctx context.Context, h *kernel.Handle, p *policy.Program, local map[netip.Addr]struct{}, before *judge) *judge {
+	j := &judge{program: p, owners: map[netip.Addr][]string{}, local: local, devices: map[netip.Addr]string{},
 		host: []string{""}, foreign: []string{outside}}
+	if before != nil {
+		j.devices = before.devices
+	}
 	for device, e := range p.Endpoints {
 		for _, n := range e.Sources {
 			if n.IsSingleIP() {
@@ -48,19 +52,6 @@ func newJudge(ctx context.Context, h *kernel.Handle, p *policy.Program) (*judge,
 				j.ranges = append(j.ranges, sources{n, device})
 			}
 		}
-	}
-	err := h.Do(func() error {
-		addrs, err := net.InterfaceAddrs()
-		for _, a := range addrs {
-			if n, ok := a.(*net.IPNet); ok {
-				ip, _ := netip.AddrFromSlice(n.IP)
-				j.local[ip.Unmap()] = struct{}{}
-			}
-		}
-		return err
-	})
-	if err != nil {
-		return nil, err
 	}
 	if len(p.Hosts) > 0 {
 		j.splitHosts()
@@ -71,7 +62,33 @@ func newJudge(ctx context.Context, h *kernel.Handle, p *policy.Program) (*judge,
 			return "*"
 		}
 	}
-	return j, nil
+	return j
+}
+
+// resolve finds the routes that judging these entries will ask for.
+func (j *judge) resolve(entries []entry) {
+	if j.device == nil {
+		return
+	}
+	for i := range entries {
+		j.ends(entries[i].src, true)
+		j.ends(entries[i].to, false)
+	}
+}
+
+func localAddresses(h *kernel.Handle) (map[netip.Addr]struct{}, error) {
+	local := map[netip.Addr]struct{}{}
+	err := h.Do(func() error {
+		addrs, err := net.InterfaceAddrs()
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok {
+				ip, _ := netip.AddrFromSlice(n.IP)
+				local[ip.Unmap()] = struct{}{}
+			}
+		}
+		return err
+	})
+	return local, err
 }
 
 // splitHosts separates the pre-DNAT hooks, which see another destination than the others do.

@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -34,6 +35,21 @@ func (s *scope) addAll(nets []netip.Prefix) {
 	for _, n := range nets {
 		s.add(n)
 	}
+}
+
+// merge adds another scope, which may be changed by it.
+func (s *scope) merge(o *scope) {
+	s.all = s.all || o.all
+	s.nets = append(s.nets, o.nets...)
+	join := func(to *map[netip.Addr]struct{}, from map[netip.Addr]struct{}) {
+		if *to == nil {
+			*to = from
+			return
+		}
+		maps.Copy(*to, from)
+	}
+	join(&s.addrs, o.addrs)
+	join(&s.gone, o.gone)
 }
 
 func (s *scope) has(a netip.Addr) bool {

@@ -137,7 +137,7 @@ func (t *table) dumpOnce(ctx context.Context, flt filter, f func(*entry)) error 
 	var e entry
 	torn := false
 	for done := false; !done; {
-		if err := ctx.Err(); err != nil {
+		if err := t.limit(ctx); err != nil { // a big table takes more than one exchange may
 			return err
 		}
 		err := t.receive(func(m message) error {
@@ -262,12 +262,17 @@ func (t *table) do(ctx context.Context, writes []write) (done int, err error) {
 	return done, nil
 }
 
-func (t *table) send(ctx context.Context, b []byte) error {
+// limit bounds the next exchange with the kernel.
+func (t *table) limit(ctx context.Context) error {
 	deadline := time.Now().Add(exchangeTimeout)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
-	if err := t.file.SetDeadline(deadline); err != nil {
+	return errors.Join(ctx.Err(), t.file.SetDeadline(deadline))
+}
+
+func (t *table) send(ctx context.Context, b []byte) error {
+	if err := t.limit(ctx); err != nil {
 		return err
 	}
 	_, err := t.file.Write(b)
