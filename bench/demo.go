@@ -117,18 +117,23 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	writeDemoTable(d.Out, rows)
-	changes, report, err := d.live(ctx)
+	crypt, err := d.encryption(ctx)
 	if err != nil {
 		return errors.Join(failures(rows), err)
+	}
+	writeDemoTable(d.Out, append(rows, crypt.rows...))
+	crypt.write(d.Out)
+	changes, report, err := d.live(ctx)
+	if err != nil {
+		return errors.Join(failures(rows), crypt.failure(), err)
 	}
 	writeChanges(d.Out, changes, report)
 	cells, took, err := d.policy(ctx)
 	if err != nil {
-		return errors.Join(failures(rows), lossOf(report), err)
+		return errors.Join(failures(rows), crypt.failure(), lossOf(report), err)
 	}
 	writeShop(d.Out, cells, took)
-	return errors.Join(failures(rows), lossOf(report), shopFailures(cells))
+	return errors.Join(failures(rows), crypt.failure(), lossOf(report), shopFailures(cells))
 }
 
 func (d *Demo) say(format string, args ...any) { fmt.Fprintf(d.Log, format+"\n", args...) }
@@ -244,7 +249,12 @@ func (d *Demo) modes(ctx context.Context) ([]demoRow, error) {
 
 // settled waits until every node's paths to the changing pool are as the mode wants them.
 func (d *Demo) settled(ctx context.Context, m demoMode) error {
-	return d.until(ctx, m.String()+" is in force", func() string {
+	return d.reached(ctx, m.String()+" is in force", m.reach)
+}
+
+// reached waits until every node reaches the changing pool's pods of every other as it should.
+func (d *Demo) reached(ctx context.Context, what string, reach func(a, b string) string) error {
+	return d.until(ctx, what, func() string {
 		for _, node := range demoNodes {
 			for _, peer := range demoNodes {
 				if node == peer {
@@ -254,7 +264,7 @@ func (d *Demo) settled(ctx context.Context, m demoMode) error {
 				if err != nil {
 					return err.Error()
 				}
-				if want := m.reach(node, peer); p.Reach != want {
+				if want := reach(node, peer); p.Reach != want {
 					return fmt.Sprintf("%s reaches %s by %s, want %s (%s)", node, peer, p.Reach, want, p.Why)
 				}
 			}
@@ -301,6 +311,12 @@ func (d *Demo) path(ctx context.Context, node, peer string) (status.Path, error)
 
 func (d *Demo) measure(ctx context.Context, m demoMode, from, to string) demoRow {
 	row := demoRow{mode: m.String(), from: from, to: to, expected: m.expected(from, to)}
+	return d.measureRow(ctx, row, d.plain[from], d.plain[to])
+}
+
+// measureRow fills a row; the throughput is measured beside that between two hosts that are only routed.
+func (d *Demo) measureRow(ctx context.Context, row demoRow, plainFrom, plainTo traffic.Host) demoRow {
+	from, to := row.from, row.to
 	p, err := d.path(ctx, from, to)
 	if err != nil {
 		row.err = err
@@ -319,7 +335,7 @@ func (d *Demo) measure(ctx context.Context, m demoMode, from, to string) demoRow
 	if row.ping, row.err = ping(ctx, src.Netns, dst.Addr, d.Pings); row.err != nil {
 		return row
 	}
-	row.bps, row.ratio, row.err = d.compare(ctx, src, dst, d.plain[from], d.plain[to])
+	row.bps, row.ratio, row.err = d.compare(ctx, src, dst, plainFrom, plainTo)
 	row.talks = row.ping.Received > 0 && row.err == nil
 	return row
 }

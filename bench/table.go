@@ -97,7 +97,8 @@ func writeDemoTable(w io.Writer, rows []demoRow) {
 	}
 	t.Render()
 	fmt.Fprintln(w, "All nodes run on this machine: read the throughputs against each other, not as the speed of a network.\n"+
-		"\"of plain\" is the ratio to plain routing between pods of the same nodes, measured in turns with it.\n"+
+		"\"of plain\" is the ratio to plain routing between pods of the same nodes, measured in turns with it;\n"+
+		"with WireGuard, which encrypts between all pods, to plain routing between the nodes themselves.\n"+
 		"Without encapsulation racks reach each other only where the router between them knows the pods' routes; this one does not.")
 }
 
