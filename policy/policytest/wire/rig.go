@@ -39,6 +39,9 @@ type Rig struct {
 	// Patience is how long an answer that is due is waited for, at first: 100 ms. Whoever expects many
 	// to be missing makes it shorter.
 	Patience time.Duration
+	// Linger is how long Check waits, after all that is due, for what should not come, and usually 0: at the
+	// end what came too late is an error. Whoever expects wrong answers waits for them, and is not told.
+	Linger time.Duration
 
 	outside testkit.NS
 	send    int             // an AF_PACKET socket outside
