@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"weft/internal/testkit"
 	"weft/model"
 	"weft/node/status"
 	"weft/policy"
@@ -182,15 +183,11 @@ func TestFollow(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- Read(ctx, dir, Query{Follow: true, Namespace: "x"}, func(*Line) error { return nil }) }()
-	for {
+	testkit.Eventually(t, 10*time.Second, "the client reads", func() bool {
 		r.ring.mu.Lock()
-		n := len(r.ring.readers)
-		r.ring.mu.Unlock()
-		if n > 0 {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+		defer r.ring.mu.Unlock()
+		return len(r.ring.readers) > 0
+	})
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v when the client ends, want %v", err, context.Canceled)
