@@ -102,6 +102,7 @@ type Protocol uint8
 // Protocols that have a name in rules.
 const (
 	ICMP    Protocol = 1
+	IPIP    Protocol = 4 // of tunnels; rules have it by number
 	TCP     Protocol = 6
 	UDP     Protocol = 17
 	ICMPv6  Protocol = 58
@@ -352,6 +353,33 @@ type PolicyView struct {
 	Services      map[ServiceID][]ServiceEndpoint
 	Remote        map[RemoteID]*RemoteEndpoint
 	HostEndpoints map[string]*HostEndpoint
+	Overlay       Overlay
+}
+
+// Overlay is how other nodes' packets for pods come, and pods' packets go to them. Host endpoints let it pass.
+type Overlay struct {
+	Peers    []netip.Addr // underlay addresses of the other nodes; sorted, each once
+	Carriers []Carrier    // of this node's tunnels; sorted, each once
+}
+
+// Carrier is the packets of a tunnel: those of a protocol over one family, with ports to that Port.
+type Carrier struct {
+	Family   Family
+	Protocol Protocol
+	Port     uint16 // 0: the protocol has none
+}
+
+// Compare orders carriers.
+func (c Carrier) Compare(o Carrier) int {
+	return cmp.Or(cmp.Compare(c.Family, o.Family), cmp.Compare(c.Protocol, o.Protocol), cmp.Compare(c.Port, o.Port))
+}
+
+// String prints "IPv4 udp/4789" or "IPv4 protocol 4".
+func (c Carrier) String() string {
+	if c.Port == 0 {
+		return fmt.Sprintf("%s protocol %s", c.Family, c.Protocol)
+	}
+	return fmt.Sprintf("%s %s/%d", c.Family, c.Protocol, c.Port)
 }
 
 // Packet is the first packet of a connection, as policy sees it on this node.

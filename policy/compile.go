@@ -25,6 +25,7 @@ func Compile(s *model.Snapshot) (*Program, error) {
 		c.pod(s.Endpoints[id])
 	}
 	c.hosts(s)
+	c.carriers()
 	c.fill()
 	return c.program, errors.Join(c.errs...)
 }
@@ -206,11 +207,26 @@ func (c *compilation) hosts(s *model.Snapshot) {
 	}
 }
 
+func (c *compilation) carriers() {
+	if len(c.program.Hosts) == 0 {
+		return
+	}
+	c.program.Carriers = c.view.Overlay.Carriers
+	for _, t := range c.program.Carriers {
+		id := PeersOf(t.Family)
+		c.program.Sets[id] = newSet(id)
+	}
+}
+
 func (c *compilation) fill() {
 	for id, set := range c.program.Sets {
 		add := func(m Member) { set.add(m) }
 		if id.Kind == ServicePorts || id.Kind == ServiceAddrs {
 			serviceMembers(c.services[id.Name], id, add)
+			continue
+		}
+		if id.Kind == Peers {
+			peerMembers(c.view.Overlay.Peers, id, add)
 			continue
 		}
 		for _, s := range c.subjects {

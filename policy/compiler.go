@@ -28,6 +28,7 @@ type Compiler struct {
 	devices map[string][]*target // those that claim a device, in the order of their IDs
 	heps    map[string]*hostState
 	links   []model.Link
+	overlay model.Overlay
 	remote  map[model.RemoteID]*subjectState
 	nets    map[model.NetworkSetID]*subjectState
 
@@ -96,6 +97,9 @@ func (c *Compiler) SetLinks(links []model.Link) {
 	c.links = links
 	c.dirty.hosts = true
 }
+
+// SetOverlay replaces what is known of the other nodes and of the tunnels to them.
+func (c *Compiler) SetOverlay(o model.Overlay) { c.dirty.overlay = &o }
 
 // SetTier adds or replaces a tier.
 func (c *Compiler) SetTier(t *model.Tier) {

@@ -16,6 +16,7 @@ type changes struct {
 	devices  map[string]struct{}
 	hosts    bool // which host endpoint is for which interface
 	config   *model.PolicyConfig
+	overlay  *model.Overlay
 	sets     []*setState // with pending members
 	added    []*setState
 	orphans  []*setState
@@ -38,7 +39,7 @@ func (d *changes) reset() {
 	clear(d.added)
 	clear(d.orphans)
 	d.sets, d.added, d.orphans = d.sets[:0], d.added[:0], d.orphans[:0]
-	d.hosts, d.config = false, nil
+	d.hosts, d.config, d.overlay = false, nil, nil
 }
 
 // Flush brings the Program up to date with all changes since the last Flush, and returns it with
@@ -64,6 +65,7 @@ func (c *Compiler) Flush() Update {
 		c.program.Config = *c.dirty.config
 		d.ConfigChanged = true
 	}
+	c.flushOverlay(&d)
 	c.flushSets(&d)
 	c.dirty.reset()
 	d.sort()

@@ -13,6 +13,7 @@ func (c *Compiler) Replace(s *model.Snapshot) error {
 	v := &s.Policy
 	c.SetConfig(v.Config)
 	c.SetLinks(s.Underlay.Links)
+	c.SetOverlay(v.Overlay)
 	pods := make(map[model.EndpointID]*model.Endpoint, len(s.Endpoints))
 	for id, e := range s.Endpoints {
 		pods[id] = &e

@@ -180,6 +180,10 @@ func (c *Compiler) release(id SetID) {
 // feed fills a new set from what it lives from, and has it kept up to date.
 func (c *Compiler) feed(s *setState) {
 	id := s.set.ID
+	if id.Kind == Peers {
+		peerMembers(c.overlay.Peers, id, func(m Member) { c.change(s, m, true) })
+		return
+	}
 	if sid, ok := serviceOf(id); ok {
 		service := c.service(sid)
 		service.sets = append(service.sets, s)
@@ -206,6 +210,9 @@ func (c *Compiler) feed(s *setState) {
 // unfeed undoes feed.
 func (c *Compiler) unfeed(s *setState) {
 	id := s.set.ID
+	if id.Kind == Peers {
+		return
+	}
 	if sid, ok := serviceOf(id); ok {
 		service := c.service(sid)
 		service.sets = slices.DeleteFunc(service.sets, func(o *setState) bool { return o == s })

@@ -24,6 +24,7 @@ type mirror struct {
 	pods       map[string]*Endpoint
 	hosts      map[string]*Host
 	config     model.PolicyConfig
+	carriers   []model.Carrier
 }
 
 func newMirror() *mirror {
@@ -57,7 +58,7 @@ func (m *mirror) apply(u Update) error {
 		}
 	}
 	if d.ConfigChanged {
-		m.config = u.Program.Config
+		m.config, m.carriers = u.Program.Config, u.Program.Carriers
 	}
 	return firstError(
 		follow("chain", m.chains, u.Program.Chains, d.ChainsChanged, d.ChainsRemoved),
@@ -118,7 +119,7 @@ func follow[K comparable, V any](what string, have, want map[K]*V, changed, remo
 
 // program is what the mirror has, as a Program.
 func (m *mirror) program() *Program {
-	p := &Program{Sets: map[SetID]*Set{}, Chains: m.chains, Endpoints: m.pods, Hosts: m.hosts, Config: m.config}
+	p := &Program{Sets: map[SetID]*Set{}, Chains: m.chains, Endpoints: m.pods, Hosts: m.hosts, Config: m.config, Carriers: m.carriers}
 	for id, members := range m.sets {
 		p.Sets[id] = newSet(id)
 		for e := range members {
@@ -198,6 +199,9 @@ func TestIncremental(t *testing.T) {
 // stale names what the Compiler keeps without need.
 func (c *Compiler) stale(p *Program) string {
 	used := map[SetID]bool{}
+	for _, t := range p.Carriers {
+		used[PeersOf(t.Family)] = true
+	}
 	for _, ch := range p.Chains {
 		for i := range ch.Rules {
 			ch.Rules[i].sets(func(id SetID) { used[id] = true })

@@ -48,6 +48,9 @@ func (p *Program) formatConfig(b *strings.Builder) {
 	for _, f := range p.Config.FailsafeOut {
 		fmt.Fprintf(b, "failsafe egress %s\n", formatFailsafe(f))
 	}
+	for _, t := range p.Carriers {
+		fmt.Fprintf(b, "host interfaces carry %s of other nodes\n", t)
+	}
 	if p.Config.PodsToHost {
 		b.WriteString("pods reach this host\n")
 	}
@@ -104,6 +107,8 @@ func (id SetID) String() string {
 		s = fmt.Sprintf("%s service %s with ports", id.Family, id.Name)
 	case ServiceAddrs:
 		s = fmt.Sprintf("%s service %s", id.Family, id.Name)
+	case Peers:
+		s = fmt.Sprintf("%s other nodes", id.Family)
 	default:
 		s = fmt.Sprintf("kind %d", id.Kind)
 	}

@@ -20,6 +20,9 @@ type Program struct {
 	// are not pods'.
 	Hosts  map[string]*Host
 	Config model.PolicyConfig
+	// Carriers are what Hosts let pass from and to other nodes, whose addresses are in the sets
+	// PeersOf; sorted, and empty without Hosts.
+	Carriers []model.Carrier
 }
 
 // SetKind is what a set is made of.
@@ -31,6 +34,7 @@ const (
 	NamedPort                       // address, protocol and number of the ports named Name of endpoints that Selector selects
 	ServicePorts                    // address, protocol and port of the endpoints of service Name
 	ServiceAddrs                    // addresses of the endpoints of service Name
+	Peers                           // addresses of the other nodes
 )
 
 // SetID names a set by its meaning. The same meaning is the same set, whoever asks for it.
@@ -43,6 +47,9 @@ type SetID struct {
 	// Staged sets serve staged policies only; a driver has no use for them.
 	Staged bool
 }
+
+// PeersOf names the set of the other nodes' addresses of a family.
+func PeersOf(f model.Family) SetID { return SetID{Kind: Peers, Family: f} }
 
 // HasPorts tells whether the members are of address, protocol and port; otherwise of prefixes.
 func (id SetID) HasPorts() bool { return id.Kind == NamedPort || id.Kind == ServicePorts }
@@ -145,7 +152,8 @@ type Endpoint struct {
 // Host is an interface of this node with a host endpoint. Packets meet Untracked, then PreDNAT
 // (ingress only), then Forward when they go on to elsewhere or come from there, else Normal.
 // Allow in the first two decides for the host endpoint. Failsafe ports are not asked at Untracked
-// and PreDNAT, nor at Untracked what they answer, and are allowed at Normal.
+// and PreDNAT, nor at Untracked what they answer, and are allowed at Normal. So are, at Normal, the
+// Program's Carriers between this node's addresses and other nodes'.
 //
 // What Untracked and PreDNAT do not decide goes on; what Forward does not decide is allowed; what
 // Normal does not decide is dropped. Only Normal has profiles.
@@ -179,7 +187,7 @@ type Delta struct {
 	PodsRemoved   []string
 	HostsChanged  []string // interfaces
 	HostsRemoved  []string
-	ConfigChanged bool
+	ConfigChanged bool // or the Carriers did
 }
 
 // MemberDelta is how the members of one set changed. The lists are disjoint and in no order.

@@ -217,6 +217,9 @@ func (r *run) normal(h *policy.Host, d model.Direction, iface string) bool {
 	if r.failsafe(d) {
 		return r.because(true, at, "failsafe port")
 	}
+	if r.carrier(d) {
+		return r.because(true, at, "a tunnel's packet between nodes")
+	}
 	switch r.hook(&h.Normal[d], at) {
 	case allow:
 		return true
@@ -224,6 +227,19 @@ func (r *run) normal(h *policy.Host, d model.Direction, iface string) bool {
 		return false
 	}
 	return r.because(false, at, "no policy and no profile decided")
+}
+
+// carrier tells whether the packet is a tunnel's from or to another node.
+func (r *run) carrier(d model.Direction) bool {
+	peer := r.packet.Src
+	if d == model.Egress {
+		peer = r.packet.Dst
+	}
+	f := model.FamilyOf(peer)
+	known := r.program.Sets[policy.PeersOf(f)]
+	return slices.ContainsFunc(r.program.Carriers, func(t model.Carrier) bool {
+		return t.Family == f && t.Protocol == r.packet.Protocol && (t.Port == 0 || t.Port == r.packet.DstPort)
+	}) && known.Has(policy.Member{Prefix: netip.PrefixFrom(peer, peer.BitLen())})
 }
 
 // failsafe tells whether the packet is to a failsafe port.

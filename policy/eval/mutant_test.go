@@ -237,6 +237,19 @@ var mutants = []mutant{
 	{name: "preDNAT as normal", misread: policies(func(p *model.Policy) { p.PreDNAT = false })},
 	{name: "untracked as normal", misread: policies(func(p *model.Policy) { p.DoNotTrack = false })},
 	{name: "failsafe ports forgotten", mistake: func(p *policy.Program) { p.Config.FailsafeIn, p.Config.FailsafeOut = nil, nil }},
+	{name: "tunnels' packets forgotten", mistake: func(p *policy.Program) { p.Carriers = nil }},
+	{name: "tunnels' packets to any port", mistake: func(p *policy.Program) {
+		p.Carriers = slices.Clone(p.Carriers) // they are the world's
+		for i := range p.Carriers {
+			p.Carriers[i].Port = 0
+		}
+	}},
+	{name: "tunnels' packets of anybody", misread: func(s *model.Snapshot) {
+		s.Policy.Overlay.Peers = nil
+		for i := range 12 {
+			s.Policy.Overlay.Peers = append(s.Policy.Overlay.Peers, netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), netip.AddrFrom16([16]byte{0: 0xfd, 15: byte(i)}))
+		}
+	}},
 	{name: "pods reach the host", mistake: func(p *policy.Program) { p.Config.PodsToHost = true }},
 	{name: "the * host endpoint forgotten", mistake: func(p *policy.Program) { delete(p.Hosts, "*") }},
 }

@@ -132,6 +132,11 @@ var goldenCases = []struct {
 		uplink(s, "eth0")
 		web(s, model.Policy{Selector: "host == 'n1'", Ingress: []model.Rule{{Action: model.Allow, Protocol: model.TCP, Destination: model.EntityMatch{Ports: ports(443)}}}})
 	}},
+	{"host-endpoint-carriers", func(s *model.Snapshot) {
+		uplink(s, "eth0")
+		s.Policy.Overlay = model.Overlay{Peers: []netip.Addr{netip.MustParseAddr("172.31.1.12"), netip.MustParseAddr("fd00:31:1::12")}, Carriers: []model.Carrier{
+			{Family: model.IPv4, Protocol: model.IPIP}, {Family: model.IPv4, Protocol: model.UDP, Port: 4789}, {Family: model.IPv6, Protocol: model.UDP, Port: 51821}}}
+	}},
 	{"host-endpoint-forward", func(s *model.Snapshot) {
 		uplink(s, "*")
 		web(s, model.Policy{Selector: "host == 'n1'", ApplyOnForward: true, Ingress: []model.Rule{{Action: model.Allow, Protocol: model.TCP}}})

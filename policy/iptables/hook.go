@@ -132,3 +132,19 @@ func failsafe(list []model.Failsafe, f model.Family, peer, port, target string) 
 	}
 	return lines
 }
+
+// carriers renders what tunnels send between nodes, for one family.
+func carriers(list []model.Carrier, f model.Family, peer, target string) []string {
+	var lines []string
+	for _, t := range list {
+		if t.Family != f {
+			continue
+		}
+		port := ""
+		if t.Port != 0 {
+			port = "-m multiport --dports " + fmt.Sprint(t.Port)
+		}
+		lines = append(lines, words("-p "+t.Protocol.String(), port, "-m set --match-set "+setName(policy.PeersOf(f))+" "+peer, comment("tunnels between nodes"), target))
+	}
+	return lines
+}

@@ -62,8 +62,10 @@ func (l *layout) host(name string, h *policy.Host, f model.Family) map[string]ch
 		lines := append([]string{established + " " + note + " " + accept, invalid + " -j DROP"}, decided...)
 		if model.Direction(d) == model.Ingress {
 			lines = append(lines, failsafe(in, f, "-s", "--dports", accept)...)
+			lines = append(lines, carriers(l.carriers, f, "src", accept)...)
 		} else {
 			lines = append(lines, failsafe(out, f, "-d", "--dports", accept)...)
+			lines = append(lines, carriers(l.carriers, f, "dst", accept)...)
 		}
 		t[filter][hostChain(kind, name)] = append(lines, hook(&h.Normal[d], end{model.Direction(d), accept, true})...)
 	}

@@ -51,6 +51,7 @@ const (
 // layout is what of a Program decides about the chains that are not of one policy or pod.
 type layout struct {
 	config    model.PolicyConfig
+	carriers  []model.Carrier
 	hosts     map[string]*policy.Host // that a rule can name
 	forwards  bool                    // a host has policies for forwarded traffic
 	untracked bool
@@ -60,7 +61,7 @@ type layout struct {
 func (l *layout) early() bool { return l.untracked || l.preDNAT }
 
 func layoutOf(p *policy.Program) *layout {
-	l := &layout{config: p.Config, hosts: map[string]*policy.Host{}}
+	l := &layout{config: p.Config, carriers: p.Carriers, hosts: map[string]*policy.Host{}}
 	for name, h := range p.Hosts {
 		if name != "*" && (!possibleDevice(name) || !expressible(name) || podDevice(name)) {
 			continue

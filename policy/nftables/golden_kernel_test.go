@@ -146,6 +146,11 @@ var goldenCases = []struct {
 			set(s, p)
 		}
 	}},
+	{"tunnels-past-a-host-endpoint", func(s *model.Snapshot) {
+		s.Policy.HostEndpoints["uplink"] = &model.HostEndpoint{Name: "uplink", Node: "n1", Interface: "eth0"}
+		s.Policy.Overlay = model.Overlay{Peers: []netip.Addr{netip.MustParseAddr("172.31.1.12"), netip.MustParseAddr("fd00:31:1::12")}, Carriers: []model.Carrier{
+			{Family: model.IPv4, Protocol: model.IPIP}, {Family: model.IPv4, Protocol: model.UDP, Port: 4789}, {Family: model.IPv6, Protocol: model.UDP, Port: 51821}}}
+	}},
 }
 
 // TestGolden prints what nft(8) shows of each case; testdata/rulesets.txtar has it to read. The first is

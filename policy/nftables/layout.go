@@ -180,6 +180,7 @@ func (k *skeletonOf) input(c *chainRules) {
 	c.add("", podIn(), nft.GoTo(chainNoProgram))
 	if k.hosts() {
 		c.add("", nft.Marked(decidedBit), nft.GoTo(chainDecided))
+		k.carriers(c, nft.SourceAddr)
 		k.stage(c, stage{nft.InputInterface(), func(h *policy.Host) *policy.Hook { return &h.Normal[model.Ingress] },
 			hookOf{direction: model.Ingress, end: dropEnd, skip: k.skip(k.failsafe[model.Ingress])}, "ingress"})
 	}
@@ -218,8 +219,21 @@ func (k *skeletonOf) output(c *chainRules) {
 	c.add("", established(), nft.Accept())
 	c.add("", nft.InState(expr.CtStateBitINVALID), nft.Jump(chainInvalid))
 	c.add("", nft.Marked(decidedBit), nft.GoTo(chainDecided))
+	k.carriers(c, nft.DestAddr)
 	k.stage(c, stage{nft.OutputInterface(), func(h *policy.Host) *policy.Hook { return &h.Normal[model.Egress] },
 		hookOf{direction: model.Egress, end: dropEnd, skip: k.skip(k.failsafe[model.Egress])}, "egress"})
+}
+
+// carriers lets tunnels' packets pass between nodes. The sets have single addresses only, so that they keep
+// one layout and name.
+func (k *skeletonOf) carriers(c *chainRules, peer func(model.Family) nft.Field) {
+	for _, t := range k.state.program.Carriers {
+		match := nft.Rule(nft.Family(t.Family), nft.L4Proto().Is(byte(t.Protocol)))
+		if t.Port != 0 {
+			match = nft.Rule(match, nft.DestPort().Is(nft.Port(int(t.Port))...))
+		}
+		c.add("tunnels between nodes", match, nft.In(hashName(policy.PeersOf(t.Family)), peer(t.Family)), nft.Accept())
+	}
 }
 
 func (k *skeletonOf) decided(c *chainRules) {

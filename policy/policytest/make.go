@@ -270,6 +270,7 @@ type nobody struct{}
 
 func (nobody) SetConfig(model.PolicyConfig)                              {}
 func (nobody) SetLinks([]model.Link)                                     {}
+func (nobody) SetOverlay(model.Overlay)                                  {}
 func (nobody) SetTier(*model.Tier)                                       {}
 func (nobody) DeleteTier(string)                                         {}
 func (nobody) SetPolicy(*model.Policy) error                             { return nil }

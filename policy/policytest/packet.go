@@ -26,7 +26,27 @@ func (w *World) Packet() *model.Packet {
 	default:
 		p.Protocol, p.SrcPort, p.DstPort = w.portProtocol(), w.port(), w.port()
 	}
+	if o := w.Snapshot.Policy.Overlay; len(o.Carriers) > 0 && len(o.Peers) > 0 && (p.In == "" || p.Out == "") && w.IntN(3) == 0 {
+		w.carry(p, pick(w, o.Carriers...), pick(w, o.Peers...))
+	}
 	return p
+}
+
+// carry makes the packet one of a tunnel's, mostly between this host and another node.
+func (w *World) carry(p *model.Packet, c model.Carrier, peer netip.Addr) {
+	p.Protocol, p.SrcPort, p.DstPort, p.ICMPType, p.ICMPCode = c.Protocol, 0, c.Port, 0, 0
+	if c.Port != 0 {
+		p.SrcPort = w.port()
+	}
+	f := model.FamilyOf(peer)
+	if p.Src, p.Dst = w.addr(f), w.addr(f); w.IntN(4) == 0 {
+		return
+	}
+	if p.In == "" {
+		p.Dst = peer
+	} else {
+		p.Src = peer
+	}
 }
 
 // icmpOf is rarely that of the other family, which only a hand-made packet carries.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"weft/model"
 )
@@ -22,6 +23,7 @@ const (
 type Sink interface {
 	SetConfig(model.PolicyConfig)
 	SetLinks([]model.Link)
+	SetOverlay(model.Overlay)
 	SetTier(*model.Tier)
 	DeleteTier(string)
 	SetPolicy(*model.Policy) error
@@ -248,7 +250,13 @@ func (w *World) stepHost(sink Sink) string {
 
 func (w *World) stepSettings(sink Sink) string {
 	s := w.Snapshot
-	if w.IntN(2) == 0 {
+	switch w.IntN(3) {
+	case 0:
+		o := w.overlay()
+		s.Policy.Overlay = o
+		sink.SetOverlay(o)
+		return fmt.Sprintf("set overlay %+v", o)
+	case 1:
 		var links []model.Link
 		for _, name := range []string{"eth0", "eth1", "eth2"} {
 			links = append(links, model.Link{Name: name, Addresses: []netip.Prefix{netip.PrefixFrom(w.addr(w.family()), 24)}})
@@ -267,6 +275,19 @@ func (w *World) stepSettings(sink Sink) string {
 	s.Policy.Config = cfg
 	sink.SetConfig(cfg)
 	return fmt.Sprintf("set config %+v", cfg)
+}
+
+func (w *World) overlay() (o model.Overlay) {
+	for range w.IntN(8) {
+		o.Peers = append(o.Peers, w.addr(w.family()))
+	}
+	for range w.IntN(4) {
+		o.Carriers = append(o.Carriers, pick(w, model.Carrier{Family: model.IPv4, Protocol: model.IPIP}, model.Carrier{Family: w.family(), Protocol: model.UDP, Port: w.port()}))
+	}
+	slices.SortFunc(o.Peers, netip.Addr.Compare)
+	slices.SortFunc(o.Carriers, model.Carrier.Compare)
+	o.Peers, o.Carriers = slices.Compact(o.Peers), slices.Compact(o.Carriers)
+	return o
 }
 
 func (w *World) failsafe() model.Failsafe {

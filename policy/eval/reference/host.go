@@ -62,7 +62,7 @@ func (r *Reference) hostAllowsIn(p *model.Packet) bool {
 	if p.Out != "" {
 		return r.at(h, "forward", model.Ingress, p) != "deny"
 	}
-	return safe || r.at(h, "normal", model.Ingress, p) == "allow"
+	return safe || r.overlay(p, p.Src) || r.at(h, "normal", model.Ingress, p) == "allow"
 }
 
 // hostAllowsOut: what is forwarded meets the forward policies; what the host sends the untracked
@@ -82,7 +82,21 @@ func (r *Reference) hostAllowsOut(p *model.Packet) bool {
 			return v == "allow"
 		}
 	}
-	return safe || r.at(h, "normal", model.Egress, p) == "allow"
+	return safe || r.overlay(p, p.Dst) || r.at(h, "normal", model.Egress, p) == "allow"
+}
+
+// overlay tells whether a packet is what a tunnel sends, to or from the address of another node.
+func (r *Reference) overlay(p *model.Packet, peer netip.Addr) bool {
+	o := r.snapshot.Policy.Overlay
+	if !slices.Contains(o.Peers, peer) {
+		return false
+	}
+	for _, c := range o.Carriers {
+		if c == (model.Carrier{Family: c.Family, Protocol: p.Protocol, Port: p.DstPort}) && peer.Is4() == (c.Family == model.IPv4) {
+			return true
+		}
+	}
+	return false
 }
 
 func failsafe(list []model.Failsafe, protocol model.Protocol, port uint16, peer netip.Addr) bool {
