@@ -1,7 +1,6 @@
 package iptables
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -73,28 +72,34 @@ type counts struct {
 }
 
 // sum adds up what the lines of one table counted. Lines of policies count as rules says, all others
-// by the tag that they log.
+// by the tag that the line before them logs.
 func sum(text []byte, rules func(chain string) (counts, bool), into map[policy.Tag]*Counter) {
 	lines := map[string]int{}
-	for s := bufio.NewScanner(bytes.NewReader(text)); s.Scan(); {
+	var logged *policy.Tag // by the line before
+	for raw := range bytes.Lines(text) { // of any length
+		line := strings.TrimSpace(string(raw))
 		var packets, size uint64
 		var chain string
-		if n, _ := fmt.Sscanf(s.Text(), "[%d:%d] -A %s", &packets, &size, &chain); n != 3 || !strings.HasPrefix(chain, prefix) {
+		if n, _ := fmt.Sscanf(line, "[%d:%d] -A %s", &packets, &size, &chain); n != 3 || !strings.HasPrefix(chain, prefix) {
 			continue
 		}
 		at := lines[chain]
 		lines[chain]++
 		var tag *policy.Tag
 		var id policy.ChainID
+		before := logged
+		logged = nil
 		if c, ok := rules(chain); ok {
 			if at < len(c.tags) {
 				tag, id = c.tags[at], c.id
 			}
-		} else if _, rest, logs := strings.Cut(s.Text(), `--nflog-prefix "`); logs {
+		} else if _, rest, logs := strings.Cut(line, `--nflog-prefix "`); logs {
 			text, _, _ := strings.Cut(rest, `"`)
 			if t, err := policy.ParseTag(text); err == nil {
-				tag = &t
+				logged = &t
 			}
+		} else if strings.HasSuffix(line, " -j DROP") {
+			tag = before
 		}
 		if tag == nil {
 			continue

@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os/exec"
@@ -363,6 +364,63 @@ func TestCounters(t *testing.T) {
 			if got[rule] != want {
 				t.Errorf("rule %d counted %d packets, want %d", rule, got[rule], want)
 			}
+		}
+	})
+}
+
+// TestLogIsLimited: whoever is denied may send as much as he likes, little of it is logged, and all counted.
+func TestLogIsLimited(t *testing.T) {
+	backends(t, func(t *testing.T, b Backend) {
+		rig := wire.New(t)
+		d := newDriver(t, rig.Node, b)
+		s := town()
+		for id, e := range s.Endpoints {
+			e.Device = policytest.Device(int(e.MAC[5]))
+			s.Endpoints[id] = e
+		}
+		web(s, model.Policy{Types: model.Types{Ingress: true}, Ingress: []model.Rule{
+			{Action: model.Log, Protocol: model.TCP}, {Action: model.Deny, Protocol: model.TCP}}})
+		p := compile(t, s)
+		apply(t, d, fromScratch(p))
+		const sent, tiers = 400, 100
+		var packets []*model.Packet
+		for n := range uint16(sent) {
+			packets = append(packets, &model.Packet{In: "eth0", Out: policytest.Device(1), Src: netip.MustParseAddr("10.244.0.9"), Dst: netip.MustParseAddr("10.244.0.1"),
+				Protocol: model.TCP, SrcPort: 1000 + n, DstPort: 1})
+		}
+		for n := range uint16(tiers) {
+			packets = append(packets, &model.Packet{In: "eth0", Out: policytest.Device(1), Src: netip.MustParseAddr("10.244.0.9"), Dst: netip.MustParseAddr("10.244.0.1"),
+				Protocol: model.UDP, SrcPort: 1000 + n, DstPort: 1})
+		}
+		start := time.Now()
+		tally, wrong := rig.Check(t, p, packets)
+		if len(wrong) > 0 || tally.Denied != sent+tiers {
+			t.Fatal(tally, wrong)
+		}
+		out := testkit.Run(t, rig.Node, d.tools.save[b][model.IPv4], "-c", "-t", filter)
+		most := logBurst + logRate*int(time.Since(start)/time.Second+1)
+		lines := 0
+		for line := range strings.Lines(out) {
+			var logged int
+			if n, _ := fmt.Sscanf(line, "[%d:", &logged); n == 1 && strings.Contains(line, "-j NFLOG") && logged > 0 {
+				if lines++; logged > most {
+					t.Errorf("%d packets were logged, want at most %d: %s", logged, most, line)
+				}
+			}
+		}
+		list, err := d.Counters(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]uint64{}
+		for _, c := range list {
+			if c.Packets > 0 && c.Tag.Direction == model.Ingress {
+				got[fmt.Sprintf("%s %c %d", c.Chain, c.Tag.Cause, c.Tag.Rule)] = c.Packets
+			}
+		}
+		want := map[string]uint64{"GlobalNetworkPolicy p ingress r 0": sent, "GlobalNetworkPolicy p ingress r 1": sent, " t 0": tiers}
+		if diff := cmp.Diff(want, got); diff != "" || lines != 3 {
+			t.Errorf("%d lines logged, want 3; counters (-want +got):\n%s", lines, diff)
 		}
 	})
 }

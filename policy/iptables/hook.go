@@ -9,7 +9,7 @@ import (
 
 // policyChain renders the rules of a policy or profile for one family. Chains are jumped to: goto
 // in them ends the policy, and goes on behind the jump. counts says for each line what it counts; nil:
-// what the line before it counts already.
+// what another one counts.
 func policyChain(c *policy.Chain, d model.Direction, m *matcher) (lines []string, counts []*policy.Tag) {
 	lines = []string{}
 	note := comment(string(c.ID)) // in the first rule, for who reads
@@ -17,10 +17,11 @@ func policyChain(c *policy.Chain, d model.Direction, m *matcher) (lines []string
 		r := &c.Rules[i]
 		tag := &policy.Tag{Action: r.Action, Direction: d, Cause: policy.ByRule, Name: policy.TagName(string(c.ID)), Rule: r.Index}
 		for _, match := range m.matches(r) {
-			for n, target := range targets(*tag) {
+			list, counting := targets(*tag)
+			for n, target := range list {
 				lines = append(lines, words(match, note, target))
 				note = ""
-				if n == 0 {
+				if n == counting {
 					counts = append(counts, tag)
 				} else {
 					counts = append(counts, nil)
@@ -31,18 +32,19 @@ func policyChain(c *policy.Chain, d model.Direction, m *matcher) (lines []string
 	return lines, counts
 }
 
-// targets are what becomes of the packets that a rule matches.
-func targets(tag policy.Tag) []string {
+// targets are what becomes of the packets that a rule matches, by a line each; counting is the one that
+// all of them meet.
+func targets(tag policy.Tag) (list []string, counting int) {
 	switch tag.Action {
 	case model.Allow:
-		return []string{"-g " + chainAllow}
+		return []string{"-g " + chainAllow}, 0
 	case model.Pass:
-		return []string{"-g " + chainPass}
+		return []string{"-g " + chainPass}, 0
 	case model.Log:
-		return []string{logging(tag)}
+		return []string{"", logging(tag)}, 0
 	}
 	tag.Action = model.Deny // and so is what nobody knows
-	return []string{logging(tag), "-j DROP"}
+	return []string{logging(tag), "-j DROP"}, 1
 }
 
 // end says what a hook does: when a policy allows, and when nothing decides.

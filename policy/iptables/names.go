@@ -116,9 +116,13 @@ func comment(text string) string {
 	return `-m comment --comment "` + text + `"`
 }
 
-// logging is the target that logs a packet with its reason.
+// Of what a line logs so many packets a second, and so many at once, are written to NFLOG: whoever can
+// send packets would otherwise have this host do work for each. Other lines count all.
+const logRate, logBurst = 10, 50
+
+// logging is the target that logs a packet with its reason, within the limit.
 func logging(t policy.Tag) string {
-	return fmt.Sprintf(`-j NFLOG --nflog-prefix "%s" --nflog-group %d`, t, kernel.LogGroup)
+	return fmt.Sprintf(`-m limit --limit %d/second --limit-burst %d -j NFLOG --nflog-prefix "%s" --nflog-group %d`, logRate, logBurst, t, kernel.LogGroup)
 }
 
 func mark(value uint32) string { return fmt.Sprintf("-m mark --mark %#x/%#x", value, value) }

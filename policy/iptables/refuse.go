@@ -24,10 +24,10 @@ func (r refusals) instead(k key, line string) string {
 		return line
 	}
 	note := comment("refused by the kernel")
-	if strings.HasSuffix(line, "-g "+chainAllow) || strings.Contains(line, "-j NFLOG") {
-		return note
+	if strings.HasSuffix(line, "-j DROP") || strings.HasSuffix(line, "-g "+chainPass) {
+		return note + " -j DROP"
 	}
-	return note + " -j DROP"
+	return note
 }
 
 // refuse takes note of the lines that an error blames. It tells whether there are new ones.

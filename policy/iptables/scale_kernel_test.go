@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"syscall"
 	"testing"
 	"time"
 
@@ -63,18 +62,6 @@ func scalePolicy(n, version int) *model.Policy {
 			{Action: model.Allow, Protocol: model.UDP, Source: model.EntityMatch{Selector: sel(2)}}}}
 }
 
-// cpu is the processor time of this process and of the programs that it ran.
-func cpu() time.Duration {
-	var sum time.Duration
-	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
-		var u syscall.Rusage
-		if syscall.Getrusage(who, &u) == nil {
-			sum += time.Duration(u.Utime.Nano() + u.Stime.Nano())
-		}
-	}
-	return sum
-}
-
 // TestScale measures one policy's change among many, from the resource to the kernel.
 func TestScale(t *testing.T) {
 	if testkit.Emulated() {
@@ -92,9 +79,9 @@ func TestScale(t *testing.T) {
 			}
 		}
 		measure := func(f func()) (wall, used time.Duration) {
-			w, p := time.Now(), cpu()
+			w, p := time.Now(), testkit.ProcessorTime()
 			f()
-			return time.Since(w), cpu() - p
+			return time.Since(w), testkit.ProcessorTime() - p
 		}
 		wall, used := measure(func() { apply(t, d, u) })
 		rules := 0

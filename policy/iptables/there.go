@@ -1,7 +1,6 @@
 package iptables
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -94,8 +93,8 @@ func (d *Driver) legacyTables(f model.Family) ([]string, error) {
 
 func (o *found) parse(text []byte, f model.Family, table string) {
 	seen := map[string]bool{} // built-in chains with a rule
-	for s := bufio.NewScanner(bytes.NewReader(text)); s.Scan(); {
-		line := s.Text()
+	for raw := range bytes.Lines(text) { // of any length
+		line := strings.TrimSuffix(string(raw), "\n")
 		if name, ok := strings.CutPrefix(line, ":"); ok {
 			if name, _, _ = strings.Cut(name, " "); strings.HasPrefix(name, prefix) {
 				o.chains[key{f, table, name}] = &foundChain{}
@@ -156,9 +155,8 @@ func (d *Driver) readSets(ctx context.Context) (map[string]*foundSet, error) {
 		return nil, err
 	}
 	sets := map[string]*foundSet{}
-	s := bufio.NewScanner(bytes.NewReader(text))
-	for s.Scan() {
-		w := strings.Fields(s.Text())
+	for line := range bytes.Lines(text) {
+		w := strings.Fields(string(line))
 		if len(w) < 3 || !strings.HasPrefix(w[1], prefix) {
 			continue
 		}
@@ -171,7 +169,7 @@ func (d *Driver) readSets(ctx context.Context) (map[string]*foundSet, error) {
 			}
 		}
 	}
-	return sets, s.Err()
+	return sets, nil
 }
 
 // element writes what ipset printed in the way that we do.
