@@ -64,7 +64,7 @@ func peersOf(t *topology.Tunnel, all []topology.Peer, cfg model.EncryptionConfig
 		if !ok || model.FamilyOf(n.Address) != t.Family {
 			continue
 		}
-		peer := Peer{Device: t.Device, Node: n.Node, Key: key, Endpoint: endpoint(n, cfg, t), AllowedIPs: allowed(n, cfg.Host), Keepalive: cfg.Keepalive}
+		peer := Peer{Device: t.Device, Node: n.Node, Key: key, Endpoint: endpoint(n, cfg, t), AllowedIPs: allowed(n), Keepalive: cfg.Keepalive}
 		if peer.Keepalive == 0 && n.BehindNAT {
 			peer.Keepalive = natKeepalive
 		}
@@ -108,12 +108,12 @@ func endpoint(p *topology.Peer, cfg model.EncryptionConfig, t *topology.Tunnel) 
 	return netip.AddrPortFrom(addr, uint16(cfg.Port(t.Family, t.End.Epoch)))
 }
 
-// allowed lists what the peer may send from: its blocks, what it borrowed and its tunnel addresses, of
-// both families; its node address only where host traffic is encrypted, too.
-func allowed(p *topology.Peer, host bool) []netip.Prefix {
+// allowed lists what the peer may send from: its blocks, what it borrowed, its tunnel and node addresses, of both
+// families. From the latter its own processes answer pods.
+func allowed(p *topology.Peer) []netip.Prefix {
 	var ips []netip.Prefix
 	for _, q := range slices.Concat(p.Prefixes, p.Other) {
-		if q.IsValid() && (host || q != model.HostPrefix(p.Address)) {
+		if q.IsValid() {
 			ips = append(ips, q.Masked())
 		}
 	}

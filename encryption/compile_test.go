@@ -56,14 +56,10 @@ func TestCompile(t *testing.T) {
 	_, two := testKey(t, 2)
 	_, three := testKey(t, 3)
 	want := "device weft-wg epoch 0 public " + own.String() + " udp 51820 mtu 1440 address 10.244.0.1\n" +
-		"  peer n2 public " + two.String() + " at 172.31.1.2:51820 10.244.1.0/26 fd00:244::/122\n" +
+		"  peer n2 public " + two.String() + " at 172.31.1.2:51820 10.244.1.0/26 172.31.1.2/32 fd00:244::/122\n" +
 		"  peer n3 public " + three.String() + " at 198.51.100.7:51820 keepalive 25s 10.244.2.0/26\n"
 	if got := p.Format(); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
-	}
-	cfg.Host = true
-	if p, err = Compile(v, cfg, keys); err != nil || !strings.Contains(p.Format(), " 172.31.1.2/32 ") {
-		t.Errorf("host encryption: %v\n%s", err, p.Format())
 	}
 }
 

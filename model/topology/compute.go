@@ -359,6 +359,11 @@ func (c *compiler) appendPeers(peers []Peer, name model.NodeName, holds []netip.
 				p.Other = append(p.Other, h)
 			}
 		}
+		for _, o := range n.Addresses {
+			if model.FamilyOf(o.Addr()) != family {
+				p.Other = append(p.Other, model.HostPrefix(o.Addr()))
+			}
+		}
 		for _, t := range n.TunnelAddresses {
 			// One of a pool must be of a block of the node, or borrowed: no record claims another's pod.
 			if model.FamilyOf(t) == family && !covered(p.Prefixes, t) && !c.pools.Contains(t) {

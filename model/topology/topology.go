@@ -87,7 +87,8 @@ type Peer struct {
 	// Prefixes are what this peer may send from inside a tunnel: its blocks, the addresses it
 	// borrowed, its tunnel address. Sorted.
 	Prefixes []netip.Prefix
-	// Other are those of the other family than Address, for tunnels that carry both. Sorted.
+	// Other are those of the other family than Address, and the node's addresses of it, for tunnels that
+	// carry both. Sorted.
 	Other []netip.Prefix
 	// Keys, Outside and BehindNAT are the node's own.
 	Keys      []model.NodeKey
