@@ -17,7 +17,7 @@ func felixInEffect() []string {
 		"iptablesNATOutgoingInterfaceFilter", "mtuIfacePattern", "mtuMode", "mtuProfile", "natOutgoingAddress",
 		"natOutgoingExclusions", "natPortRange", "nftablesMode", "nodeSelector", "vxlanMTU", "vxlanMTUV6", "vxlanPort", "vxlanVNI",
 		"wireguardEnabled", "wireguardEnabledV6", "wireguardKeepAlive", "wireguardKeyEpoch", "wireguardListeningPort",
-		"wireguardListeningPortV6", "wireguardMTU", "wireguardMTUV6", "wireguardThreadingEnabled"}
+		"wireguardListeningPortV6", "wireguardMTU", "wireguardMTUV6", "wireguardThreadingEnabled", "workloadSourceSpoofing"}
 }
 
 // warnOfNoEffect names the fields of a written resource that ask for something this release keeps

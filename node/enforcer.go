@@ -166,7 +166,7 @@ func (e *enforcer) OnChanges(all []datastore.Change) {
 	e.later(func() time.Time {
 		for _, ch := range changes {
 			if err := e.feeder.Change(ch); err != nil {
-				e.log.Warn("resource not understood, the last good one stays in force", "resource", ch.Key.String(), "err", err)
+				e.log.Warn("resource not understood", "resource", ch.Key.String(), "err", err)
 			}
 		}
 		return now
@@ -413,7 +413,7 @@ func (e *enforcer) status() (status.Policy, []string) {
 	defer e.mu.Unlock()
 	var problems []string
 	for _, p := range e.wrong {
-		problems = append(problems, fmt.Sprintf("%s is rejected, the last good one stays in force: %v", p.Key, p.Err))
+		problems = append(problems, p.Error())
 	}
 	for _, id := range e.state.Isolated {
 		problems = append(problems, fmt.Sprintf("pod %s is attached, but the store has no WorkloadEndpoint of it: nothing passes to or from it; delete the pod", id))

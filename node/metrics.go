@@ -111,7 +111,7 @@ func policyDescs() map[string]*prometheus.Desc {
 		"sets":       desc("weft_policy_sets", "Sets of addresses of the program."),
 		"pods":       desc("weft_policy_endpoints", "Pods of this node that have a program."),
 		"isolated":   desc("weft_policy_isolated_endpoints", "Pods of this node that nothing passes to or from, since the store does not know them."),
-		"rejected":   desc("weft_policy_rejected_resources", "Resources of which the last good form stays in force."),
+		"rejected":   desc("weft_policy_rejected_resources", "Resources of which not all could be understood; weft status says what is done instead."),
 	}
 }
 

@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -46,13 +47,16 @@ type Attachment struct {
 }
 
 // Feeder passes what the store says on to a compiler, change by change. A resource that cannot be
-// understood leaves the last good one in force and is among Problems. Not for concurrent use.
+// understood leaves the last good one in force and is among Problems; for a policy of which there is none
+// something stands that denies. Not for concurrent use.
 type Feeder struct {
 	self     model.NodeName
 	to       Compiler
 	attached map[model.EndpointID]Attachment // nil: the records of this node's pods are its pods
 
-	problems map[datastore.Key]error
+	problems map[datastore.Key]Problem
+	good     map[datastore.Key]bool // of which something is known
+	standIns map[datastore.Key]bool // policies in tierRejected
 	felix    map[string]*v3.FelixConfiguration
 	labels   map[string]string // of this node
 	settings Settings
@@ -71,7 +75,11 @@ type Feeder struct {
 }
 
 // profileNames is a list that many endpoints have in common.
-type profileNames struct{ names []string }
+type profileNames struct {
+	names []string
+	key   string // in lists
+	users int    // in names
+}
 
 // localPod is the record of a pod of this node.
 type localPod struct {
@@ -88,7 +96,7 @@ type localPod struct {
 // With attachments, this node's pods are those that Attach is told of, and records only say what
 // labels, profiles and ports these have; without, the records are the pods.
 func NewFeeder(self model.NodeName, to Compiler, attachments bool) *Feeder {
-	f := &Feeder{self: self, to: to, problems: map[datastore.Key]error{}, felix: map[string]*v3.FelixConfiguration{},
+	f := &Feeder{self: self, to: to, problems: map[datastore.Key]Problem{}, good: map[datastore.Key]bool{}, standIns: map[datastore.Key]bool{}, felix: map[string]*v3.FelixConfiguration{},
 		pods: map[datastore.Key]*localPod{}, byID: map[model.EndpointID]*localPod{},
 		names: map[datastore.Key]*profileNames{}, lists: map[string]*profileNames{}, uses: map[string]int{},
 		generated: map[string]map[string]string{}, profiles: map[string]*model.Profile{}, given: map[string]bool{},
@@ -106,15 +114,15 @@ func (f *Feeder) Settings() Settings { return f.settings }
 // Problems lists the resources that could not be understood, sorted.
 func (f *Feeder) Problems() []Problem {
 	out := make([]Problem, 0, len(f.problems))
-	for k, err := range f.problems {
-		out = append(out, Problem{k, err})
+	for _, p := range f.problems {
+		out = append(out, p)
 	}
 	slices.SortFunc(out, func(a, b Problem) int { return strings.Compare(a.Key.String(), b.Key.String()) })
 	return out
 }
 
-// Change takes one change of the store in. The error, which is also kept among Problems until the
-// resource changes again, says what could not be understood.
+// Change takes one change of the store in. The error is a Problem, which is also kept among Problems until
+// the resource changes again: what could not be understood, and what is done instead.
 func (f *Feeder) Change(ch datastore.Change) error {
 	var err error
 	switch {
@@ -127,10 +135,15 @@ func (f *Feeder) Change(ch datastore.Change) error {
 	}
 	if err == nil {
 		delete(f.problems, ch.Key)
-	} else {
-		f.problems[ch.Key] = err
+		f.understood(ch.Key, ch.Object != nil)
+		return nil
 	}
-	return err
+	p := Problem{Key: ch.Key, Err: err}
+	if !errors.As(err, &partly{}) {
+		p.Instead = f.insteadOf(ch.Key)
+	}
+	f.problems[ch.Key] = p
+	return p
 }
 
 func (f *Feeder) set(k datastore.Key, o v3.Object) error {
@@ -217,7 +230,9 @@ func (f *Feeder) remove(k datastore.Key) error {
 	}
 	switch k.Kind {
 	case v3.KindTier:
-		f.to.DeleteTier(k.Name)
+		if k.Name != tierRejected {
+			f.to.DeleteTier(k.Name)
+		}
 	case v3.KindProfile:
 		delete(f.profiles, k.Name)
 		return f.refresh(k.Name)
@@ -249,6 +264,10 @@ func (f *Feeder) setPolicy(k datastore.Key, o v3.Object) error {
 	case p != nil:
 		if refused := f.to.SetPolicy(p); refused != nil {
 			return refused
+		}
+		f.understood(k, true)
+		if err != nil {
+			return partly{err}
 		}
 	case err == nil: // a staged one that is not shown
 		return f.remove(k)
@@ -288,9 +307,17 @@ func (f *Feeder) configure() error {
 	if err != nil {
 		return err
 	}
+	again := s.Spoofing != f.settings.Spoofing
 	f.settings = s
 	f.to.SetConfig(s.Config)
-	return nil
+	if !again {
+		return nil
+	}
+	var errs []error
+	for _, l := range f.pods {
+		errs = append(errs, f.give(l))
+	}
+	return errors.Join(errs...)
 }
 
 // setSlice replaces what one EndpointSlice gives; no service takes it away.
@@ -371,6 +398,9 @@ func (f *Feeder) use(k datastore.Key, names []string) error {
 			}
 		}
 		delete(f.names, k)
+		if before.users--; before.users == 0 {
+			delete(f.lists, before.key)
+		}
 	}
 	for _, n := range names {
 		if f.uses[n]++; f.uses[n] == 1 {
@@ -378,7 +408,9 @@ func (f *Feeder) use(k datastore.Key, names []string) error {
 		}
 	}
 	if len(names) > 0 {
-		f.names[k] = f.shared(names)
+		l := f.shared(names)
+		l.users++
+		f.names[k] = l
 	}
 	for _, n := range changed {
 		if err := f.refresh(n); err != nil {
@@ -393,7 +425,7 @@ func (f *Feeder) shared(names []string) *profileNames {
 	key := strings.Join(names, "\x00")
 	l := f.lists[key]
 	if l == nil {
-		l = &profileNames{slices.Clone(names)}
+		l = &profileNames{names: slices.Clone(names), key: key}
 		f.lists[key] = l
 	}
 	return l

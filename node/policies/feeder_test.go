@@ -140,7 +140,7 @@ func (w *world) manifest() string {
 		text = strings.Replace(text, "labels: {", "labels: {kubernetes.io/service-name: "+w.one("db", "web")+", ", 1)
 		return text + "addressType: IPv4\nendpoints: [{addresses: [" + w.address() + "]}]\nports: [{port: 80}]"
 	case 15:
-		return meta("FelixConfiguration", w.one("default", "node.n1", "sel")) + "spec: {defaultEndpointToHostAction: " + w.one("Drop", "Accept") + w.one("", ", failsafeInboundHostPorts: []") +
+		return meta("FelixConfiguration", w.one("default", "node.n1", "sel")) + "spec: {defaultEndpointToHostAction: " + w.one("Drop", "Accept") + w.one("", ", failsafeInboundHostPorts: []") + w.one("", ", workloadSourceSpoofing: Any", ", workloadSourceSpoofing: Disabled") +
 			", nodeSelector: \"" + w.one("zone == 'a'", "zone == 'b'") + "\"}"
 	}
 	node, pod := w.one("n1", "n2"), w.one("p", "q")
@@ -153,8 +153,8 @@ func (w *world) manifest() string {
 	if account != "" {
 		profiles += ", ksa." + ns + "." + account
 	}
-	return namespaced("WorkloadEndpoint", name) + fmt.Sprintf("spec: {orchestrator: k8s, node: %s, pod: %s, endpoint: eth0, interfaceName: weft%s, containerID: c, ipNetworks: [%s/32], profiles: [%s], serviceAccountName: %q, ports: [{name: http, protocol: TCP, port: 80}]}",
-		node, pod, pod, w.address(), profiles, account)
+	return namespaced("WorkloadEndpoint", name) + fmt.Sprintf("spec: {orchestrator: k8s, node: %s, pod: %s, endpoint: eth0, interfaceName: weft%s, containerID: c, ipNetworks: [%s/32], profiles: [%s], serviceAccountName: %q, ports: [{name: http, protocol: TCP, port: 80}]%s}",
+		node, pod, pod, w.address(), profiles, account, w.one("", ", allowSpoofedSourcePrefixes: [192.0.2.0/24]"))
 }
 
 // step changes one resource and returns the change.

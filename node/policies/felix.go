@@ -16,6 +16,8 @@ type Settings struct {
 	// NftablesMode is Auto, Enabled or Disabled; IptablesBackend Auto, NFT or Legacy, in any case.
 	NftablesMode    string
 	IptablesBackend string
+	// Spoofing lets pods send from the allowSpoofedSourcePrefixes of their records.
+	Spoofing bool
 }
 
 // FelixChain returns the FelixConfigurations that apply to a node, the weakest first: the default
@@ -75,7 +77,7 @@ func failsafes(p model.Protocol, ports ...uint16) []model.Failsafe {
 // settingsOf merges a chain, the weakest first.
 func settingsOf(chain []*v3.FelixConfiguration) (Settings, error) {
 	s := Settings{Config: model.PolicyConfig{FailsafeIn: failsafeIn(), FailsafeOut: failsafeOut()}, NftablesMode: "Auto", IptablesBackend: "Auto"}
-	toHost := "Drop"
+	toHost, spoofing := "Drop", "Disabled"
 	var err error
 	for _, f := range chain {
 		if list := f.Spec.FailsafeInboundHostPorts; list != nil {
@@ -89,9 +91,11 @@ func settingsOf(chain []*v3.FelixConfiguration) (Settings, error) {
 			}
 		}
 		toHost = cmp.Or(f.Spec.DefaultEndpointToHostAction, toHost)
+		spoofing = cmp.Or(f.Spec.WorkloadSourceSpoofing, spoofing)
 		s.NftablesMode = cmp.Or(f.Spec.NftablesMode, s.NftablesMode)
 		s.IptablesBackend = cmp.Or(f.Spec.IptablesBackend, s.IptablesBackend)
 	}
+	s.Spoofing = strings.EqualFold(spoofing, "Any")
 	s.Config.PodsToHost = strings.EqualFold(toHost, "Accept") || strings.EqualFold(toHost, "Return")
 	return s, nil
 }

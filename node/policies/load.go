@@ -28,12 +28,21 @@ func Kinds() []string {
 
 // Problem is a resource of which something could not be understood.
 type Problem struct {
-	Key datastore.Key
-	Err error
+	Key     datastore.Key
+	Err     error
+	Instead string // what is done about the whole resource; empty when Err says it
 }
 
-// Error names the resource and the field.
-func (p Problem) Error() string { return fmt.Sprintf("%s: %v", p.Key, p.Err) }
+// Error names the resource, the field and what is done instead.
+func (p Problem) Error() string {
+	if p.Instead == "" {
+		return fmt.Sprintf("%s: %v", p.Key, p.Err)
+	}
+	return fmt.Sprintf("%s is rejected: %v; %s", p.Key, p.Err, p.Instead)
+}
+
+// Unwrap returns what could not be understood.
+func (p Problem) Unwrap() error { return p.Err }
 
 // Load reads all that policy on a node depends on, once: the snapshot's Endpoints are the records of
 // that node's pods, and Policy everything else; all other parts are empty, also what host endpoints
@@ -53,10 +62,7 @@ func Load(ctx context.Context, store datastore.Store, self model.NodeName) (*mod
 	case !errors.Is(err, datastore.ErrNotFound):
 		return nil, nil, fmt.Errorf("read the record of node %s: %w", self, err)
 	}
-	s, problems := convert(self, labels, l.Items)
-	for _, r := range l.Rejected {
-		problems = append(problems, Problem{r.Key, r.Err})
-	}
+	s, problems := convert(self, labels, l.Items, l.Rejected...)
 	slices.SortFunc(problems, func(a, b Problem) int { return strings.Compare(a.Key.String(), b.Key.String()) })
 	return s, problems, nil
 }
@@ -73,7 +79,7 @@ type loader struct {
 	felix     map[string]*v3.FelixConfiguration
 }
 
-func convert(self model.NodeName, labels map[string]string, objects []v3.Object) (*model.Snapshot, []Problem) {
+func convert(self model.NodeName, labels map[string]string, objects []v3.Object, rejected ...datastore.Rejection) (*model.Snapshot, []Problem) {
 	l := loader{self: self, generated: map[string]map[string]string{}, profiles: map[string]*model.Profile{},
 		used: map[string]bool{}, felix: map[string]*v3.FelixConfiguration{}}
 	l.snapshot = &model.Snapshot{Self: self, Endpoints: map[model.EndpointID]model.Endpoint{}, Policy: model.PolicyView{
@@ -82,6 +88,9 @@ func convert(self model.NodeName, labels map[string]string, objects []v3.Object)
 		Remote: map[model.RemoteID]*model.RemoteEndpoint{}, HostEndpoints: map[string]*model.HostEndpoint{}}}
 	for _, o := range objects {
 		l.note(datastore.KeyOf(o), l.take(o))
+	}
+	for _, r := range rejected {
+		l.note(r.Key, r.Err)
 	}
 	names := maps.Clone(l.used)
 	for name := range l.generated {
@@ -98,13 +107,24 @@ func convert(self model.NodeName, labels map[string]string, objects []v3.Object)
 	settings, err := settingsOf(FelixChain(self, labels, l.felix))
 	l.note(datastore.Key{Kind: v3.KindFelixConfiguration, Name: "default"}, err)
 	l.snapshot.Policy.Config = settings.Config
+	if !settings.Spoofing {
+		for id, e := range l.snapshot.Endpoints {
+			e.Sources = nil
+			l.snapshot.Endpoints[id] = e
+		}
+	}
 	return l.snapshot, l.problems
 }
 
 func (l *loader) note(k datastore.Key, err error) {
-	if err != nil {
-		l.problems = append(l.problems, Problem{k, err})
+	if err == nil {
+		return
 	}
+	p := Problem{Key: k, Err: err}
+	if !errors.As(err, &partly{}) {
+		p.Instead = l.standIn(k)
+	}
+	l.problems = append(l.problems, p)
 }
 
 func (l *loader) use(names []string) {
@@ -157,10 +177,13 @@ func (l *loader) take(o v3.Object) error {
 	case *networkingv1.NetworkPolicy, *policyv1alpha2.ClusterNetworkPolicy, *v3.NetworkPolicy, *v3.GlobalNetworkPolicy,
 		*v3.StagedNetworkPolicy, *v3.StagedGlobalNetworkPolicy, *v3.StagedKubernetesNetworkPolicy:
 		p, err := policyOf(o)
-		if p != nil {
-			v.Policies[p.ID] = p
+		if p == nil {
+			return err
 		}
-		return err
+		v.Policies[p.ID] = p
+		if err != nil {
+			return partly{err}
+		}
 	}
 	return nil
 }

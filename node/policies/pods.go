@@ -17,7 +17,7 @@ func (f *Feeder) Attach(a Attachment, record *v3.WorkloadEndpoint) error {
 		k := datastore.KeyOf(record)
 		err := f.setPod(k, record)
 		if err != nil {
-			f.problems[k] = err
+			f.problems[k] = Problem{Key: k, Err: err, Instead: f.insteadOf(k)}
 		}
 		return err
 	}
@@ -117,7 +117,11 @@ func (f *Feeder) give(l *localPod) error {
 		}
 		device, addresses, mac = a.Device, a.Addresses, a.MAC
 	}
-	err := f.to.SetEndpoint(l.pod.local(l.id, device, addresses, mac))
+	e := l.pod.local(l.id, device, addresses, mac)
+	if !f.settings.Spoofing {
+		e.Sources = nil
+	}
+	err := f.to.SetEndpoint(e)
 	l.given = l.given || err == nil
 	return err
 }

@@ -91,13 +91,29 @@ func tiered(kind string, o v3.Object, s *v3.PolicySpec) (*model.Policy, error) {
 	if err := errors.Join(append(errs, wrongIn, wrongOut)...); err != nil {
 		return nil, err
 	}
-	return p, nil
+	return p, connectionsOnly(s)
+}
+
+// connectionsOnly names the rules that ask for HTTP, which nobody looks into.
+func connectionsOnly(s *v3.PolicySpec) error {
+	var errs []error
+	for i := range s.Ingress {
+		if s.Ingress[i].HTTP != nil {
+			errs = append(errs, fmt.Errorf("spec.ingress[%d].http: nobody looks into HTTP here: the rule is about every request", i))
+		}
+	}
+	for i := range s.Egress {
+		if s.Egress[i].HTTP != nil {
+			errs = append(errs, fmt.Errorf("spec.egress[%d].http: nobody looks into HTTP here: the rule is about every request", i))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func global(kind string, o v3.Object, s *v3.GlobalPolicySpec) (*model.Policy, error) {
-	p, err := tiered(kind, o, &s.PolicySpec)
-	if err != nil {
-		return nil, err
+	p, partly := tiered(kind, o, &s.PolicySpec)
+	if p == nil {
+		return nil, partly
 	}
 	where, err := ofNamespaces(s.NamespaceSelector)
 	if err != nil {
@@ -107,11 +123,14 @@ func global(kind string, o v3.Object, s *v3.GlobalPolicySpec) (*model.Policy, er
 		return nil, fmt.Errorf("spec.selector: %w", err)
 	}
 	p.DoNotTrack, p.PreDNAT, p.ApplyOnForward = s.DoNotTrack, s.PreDNAT, s.ApplyOnForward
-	return p, nil
+	return p, partly
 }
 
 // tierOf converts a tier.
 func tierOf(t *v3.Tier) (*model.Tier, error) {
+	if t.Name == tierRejected {
+		return nil, fmt.Errorf("metadata.name: %s is the tier of what stands for policies that are rejected", t.Name)
+	}
 	out := &model.Tier{Name: t.Name, DefaultAction: model.Deny}
 	if t.Spec.DefaultAction == v3.ActionPass {
 		out.DefaultAction = model.Pass
