@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,17 +64,18 @@ type enforcer struct {
 	waiting  []time.Time // of changes that are not in the kernel yet
 	last     policy.Update
 
-	mu     sync.Mutex // guards what follows; never held for long
-	queue  []func() time.Time
-	synced bool
-	linked bool // this host's interfaces are known
-	state  status.Policy
-	failed [2]error // of the last runs, by who made them
-	wrong  []policies.Problem
-	closed bool // a barrier or a program stands
-	tried  bool // the first program was given to the driver
-	mended uint64
-	at     time.Time
+	mu      sync.Mutex // guards what follows; never held for long
+	queue   []func() time.Time
+	overlay model.Overlay // that the compiler knows, or will before its next program
+	synced  bool
+	linked  bool // this host's interfaces are known
+	state   status.Policy
+	failed  [2]error // of the last runs, by who made them
+	wrong   []policies.Problem
+	closed  bool // a barrier or a program stands
+	tried   bool // the first program was given to the driver
+	mended  uint64
+	at      time.Time
 
 	observed atomic.Pointer[policyDriver] // the one in force
 }
@@ -197,6 +199,18 @@ func (e *enforcer) setLinks(links []model.Link) {
 	e.linked = true
 	e.mu.Unlock()
 	e.runner.Kick()
+}
+
+// setOverlay tells of the other nodes and the tunnels to them.
+func (e *enforcer) setOverlay(o model.Overlay) {
+	e.mu.Lock()
+	same := reflect.DeepEqual(e.overlay, o)
+	e.overlay = o
+	e.mu.Unlock()
+	if !same {
+		e.later(func() time.Time { e.compiler.SetOverlay(o); return time.Time{} })
+		e.runner.Kick()
+	}
 }
 
 const (

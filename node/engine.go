@@ -63,7 +63,8 @@ type engine struct {
 	collector *collector
 	announcer *announcer
 	encryptor *encryptor
-	onLinks   func([]model.Link) // optional: this host's interfaces are others than before
+	onLinks   func([]model.Link)  // optional: this host's interfaces are others than before
+	onOverlay func(model.Overlay) // optional: of every new view
 
 	mu       sync.Mutex
 	plans    *plans // of the last run; nil before the first
@@ -141,10 +142,6 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 	last, lastInputs := e.plans, e.inputs
 	e.mu.Unlock()
 
-	if e.onLinks != nil && underGen != e.linksGen {
-		e.linksGen = underGen
-		e.onLinks(under.Links)
-	}
 	p := &plans{}
 	now := inputs{e.cluster.currentGeneration(), underGen, e.encryptor.generation()}
 	if last != nil && now == lastInputs {
@@ -163,6 +160,14 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 		}
 		p.view, err = e.compiler.Compute(snap)
 		e.note("topology", err)
+		if err == nil && e.onOverlay != nil {
+			e.onOverlay(p.view.Overlay())
+		}
+		// After the overlay: with the links, policy has all that it waits for.
+		if e.onLinks != nil && underGen != e.linksGen {
+			e.linksGen = underGen
+			e.onLinks(under.Links)
+		}
 		switch {
 		case err != nil && last == nil:
 			return nil, nil // the record is on its way: its arrival kicks the next run

@@ -224,7 +224,7 @@ func (s *service) build(ctx context.Context) error {
 	s.engine.parts = s.parts(tunnels)
 	s.engine.init(s.cfg.Resync)
 	s.enforcer = newEnforcer(model.NodeName(s.cfg.NodeName), s.policyBackend(), s.connectionEnder(), s.metrics, s.log, s.cfg.Resync)
-	s.engine.onLinks = s.enforcer.setLinks
+	s.engine.onLinks, s.engine.onOverlay = s.enforcer.setLinks, s.enforcer.setOverlay
 	s.flows = flows.New(s.handle, s.log)
 	s.enforcer.told = s.flows.Update
 	s.metrics.registry.MustRegister(&policyCollector{s.enforcer})
