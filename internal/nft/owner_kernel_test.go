@@ -263,15 +263,7 @@ func TestPolicySize(t *testing.T) {
 	}
 	timed := func(what string, limit time.Duration, want Program, update func(*Tx) error) {
 		t.Helper()
-		start := time.Now()
-		if _, err := o.Apply(context.Background(), want, update); err != nil {
-			t.Fatalf("%s: %v", what, err)
-		}
-		took := time.Since(start)
-		if took > limit && !testkit.Emulated() {
-			t.Errorf("%s took %v, want at most %v", what, took, limit)
-		}
-		t.Logf("%-30s %v", what, took.Round(10*time.Microsecond))
+		testkit.Within(t, what, limit, func() (any, error) { return o.Apply(context.Background(), want, update) })
 	}
 	timed("from empty", 10*time.Second, p, nil)
 	if got := strings.Count(testkit.Run(t, ns, "nft", "list", "set", "inet", "weft", "a-addrs"), ",") + 1; got != n {

@@ -62,13 +62,6 @@ func (r *rig) fill(count int) {
 	}
 }
 
-// cpu is what this process took of the processors so far, in the kernel and outside of it.
-func cpu() time.Duration {
-	var u unix.Rusage
-	_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 // What a change costs with 100,000 connections: one that can deny nothing, one that is about one pod, one
 // that is about all.
 func TestCost(t *testing.T) {
@@ -125,10 +118,10 @@ func TestCost(t *testing.T) {
 		var res Result
 		for n := range 10 {
 			u := ch.apply(n)
-			before := cpu()
+			before := testkit.ProcessorTime()
 			begin := time.Now()
 			res = r.apply(c, u)
-			took, used = append(took, time.Since(begin)), append(used, cpu()-before)
+			took, used = append(took, time.Since(begin)), append(used, testkit.ProcessorTime()-before)
 			if !ch.check(res) || res.Cut > 0 {
 				t.Errorf("%s: unexpected result %+v", ch.name, res)
 			}

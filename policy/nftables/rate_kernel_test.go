@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -88,7 +87,7 @@ func newStreet(t *testing.T, policies, own int) *street {
 func (s *street) round(t *testing.T, span time.Duration) float64 {
 	n, busy := 0, time.Duration(0)
 	s.a.Do(t, func() error {
-		start := cpu()
+		start := testkit.ProcessorTime()
 		for end := time.Now().Add(span); time.Now().Before(end); n++ {
 			c, err := net.Dial("tcp", talkB+":80")
 			if err != nil {
@@ -97,7 +96,7 @@ func (s *street) round(t *testing.T, span time.Duration) float64 {
 			_ = c.(*net.TCPConn).SetLinger(0)
 			c.Close()
 		}
-		busy = cpu() - start
+		busy = testkit.ProcessorTime() - start
 		return nil
 	})
 	return float64(n) / busy.Seconds()
@@ -118,15 +117,14 @@ func TestConnectionRate(t *testing.T) {
 			s.rates = append(s.rates, s.round(t, 150*time.Millisecond))
 		}
 	}
-	median := func(r []float64) float64 { return slices.Sorted(slices.Values(r))[len(r)/2] }
 	for _, s := range streets {
 		ratios := make([]float64, rounds)
 		for i := range ratios {
 			ratios[i] = s.rates[i] / streets[0].rates[i]
 		}
-		t.Logf("%s: %.0f connections a second of processor time (median of %d rounds), %.3f of the first", s.label, median(s.rates), rounds, median(ratios))
-		if median(ratios) < 0.7 { // far off, even here
-			t.Errorf("%s: %.3f of the connections that there are with few policies", s.label, median(ratios))
+		t.Logf("%s: %.0f connections a second of processor time (median of %d rounds), %.3f of the first", s.label, testkit.Median(s.rates), rounds, testkit.Median(ratios))
+		if testkit.Median(ratios) < 0.7 { // far off, even here
+			t.Errorf("%s: %.3f of the connections that there are with few policies", s.label, testkit.Median(ratios))
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
-	"syscall"
 	"testing"
 	"time"
 
@@ -75,15 +74,6 @@ func (c town) build(tb testing.TB) *policy.Compiler {
 	return k
 }
 
-// cpu is the processor time of this process, in the kernel too: netlink works in the caller's.
-func cpu() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		return 0
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 // heap is what is in use after a collection, in bytes.
 func heap() int64 {
 	runtime.GC()
@@ -107,9 +97,9 @@ func TestScale(t *testing.T) {
 	k := c.build(t)
 	u := k.Flush()
 	before := heap()
-	start, busy := time.Now(), cpu()
+	start, busy := time.Now(), testkit.ProcessorTime()
 	apply(t, d, u)
-	whole, wholeCPU := time.Since(start), cpu()-busy
+	whole, wholeCPU := time.Since(start), testkit.ProcessorTime()-busy
 	kept := heap() - before
 	p := d.state.whole()
 	rules := 0
@@ -120,7 +110,7 @@ func TestScale(t *testing.T) {
 		len(p.Chains), rules, len(p.Sets), float64(kept)/(1<<20))
 	const n = 300
 	var took []time.Duration
-	busy = cpu()
+	busy = testkit.ProcessorTime()
 	for i := range n {
 		// Twice each: there and back.
 		if err := k.SetPolicy(c.policy(i/2*7%c.policies, (i+1)%2)); err != nil {
@@ -132,7 +122,7 @@ func TestScale(t *testing.T) {
 		}
 		took = append(took, time.Since(start))
 	}
-	t.Logf("one policy changed: p50 %v, p99 %v, %v of CPU each, of %d", quantile(took, .5).Round(time.Microsecond), quantile(took, .99).Round(time.Microsecond), ((cpu() - busy) / n).Round(time.Microsecond), n)
+	t.Logf("one policy changed: p50 %v, p99 %v, %v of CPU each, of %d", quantile(took, .5).Round(time.Microsecond), quantile(took, .99).Round(time.Microsecond), ((testkit.ProcessorTime() - busy) / n).Round(time.Microsecond), n)
 }
 
 // TestBigSet measures a network set of 100,000 prefixes, and counts what the kernel has of them.
@@ -160,9 +150,9 @@ func TestBigSet(t *testing.T) {
 	apply(t, d, k.Flush())
 	set(nets)
 	u := k.Flush()
-	start, busy := time.Now(), cpu()
+	start, busy := time.Now(), testkit.ProcessorTime()
 	apply(t, d, u)
-	t.Logf("%d prefixes loaded in %v, %v of CPU", n, time.Since(start).Round(time.Millisecond), (cpu() - busy).Round(time.Millisecond))
+	t.Logf("%d prefixes loaded in %v, %v of CPU", n, time.Since(start).Round(time.Millisecond), (testkit.ProcessorTime() - busy).Round(time.Millisecond))
 	id := policy.SetID{Kind: policy.Selected, Family: model.IPv4, Selector: "has(big)"}
 	count := func() (elements int) {
 		for _, n := range d.state.sets[id].tables() {
@@ -189,9 +179,9 @@ func TestBigSet(t *testing.T) {
 		set(less)
 		u := k.Flush()
 		compile += time.Since(start)
-		start, busy = time.Now(), cpu()
+		start, busy = time.Now(), testkit.ProcessorTime()
 		apply(t, d, u)
-		took, work = append(took, time.Since(start)), work+cpu()-busy
+		took, work = append(took, time.Since(start)), work+testkit.ProcessorTime()-busy
 	}
 	if got := count(); got != n {
 		t.Errorf("the kernel has %d elements after changes, want %d", got, n)

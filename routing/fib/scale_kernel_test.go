@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"weft/internal/kernel"
 	"weft/internal/testkit"
 	"weft/model/topology"
@@ -47,13 +45,6 @@ func best(n int, f func()) time.Duration {
 	return res.Round(10 * time.Microsecond)
 }
 
-// cpuTime is what this process has used of all cores, in user and kernel mode.
-func cpuTime() time.Duration {
-	var u unix.Rusage
-	_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 // TestScale programs the design point's routes from empty, adds one, and removes all; `ip -batch`
 // does the same in a namespace beside it. Times are the best of several.
 func TestScale(t *testing.T) {
@@ -76,9 +67,9 @@ func TestScale(t *testing.T) {
 		}
 	}
 	apply(p, fmt.Sprintf("%d added, 0 changed, 0 removed", n))
-	busy := cpuTime()
+	busy := testkit.ProcessorTime()
 	one := best(10, func() { apply(more, "1 added, 0 changed, 0 removed"); apply(p, "0 added, 0 changed, 1 removed") }) / 2
-	oneCPU := ((cpuTime() - busy) / 20).Round(10 * time.Microsecond)
+	oneCPU := ((testkit.ProcessorTime() - busy) / 20).Round(10 * time.Microsecond)
 	none := best(10, func() { apply(p, "no change") })
 	reread := best(5, func() { r.fib.Resync(); apply(p, "no change") })
 	r.quiet()

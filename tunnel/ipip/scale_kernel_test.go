@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"weft/internal/kernel"
 	"weft/internal/testkit"
 	"weft/model"
@@ -43,19 +41,6 @@ func TestFiveThousandPeers(t *testing.T) {
 		testkit.LeakCheck(t)
 		n1 := cluster(t, w)[0]
 		const n = 5000
-		timed := func(what string, limit time.Duration, f func() (any, error)) {
-			t.Helper()
-			start := time.Now()
-			got, err := f()
-			took := time.Since(start)
-			if err != nil {
-				t.Fatalf("%s: %v", what, err)
-			}
-			if took > limit && !testkit.Emulated() {
-				t.Errorf("%s took %v, want at most %v", what, took, limit)
-			}
-			t.Logf("%-44s %8v (%v)", what, took.Round(10*time.Microsecond), got)
-		}
 		do := func(d *Driver, p tunnel.Plan) func() (any, error) {
 			return func() (any, error) { return d.Apply(context.Background(), p) }
 		}
@@ -68,16 +53,16 @@ func TestFiveThousandPeers(t *testing.T) {
 			slices.SortFunc(p.Sources, tunnel.CompareSources)
 		}
 		testkit.Run(t, n1.NS, "ip", "route", "add", "172.31.0.0/16", "dev", "eth0")
-		timed("5000 peers from empty", time.Second, do(n1.driver, full))
+		testkit.Within(t, "5000 peers from empty", time.Second, do(n1.driver, full))
 		if w.Way == EBPF {
 			s := programState(t, n1)
 			if targets, sources := strings.Count(s, "target "), strings.Count(s, "source "); targets != n || sources != n {
 				t.Errorf("%d targets and %d sources, want %d", targets, sources, n)
 			}
 		}
-		timed("the same again", 100*time.Millisecond, do(n1.driver, full))
-		timed("one more", 100*time.Millisecond, do(n1.driver, more))
-		timed("one less", 100*time.Millisecond, do(n1.driver, full))
+		testkit.Within(t, "the same again", 100*time.Millisecond, do(n1.driver, full))
+		testkit.Within(t, "one more", 100*time.Millisecond, do(n1.driver, more))
+		testkit.Within(t, "one less", 100*time.Millisecond, do(n1.driver, full))
 		if w.Way == EBPF {
 			if ok, err := n1.driver.bpf.mapsHold(context.Background()); !ok || err != nil { // and compiles what they should hold
 				t.Errorf("the maps hold something else, %v", err)
@@ -88,33 +73,23 @@ func TestFiveThousandPeers(t *testing.T) {
 			}
 			t.Logf("a look at the maps costs %v of a processor, so it is taken every %v", cost.Round(10*time.Microsecond), max(lookInterval, lookShare*cost).Round(100*time.Millisecond))
 			const looks = 200
-			before := cpuTime(t)
+			before := testkit.ProcessorTime()
 			for range looks {
 				if ok, err := n1.driver.bpf.quickLook(context.Background()); !ok || err != nil {
 					t.Fatal(ok, err)
 				}
 			}
-			each := (cpuTime(t) - before) / looks
+			each := (testkit.ProcessorTime() - before) / looks
 			t.Logf("a quick look costs %v (mean of %d), %.3f %% of a processor", each, looks, 100*float64(each)/float64(lookInterval))
 		}
 		again := w.driver(n1.h)
 		defer again.Close()
-		timed("a new process takes over", time.Second, do(again, full))
+		testkit.Within(t, "a new process takes over", time.Second, do(again, full))
 		testkit.Run(t, n1.NS, "ip", "link", "del", kernel.IPIPDevice)
 		again.Observe(kernel.Event{Kind: kernel.EventLost})
-		timed("device deleted, all anew", time.Second, do(again, full))
-		timed("none", time.Second, do(again, tunnel.Plan{}))
+		testkit.Within(t, "device deleted, all anew", time.Second, do(again, full))
+		testkit.Within(t, "none", time.Second, do(again, tunnel.Plan{}))
 	})
-}
-
-// cpuTime returns the processor time that this process, with all its threads, has used.
-func cpuTime(t *testing.T) time.Duration {
-	t.Helper()
-	var u unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 var rounds = flag.Int("rounds", 8, "rounds of TestThroughput")

@@ -40,24 +40,11 @@ func TestFiveThousandPeers(t *testing.T) {
 	testkit.LeakCheck(t)
 	n1 := cluster(t, 1)[0]
 	const n = 5000
-	timed := func(what string, limit time.Duration, f func() (any, error)) {
-		t.Helper()
-		start := time.Now()
-		got, err := f()
-		took := time.Since(start)
-		if err != nil {
-			t.Fatalf("%s: %v", what, err)
-		}
-		if took > limit && !testkit.Emulated() {
-			t.Errorf("%s took %v, want at most %v", what, took, limit)
-		}
-		t.Logf("%-44s %8v (%v)", what, took.Round(10*time.Microsecond), got)
-	}
 	do := func(d *Driver, p tunnel.Plan) func() (any, error) {
 		return func() (any, error) { return d.Apply(context.Background(), p) }
 	}
 	full, more := bigPlan(t, n1, n), bigPlan(t, n1, n+1)
-	timed("5000 peers from empty", time.Second, do(n1.driver, full))
+	testkit.Within(t, "5000 peers from empty", time.Second, do(n1.driver, full))
 	counts := []struct {
 		what string
 		have int
@@ -71,19 +58,19 @@ func TestFiveThousandPeers(t *testing.T) {
 			t.Errorf("%d %s, want %d", c.have, c.what, n)
 		}
 	}
-	timed("the same again", 100*time.Millisecond, do(n1.driver, full))
-	timed("one more", 100*time.Millisecond, do(n1.driver, more))
-	timed("one less", 100*time.Millisecond, do(n1.driver, full))
+	testkit.Within(t, "the same again", 100*time.Millisecond, do(n1.driver, full))
+	testkit.Within(t, "one more", 100*time.Millisecond, do(n1.driver, more))
+	testkit.Within(t, "one less", 100*time.Millisecond, do(n1.driver, full))
 	again := New(n1.h, n1.driver.log)
 	defer again.Close()
-	timed("a new process takes over", time.Second, do(again, full))
+	testkit.Within(t, "a new process takes over", time.Second, do(again, full))
 	testkit.Run(t, n1.NS, "ip", "link", "del", kernel.VXLANDevice)
 	again.Observe(kernel.Event{Kind: kernel.EventLost})
-	timed("device deleted, all anew", time.Second, do(again, full))
+	testkit.Within(t, "device deleted, all anew", time.Second, do(again, full))
 	testkit.Run(t, n1.NS, "nft", "flush", "ruleset")
 	again.guard.Invalidate()
-	timed("ruleset flushed, guard anew", time.Second, do(again, full))
-	timed("none", time.Second, do(again, tunnel.Plan{}))
+	testkit.Within(t, "ruleset flushed, guard anew", time.Second, do(again, full))
+	testkit.Within(t, "none", time.Second, do(again, tunnel.Plan{}))
 }
 
 var rounds = flag.Int("rounds", 12, "rounds of TestThroughput")

@@ -8,11 +8,11 @@ import (
 	"os/exec"
 	"runtime/debug"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	v3 "weft/api/v3"
+	"weft/internal/testkit"
 	"weft/node/datastore"
 )
 
@@ -35,9 +35,9 @@ func followChild(endpoint string) int {
 	}()
 	<-inSync
 	debug.FreeOSMemory()
-	before := cpuTime()
+	before := testkit.ProcessorTime()
 	time.Sleep(idleTime)
-	used := cpuTime() - before
+	used := testkit.ProcessorTime() - before
 	fmt.Println(n, residentKiB(), used.Microseconds())
 	return 0
 }
@@ -54,12 +54,6 @@ func (c countSink) OnState(s datastore.State, _ error) {
 }
 
 func (c countSink) OnChanges(ch []datastore.Change) { *c.n += len(ch) }
-
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
 
 func residentKiB() (kib int) {
 	b, _ := os.ReadFile("/proc/self/status")
