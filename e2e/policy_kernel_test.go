@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -99,7 +100,7 @@ func TestPolicyFromTheFirstPacket(t *testing.T) {
 		before := probers[0].sent[i].Load() + probers[1].sent[i].Load()
 		c.labelled("n1", "shy", addrs[i], map[string]string{"closed": "yes"})
 		up := probers[1].sent[i].Load()
-		testkit.Eventually(t, 5*time.Second, "100 probes of the pod", func() bool { return probers[1].sent[i].Load() > up+100 })
+		testkit.Eventually(t, 10*time.Second, "100 probes of the pod", func() bool { return probers[1].sent[i].Load() > up+100 })
 		c.remove("shy")
 		chances += probers[0].sent[i].Load() + probers[1].sent[i].Load() - before
 	}
@@ -121,8 +122,10 @@ func TestPolicyFromTheFirstPacket(t *testing.T) {
 	began := time.Now()
 	c.labelled("n1", "open", addrs[0], nil)
 	returned := time.Now()
-	first := probers[0].begins("the control is answered", 0, began)
-	t.Logf("control: a pod that no policy selects answers %v after its ADD began, %v after it returned", first.Round(time.Millisecond), (first - returned.Sub(began)).Round(time.Millisecond))
+	for i, where := range []string{"here", "on another node"} {
+		first := probers[i].begins("the control is answered "+where, 0, began)
+		t.Logf("control: a pod that no policy selects answers %v %v after its ADD began, %v after it returned", where, first.Round(time.Millisecond), (first - returned.Sub(began)).Round(time.Millisecond))
+	}
 }
 
 // What changes in the store is in force soon after: policies and labels, here and elsewhere.
@@ -196,21 +199,29 @@ func TestPolicyOutlivesTheNode(t *testing.T) {
 	began := c.mark(out, in)
 
 	const kills = 10
-	churn := func(n int) {
-		c.apply(fmt.Sprintf("apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: churn}\nspec: {order: 5, selector: has(closed), ingress: [{action: Deny, source: {nets: [192.0.2.%d]}}]}\n", n))
+	churn := func(n int) string {
+		return fmt.Sprintf("apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: churn}\nspec: {order: 5, selector: has(closed), ingress: [{action: Deny, source: {nets: [192.0.2.%d]}}]}\n", n)
 	}
+	var under sync.WaitGroup
+	defer under.Wait()
 	for n := range kills {
-		churn(2 * n)
-		go churn(2*n + 1)
+		c.apply(churn(2 * n))
+		under.Go(func() {
+			if out, err := c.weft(churn(2*n+1), "apply", "-f", "-"); err != nil {
+				t.Errorf("weft apply: %v\n%s", err, out)
+			}
+		})
 		if _, err := c.lab.Stop(t.Context(), "n1", unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 		if n%3 == 0 { // what comes meanwhile waits for the node
-			testkit.Eventually(t, 5*time.Second, "probes while the node is dead", func() bool { s := out.sent[0].Load(); return s > int64(n)*150 })
+			already := out.sent[0].Load()
+			testkit.Eventually(t, 10*time.Second, "150 probes while the node is dead", func() bool { return out.sent[0].Load() > already+150 })
 		}
 		if _, err := c.lab.Start(t.Context(), "n1"); err != nil {
 			t.Fatalf("%#v", err)
 		}
+		under.Wait()
 		c.enforced("n1", func(p *status.Policy) bool { return p.Pods == 2 && p.Policies == 3 })
 	}
 	c.kept(out, in, began, fmt.Sprintf("%d kills of the node service", kills))
@@ -242,7 +253,7 @@ func TestPolicyOutlivesTheNode(t *testing.T) {
 	if out, err := c.weft("", "delete", "gnp", "churn"); err != nil {
 		t.Fatal(err, out)
 	}
-	testkit.Eventually(t, 5*time.Second, "300 probes while the node is dead", func() bool { n, _ := in.answers(0, began.at); return n > 300 })
+	testkit.Eventually(t, 10*time.Second, "300 probes while the node is dead", func() bool { n, _ := in.answers(0, began.at); return n > 300 })
 	c.kept(out, in, began, "the deletion of the policies while the node is dead")
 	if _, err := c.lab.Start(t.Context(), "n1"); err != nil {
 		t.Fatal(err)

@@ -233,11 +233,8 @@ func TestSabotage(t *testing.T) {
 		}
 		byKind[kind.kind], all = append(byKind[kind.kind], took), append(all, took)
 		// The kernel is whole a moment before the run that made it so is counted.
-		var now uint64
-		for range 100 {
-			if now = c.repairs("n1"); now != repairs {
-				break
-			}
+		now := c.repairs("n1")
+		for end := time.Now().Add(5 * time.Second); now == repairs && time.Now().Before(end); now = c.repairs("n1") {
 			time.Sleep(10 * time.Millisecond)
 		}
 		if now == repairs {
