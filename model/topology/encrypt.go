@@ -88,10 +88,12 @@ func (c *compiler) encrypted(peer *model.Node, f model.Family, anyway bool) (d d
 // lacks says why packets to the peer cannot travel by an end of WireGuard, or "".
 func (c *compiler) lacks(peer *model.Node, e model.TunnelEnd, anyway bool) string {
 	key, ok := peer.Key(e.Epoch)
-	_, own := c.self.Key(e.Epoch)
+	own, has := c.self.Key(e.Epoch)
 	switch {
-	case !own && !c.s.IgnoreReadiness:
+	case !has && !c.s.IgnoreReadiness:
 		return "this node has no key of its own yet"
+	case len(c.shared[own]) > 0:
+		return fmt.Sprintf("nodes %v have published the same public key", c.shared[own])
 	case !ok:
 		return fmt.Sprintf("node %s has published no public key", peer.Name)
 	case len(c.shared[key]) > 0:
