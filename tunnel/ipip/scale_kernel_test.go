@@ -67,7 +67,7 @@ func TestFiveThousandPeers(t *testing.T) {
 			if ok, err := n1.driver.bpf.mapsHold(context.Background()); !ok || err != nil { // and compiles what they should hold
 				t.Errorf("the maps hold something else, %v", err)
 			}
-			cost, err := processorTime(func() error { _, err := n1.driver.bpf.mapsHold(context.Background()); return err })
+			cost, err := kernel.Cost(func() error { _, err := n1.driver.bpf.mapsHold(context.Background()); return err })
 			if err != nil {
 				t.Fatal(err)
 			}

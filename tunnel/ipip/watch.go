@@ -2,12 +2,8 @@ package ipip
 
 import (
 	"context"
-	"errors"
-	"runtime"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"weft/internal/kernel"
 )
@@ -120,7 +116,7 @@ func (l *looker) look(ctx context.Context, d *Driver, kick func()) {
 	ok, err := d.bpf.quickLook(ctx)
 	if now := time.Now(); ok && err == nil && now.After(l.mapsAfter) {
 		var cost time.Duration
-		cost, err = processorTime(func() (err error) { ok, err = d.bpf.mapsHold(ctx); return err })
+		cost, err = kernel.Cost(func() (err error) { ok, err = d.bpf.mapsHold(ctx); return err })
 		l.mapsAfter = now.Add(lookShare * cost)
 	}
 	if ctx.Err() != nil || ok && err == nil {
@@ -133,15 +129,4 @@ func (l *looker) look(ctx context.Context, d *Driver, kick func()) {
 	}
 	d.stale()
 	kick()
-}
-
-// processorTime returns how much processor time f takes.
-func processorTime(f func() error) (time.Duration, error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var before, after unix.Timespec
-	err1 := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &before)
-	err := f()
-	err2 := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &after)
-	return time.Duration(after.Nano() - before.Nano()), errors.Join(err, err1, err2)
 }
