@@ -23,7 +23,8 @@ func TestScripts(t *testing.T) {
 	testkit.RequireRoot(t)
 	binary := binaries.weft(t)
 	testscript.Run(t, testscript.Params{
-		Dir: filepath.Join("testdata", "script"),
+		Dir:         filepath.Join("testdata", "script"),
+		WorkdirRoot: t.TempDir(),
 		Setup: func(env *testscript.Env) error {
 			name := fmt.Sprintf("s%d-%d", os.Getpid(), labs.Add(1))
 			env.Setenv("LAB", name)

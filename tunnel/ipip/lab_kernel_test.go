@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
@@ -17,7 +18,13 @@ import (
 	"weft/tunnel"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if ns := os.Getenv(helper); ns != "" {
+		fmt.Fprintln(os.Stderr, serve(ns))
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // ways runs a test in each way that this machine has: the kernel's, eBPF by TCX, eBPF by clsact.
 func ways(t *testing.T, test func(t *testing.T, w way)) {
@@ -167,6 +174,14 @@ func attach(t *testing.T, under testkit.NS, i int) *host {
 // plan compiles what node self wants, given who else is a member.
 func plan(t *testing.T, self *host, members []*host) tunnel.Plan {
 	t.Helper()
+	p, err := compiled(self, members)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func compiled(self *host, members []*host) (tunnel.Plan, error) {
 	v := &topology.View{Self: self.name, Tunnels: []topology.Tunnel{{
 		Driver: tunnel.IPIP, Device: kernel.IPIPDevice, Family: model.IPv4, Local: self.addr, Parent: "eth0",
 		Addresses: []netip.Addr{self.tunnelIP()}, MTU: 1480,
@@ -176,11 +191,7 @@ func plan(t *testing.T, self *host, members []*host) tunnel.Plan {
 			v.Peers = append(v.Peers, topology.Peer{Node: m.name, Address: m.addr, Prefixes: []netip.Prefix{m.block}})
 		}
 	}
-	p, err := tunnel.Compile(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
+	return tunnel.Compile(v)
 }
 
 func apply(t *testing.T, h *host, p tunnel.Plan) {

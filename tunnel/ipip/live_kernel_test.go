@@ -50,23 +50,27 @@ func lossless(t *testing.T, what string, r *traffic.Run) {
 	t.Logf("%s: %d of %d packets lost, longest gap %v", what, p.Lost, p.Sent, p.LongestGap.Round(time.Millisecond))
 }
 
-// TestHelperProcess is the node service of TestProcessDies: it applies a plan, says so and waits to be
-// killed.
-func TestHelperProcess(t *testing.T) {
-	if os.Getenv("IPIP_HELPER") == "" {
-		return // no test: TestProcessDies starts it
-	}
-	h, err := kernel.OpenAt(os.Getenv("IPIP_HELPER"))
+// helper names the environment variable that makes the test binary the node service of TestProcessDies, in
+// the namespace that it names.
+const helper = "WEFT_IPIP_HELPER"
+
+// serve applies a plan, says so and waits to be killed.
+func serve(ns string) error {
+	h, err := kernel.OpenAt(ns)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	w := way{EBPF, os.Getenv("IPIP_CLSACT") != ""}
+	w := way{EBPF, os.Getenv("WEFT_IPIP_CLSACT") != ""}
 	self := &host{name: "n1", addr: netip.MustParseAddr("172.31.1.1"), block: netip.MustParsePrefix("10.244.1.0/26")}
 	peer := &host{name: "n2", addr: netip.MustParseAddr("172.31.1.2"), block: netip.MustParsePrefix("10.244.2.0/26")}
-	if _, err := w.driver(h).Apply(context.Background(), plan(t, self, []*host{self, peer})); err != nil {
-		t.Fatal(err)
+	p, err := compiled(self, []*host{self, peer})
+	if err != nil {
+		return err
 	}
-	os.Stdout.WriteString("applied\n")
+	if _, err := w.driver(h).Apply(context.Background(), p); err != nil {
+		return err
+	}
+	fmt.Println("applied")
 	select {}
 }
 
@@ -78,10 +82,10 @@ func TestProcessDies(t *testing.T) {
 		n1, n2 := hosts[0], hosts[1]
 		apply(t, n2, plan(t, n2, hosts))
 		// It lives in a mount namespace of its own, as a node of the lab does: that goes with it.
-		cmd := exec.Command("unshare", "--mount", "--propagation", "private", os.Args[0], "-test.run", "^TestHelperProcess$")
-		cmd.Env = append(os.Environ(), "IPIP_HELPER="+n1.Path)
+		cmd := exec.Command("unshare", "--mount", "--propagation", "private", os.Args[0])
+		cmd.Env = append(os.Environ(), helper+"="+n1.Path)
 		if w.clsact {
-			cmd.Env = append(cmd.Env, "IPIP_CLSACT=1")
+			cmd.Env = append(cmd.Env, "WEFT_IPIP_CLSACT=1")
 		}
 		out, err := cmd.StdoutPipe()
 		if err != nil {
