@@ -14,7 +14,11 @@ export CGO_ENABLED=0
 
 # What tests and product call. A tool that is missing here is an error, since busybox has some of the same
 # name that do less; of busybox only the applets below are there.
-tools="dash ip bridge tc ss nft ping iperf3 tcpdump sysctl unshare nsenter setsid modprobe mount umount"
+tools="dash ip bridge tc ss nft ping iperf3 tcpdump sysctl unshare nsenter setsid modprobe mount umount
+	iptables iptables-save ip6tables ip6tables-save ipset"
+for backend in nft legacy; do
+	for family in iptables ip6tables; do tools="$tools $family-$backend $family-$backend-save $family-$backend-restore"; done
+done
 applets="awk basename cat chmod cp cut date dd dirname dmesg echo env false find grep head hostname id kill
 	ln ls mkdir mktemp mv poweroff ps readlink rm rmdir sed seq sleep sort stat stty sync tail tee test timeout
 	touch tr true uname wc"
@@ -117,6 +121,7 @@ userland() {
 		cp -L "$p" "$r/usr/bin/"
 		{ ldd "$p" 2>/dev/null || true; } | awk '/=> \//{print $3} $1 ~ /^\//{print $1}'
 	done | sort -u | while read -r l; do mkdir -p "$r$(dirname "$l")" && cp -L "$l" "$r$l"; done
+	for p in /usr/lib/*/xtables; do mkdir -p "$r$p" && cp "$p"/*.so "$r$p/"; done # the matches of iptables
 	ln -s /usr/bin/dash "$r/bin/sh" # that of busybox would take its own ip and ping
 	ln -s /usr/bin/modprobe "$r/sbin/modprobe" # the path that the kernel calls
 	for p in protocols services iproute2 ethertypes; do [ ! -e "/etc/$p" ] || cp -rL "/etc/$p" "$r/etc/"; done

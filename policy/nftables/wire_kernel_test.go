@@ -43,6 +43,8 @@ func newCrossing(t *testing.T) *crossing {
 	testkit.Require(t, testkit.Root, testkit.Veth, testkit.NFTables, testkit.IPRoute2, testkit.IPv6)
 	x := &crossing{node: testkit.NewNetns(t), nodeMAC: map[string]model.MAC{}, frames: map[string]int{}, own: map[string]map[model.Family]int{}}
 	x.ifaces = []string{policytest.Device(0), policytest.Device(1), policytest.Device(2), "eth0", "eth1", "eth2", ""}
+	// What is a module is loaded by whoever asks for it, and has no settings before.
+	testkit.Run(t, x.node, "nft", "add table ip first; add chain ip first c; add rule ip first c ct state new; delete table ip first")
 	for _, s := range []string{"net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1", "net/ipv6/conf/default/accept_dad=0",
 		"net/ipv4/conf/all/accept_local=1", "net/ipv4/conf/default/accept_local=1", "net/ipv4/conf/all/rp_filter=0", "net/ipv4/conf/default/rp_filter=0",
 		"net/netfilter/nf_conntrack_checksum=0", "net/ipv4/conf/all/send_redirects=0", "net/ipv4/conf/default/send_redirects=0"} {
