@@ -1,11 +1,13 @@
 package nft
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -38,41 +40,69 @@ func (o *Owner) Watch(ctx context.Context, kick func()) error {
 	o.watched.Store(true)
 	defer o.watched.Store(false)
 	kick()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("watch nftables: %w", err)
+	}
+	buf := make([]byte, eventBuffer)
 	for {
-		msgs, err := c.Receive()
+		n, err := receiveInto(raw, buf)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		switch {
-		case errors.Is(err, unix.ENOBUFS): // events were lost
+		case errors.Is(err, unix.ENOBUFS), err == nil && n > len(buf): // events were lost
 			o.touch.Store(true)
 			kick()
-			continue
 		case err != nil:
 			return fmt.Errorf("watch nftables: %w", err)
-		}
-		for _, m := range msgs {
-			if !o.ports.ours(m.Header.PID) && concerns(m, o.prefix) {
-				o.foreign.Store(true)
-				o.touch.Store(true)
-				kick()
-				break
-			}
+		case o.foreignIn(buf[:n]):
+			o.foreign.Store(true)
+			o.touch.Store(true)
+			kick()
 		}
 	}
+}
+
+// eventBuffer in bytes is more than the kernel joins into one datagram of events.
+const eventBuffer = 64 << 10
+
+// receiveInto reads one datagram and returns how long it is, which may be more than the buffer.
+func receiveInto(raw syscall.RawConn, buf []byte) (n int, err error) {
+	inner := raw.Read(func(fd uintptr) bool {
+		n, _, err = unix.Recvfrom(int(fd), buf, unix.MSG_TRUNC)
+		return err != unix.EAGAIN && err != unix.EINTR
+	})
+	return n, errors.Join(inner, err)
+}
+
+// foreignIn tells whether somebody else's event about the owner's part is among these. All owners of
+// a process are told of every event in the namespace, so that nothing is copied here.
+func (o *Owner) foreignIn(b []byte) bool {
+	for len(b) >= unix.SizeofNlMsghdr {
+		length := int(binary.NativeEndian.Uint32(b))
+		if length < unix.SizeofNlMsghdr || length > len(b) {
+			return true // cannot be read: better one look too many
+		}
+		kind, port := binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint32(b[12:])
+		if concerns(kind, b[unix.SizeofNlMsghdr:length], o.prefix) && !o.ports.ours(port) {
+			return true
+		}
+		b = b[min((length+3)&^3, len(b)):]
+	}
+	return false
 }
 
 // concerns tells whether an nftables event is about the table, or about something in it whose name
 // begins with prefix. In every kind of message the first attributes are strings that name the table and
 // then the chain, set or object.
-func concerns(m netlink.Message, prefix string) bool {
+func concerns(kind uint16, data []byte, prefix string) bool {
 	const nfgenmsg = 4 // struct nfgenmsg: family, version, resource id
-	subsystem, kind := int(m.Header.Type)>>8, int(m.Header.Type)&0xff
-	if subsystem != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < nfgenmsg || m.Data[0] != unix.NFPROTO_INET {
+	if kind>>8 != unix.NFNL_SUBSYS_NFTABLES || len(data) < nfgenmsg || data[0] != unix.NFPROTO_INET {
 		return false
 	}
 	var nameAttr uint16
-	switch kind {
+	switch kind & 0xff {
 	case unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN:
 		nameAttr = unix.NFTA_CHAIN_NAME
 	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE:
@@ -88,20 +118,25 @@ func concerns(m netlink.Message, prefix string) bool {
 	default:
 		return false
 	}
-	ad, err := netlink.NewAttributeDecoder(m.Data[nfgenmsg:])
-	if err != nil {
-		return true // cannot be read: better one look too many
-	}
-	table, name := "", ""
-	for ad.Next() {
-		switch ad.Type() {
-		case unix.NFTA_TABLE_NAME: // 1 in every kind of message
-			table = ad.String()
-		case nameAttr:
-			name = ad.String()
+	var table, name []byte
+	for data = data[nfgenmsg:]; len(data) > 0; {
+		if len(data) < unix.SizeofNlAttr {
+			return true // cannot be read
 		}
+		length := int(binary.NativeEndian.Uint16(data))
+		if length < unix.SizeofNlAttr || length > len(data) {
+			return true
+		}
+		value := bytes.TrimSuffix(data[unix.SizeofNlAttr:length], []byte{0})
+		switch binary.NativeEndian.Uint16(data[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER) {
+		case unix.NFTA_TABLE_NAME: // 1 in every kind of message
+			table = value
+		case nameAttr:
+			name = value
+		}
+		data = data[min((length+3)&^3, len(data)):]
 	}
-	return table == kernel.NFTable && (nameAttr == 0 || strings.HasPrefix(name, prefix))
+	return string(table) == kernel.NFTable && (nameAttr == 0 || bytes.HasPrefix(name, []byte(prefix)))
 }
 
 // ports are the netlink ports that an owner's own events carry. The one before the last is kept, as its

@@ -36,9 +36,42 @@ func TestEventsThatAreOurs(t *testing.T) {
 		{"end of a transaction", event(unix.NFT_MSG_NEWGEN, unix.NFPROTO_UNSPEC), false},
 		{"cut short", netlink.Message{Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES << 8}, Data: []byte{1}}, false},
 	} {
-		if got := concerns(c.m, "tunnel-vxlan-"); got != c.want {
+		if got := concerns(uint16(c.m.Header.Type), c.m.Data, "tunnel-vxlan-"); got != c.want {
 			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
 		}
+	}
+}
+
+// Every owner is told of every event in the namespace, also of those that others make a thousand of.
+func TestForeignEvents(t *testing.T) {
+	o := New(nil, "policy-", nil)
+	o.ports.add(7)
+	var stream []byte
+	send := func(port uint32, chain string) {
+		m := event(unix.NFT_MSG_NEWRULE, unix.NFPROTO_INET, str(unix.NFTA_RULE_TABLE, "weft"), str(unix.NFTA_RULE_CHAIN, chain))
+		m.Header.PID, m.Header.Length = port, uint32(unix.SizeofNlMsghdr+len(m.Data))
+		b, err := m.MarshalBinary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream = append(stream, b...)
+	}
+	for range 10 {
+		send(7, "policy-mine")
+		send(8, "tunnel-another")
+	}
+	if o.foreignIn(stream) {
+		t.Error("our own event, or one about another owner's part, is taken for somebody else's about ours")
+	}
+	if n := testing.AllocsPerRun(10, func() { o.foreignIn(stream) }); n > 0 {
+		t.Errorf("looking at 20 events takes %v allocations", n)
+	}
+	send(8, "policy-mine")
+	if !o.foreignIn(stream) {
+		t.Error("somebody else's event about our part is not noticed behind 20 others")
+	}
+	if !o.foreignIn([]byte{0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}) {
+		t.Error("an event that cannot be read is not looked at")
 	}
 }
 
@@ -47,7 +80,7 @@ func FuzzEvent(f *testing.F) {
 	f.Add(uint16(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWRULE), []byte{1, 0, 0, 0, 3, 0, 1, 0})
 	f.Fuzz(func(t *testing.T, typ uint16, data []byte) {
 		before := bytes.Clone(data)
-		concerns(netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(typ)}, Data: data}, "a")
+		concerns(typ, data, "a")
 		if !bytes.Equal(before, data) {
 			t.Error("the message was changed")
 		}
