@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -46,8 +47,10 @@ type PolicyResult struct {
 	CPU         [2]time.Duration // of one change of each kind
 	RSS         int64            // bytes
 	Enforced    status.Policy
-	Rate        float64 // label changes a second that were written
-	RateCPU     float64 // share of one core while they were
+	Rate        float64         // label changes a second that were written
+	RateCPU     float64         // share of one core while they were
+	RateTimes   []time.Duration // from before each write until the kernel has the endpoint's address in another set
+	RateMissed  int             // writes of which the kernel told nothing
 	RateBehind  time.Duration
 	LoadAverage [2]string
 }
@@ -62,76 +65,61 @@ type policyRun struct {
 	lab    *lab.Lab
 	store  *etcd.Store
 	events chan time.Time // of transactions of nftables in the node's namespace
+
+	mu      sync.Mutex
+	written map[netip.Addr]time.Time // when endpoints' labels began to be written that the kernel does not have yet; nil: nobody asks
+	flooded []time.Duration          // until the kernel had them
 }
 
 // Run measures and prints.
 func (p *Policy) Run(ctx context.Context) (res PolicyResult, err error) {
-	l, err := lab.New(p.Name, lab.Options{Progress: p.Log})
-	if err != nil {
-		return res, err
-	}
-	conf, err := lab.Parse([]byte(scaleLab))
-	if err != nil {
-		return res, err
-	}
-	if err := l.Up(ctx, conf, false); err != nil {
-		return res, err
-	}
-	defer func() {
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
-		defer cancel()
-		_, downErr := l.Down(clean)
-		err = errors.Join(err, downErr)
-	}()
-	store, err := etcd.Open(ctx, etcd.Config{Endpoints: []string{l.StoreEndpoint()}})
-	if err != nil {
-		return res, err
-	}
-	defer func() { _ = store.Close() }()
+	err = withLab(ctx, p.Name, scaleLab, p.Log, func(l *lab.Lab, store *etcd.Store) error {
+		return p.measure(ctx, l, store, &res)
+	})
+	return res, err
+}
+
+func (p *Policy) measure(ctx context.Context, l *lab.Lab, store *etcd.Store, res *PolicyResult) (err error) {
 	m := &policyRun{Policy: p, lab: l, store: store}
 	if err := m.load(ctx); err != nil {
-		return res, err
+		return err
 	}
 	res.LoadAverage[0] = loadAverage()
 	if res.Start, err = m.restart(ctx); err != nil {
-		return res, err
+		return err
 	}
 	stop, err := m.listen()
 	if err != nil {
-		return res, err
+		return err
 	}
 	defer stop()
 	if res.Policy, res.CPU[0], err = m.changes(ctx, m.changePolicy); err != nil {
-		return res, fmt.Errorf("change policies: %w", err)
+		return fmt.Errorf("change policies: %w", err)
 	}
 	if res.Label, res.CPU[1], err = m.changes(ctx, m.changeLabel); err != nil {
-		return res, fmt.Errorf("change labels: %w", err)
+		return fmt.Errorf("change labels: %w", err)
 	}
 	if p.Rate > 0 {
-		if err := m.flood(ctx, &res); err != nil {
-			return res, err
+		if err := m.flood(ctx, res); err != nil {
+			return err
 		}
 	}
 	res.LoadAverage[1] = loadAverage()
 	st, err := status.Fetch(ctx, l.NodeRunDir("n1"))
 	if err != nil {
-		return res, err
+		return err
 	}
 	res.Enforced = st.Policy
-	pid, err := m.pid(ctx)
+	pid, err := pidOf(ctx, l)
 	if err != nil {
-		return res, err
+		return err
 	}
 	res.RSS, err = residentBytes(pid)
-	p.print(res)
-	return res, err
+	p.print(*res)
+	return err
 }
 
 func (m *policyRun) say(format string, args ...any) { fmt.Fprintf(m.Log, format+"\n", args...) }
-
-func (m *policyRun) pid(ctx context.Context) (int, error) {
-	return (&scaleRun{lab: m.lab}).pid(ctx)
-}
 
 // load writes the pool, attaches the pods, and writes the endpoints of other nodes and the policies.
 func (m *policyRun) load(ctx context.Context) error {
@@ -173,10 +161,14 @@ func benchLabels(i int) map[string]string {
 	return l
 }
 
+func remoteAddr(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, byte(128 + i>>16), byte(i >> 8), byte(i)})
+}
+
 // remote is the i-th endpoint of another node.
 func remote(i int) *v3.WorkloadEndpoint {
 	node, pod := fmt.Sprintf("node%05d", i/50), fmt.Sprintf("r%d", i)
-	addr := netip.AddrFrom4([4]byte{10, byte(128 + i>>16), byte(i >> 8), byte(i)})
+	addr := remoteAddr(i)
 	w := &v3.WorkloadEndpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "bench", Name: node + "-k8s-" + pod + "-eth0", Labels: benchLabels(i)}}
 	w.Labels["projectcalico.org/namespace"], w.Labels["projectcalico.org/orchestrator"] = "bench", "k8s"
 	w.Spec = v3.WorkloadEndpointSpec{Orchestrator: "k8s", Node: node, Pod: pod, Endpoint: "eth0", ContainerID: "c" + pod,
@@ -251,8 +243,11 @@ func (m *policyRun) listen() (stop func(), err error) {
 			}
 			now := time.Now()
 			for _, msg := range all {
-				if msg.Header.Type == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {
+				switch msg.Header.Type {
+				case unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN:
 					m.events <- now
+				case unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWSETELEM, unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_DELSETELEM:
+					m.members(msg.Data, now)
 				}
 			}
 		}
@@ -260,9 +255,26 @@ func (m *policyRun) listen() (stop func(), err error) {
 	return func() { _ = conn.Close() }, nil
 }
 
+// members finds the endpoints that a message about elements of a set is about: by their addresses, which
+// are written as they are.
+func (m *policyRun) members(data []byte, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for ; m.written != nil && len(data) >= 4; data = data[1:] {
+		if data[0] != 10 || data[1] < 128 { // see remote
+			continue
+		}
+		a := netip.AddrFrom4([4]byte(data))
+		if at, ok := m.written[a]; ok {
+			m.flooded = append(m.flooded, now.Sub(at))
+			delete(m.written, a)
+		}
+	}
+}
+
 // changes makes one change after the other, each when the node has come to rest.
 func (m *policyRun) changes(ctx context.Context, change func(context.Context, int) error) (times []time.Duration, cpu time.Duration, err error) {
-	pid, err := m.pid(ctx)
+	pid, err := pidOf(ctx, m.lab)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -318,7 +330,7 @@ func (m *policyRun) relabel(ctx context.Context, i, version int) error {
 // flood changes labels at the rate, for ten seconds, and measures how far behind the kernel is at the end.
 func (m *policyRun) flood(ctx context.Context, res *PolicyResult) error {
 	const seconds = 10
-	pid, err := m.pid(ctx)
+	pid, err := pidOf(ctx, m.lab)
 	if err != nil {
 		return err
 	}
@@ -327,6 +339,9 @@ func (m *policyRun) flood(ctx context.Context, res *PolicyResult) error {
 		return err
 	}
 	m.say("%d label changes a second for %d s", m.Rate, seconds)
+	m.mu.Lock()
+	m.written = map[netip.Addr]time.Time{}
+	m.mu.Unlock()
 	begin := time.Now()
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(64)
@@ -334,7 +349,15 @@ func (m *policyRun) flood(ctx context.Context, res *PolicyResult) error {
 		if wait := time.Until(begin.Add(time.Duration(i) * time.Second / time.Duration(m.Rate))); wait > 0 {
 			time.Sleep(wait)
 		}
-		g.Go(func() error { return m.relabel(gctx, i*7919%m.Endpoints, i) })
+		g.Go(func() error {
+			which := i * 7919 % m.Endpoints
+			m.mu.Lock()
+			if _, pending := m.written[remoteAddr(which)]; !pending {
+				m.written[remoteAddr(which)] = time.Now()
+			}
+			m.mu.Unlock()
+			return m.relabel(gctx, which, i)
+		})
 	}
 	if err := g.Wait(); err != nil {
 		return err
@@ -363,10 +386,18 @@ func (m *policyRun) flood(ctx context.Context, res *PolicyResult) error {
 		case at := <-m.events:
 			res.RateBehind = at.Sub(mark)
 			quiet.Reset(time.Second)
+			continue
 		case <-quiet.C:
-			return nil
 		}
+		break
 	}
+	m.mu.Lock()
+	res.RateTimes, res.RateMissed, m.written = m.flooded, len(m.written), nil
+	m.mu.Unlock()
+	if res.RateBehind == 0 || len(res.RateTimes) == 0 {
+		return fmt.Errorf("the kernel's rules did not change within 5 s of the last of %d label changes (%d of them came into the kernel)", m.Rate*seconds, len(res.RateTimes))
+	}
+	return nil
 }
 
 func (p *Policy) print(r PolicyResult) {
@@ -376,12 +407,13 @@ func (p *Policy) print(r PolicyResult) {
 	line("flags", "--policies %d --pods %d --endpoints %d --changes %d --rate %d", p.Policies, p.Pods, p.Endpoints, p.Changes, p.Rate)
 	line("in the kernel", "%d policies that select a pod here, %d pods, %d chains, %d sets, by %s", r.Enforced.Policies, r.Enforced.Pods, r.Enforced.Chains, r.Enforced.Sets, r.Enforced.Driver)
 	line("process start to enforced", "%.2f s", r.Start.Seconds())
-	line("one policy, before write to kernel", "%s", quantiles(r.Policy, "one rule's port changed"))
+	line("one policy, before write to kernel", "%s", quantiles(r.Policy, "one at a time: one rule's port changed"))
 	line("CPU of one policy change", "%.1f ms", ms(r.CPU[0]))
-	line("one label, before write to kernel", "%s", quantiles(r.Label, "two labels of another node's pod changed"))
+	line("one label, before write to kernel", "%s", quantiles(r.Label, "one at a time: two labels of another node's pod changed"))
 	line("CPU of one label change", "%.1f ms", ms(r.CPU[1]))
 	if p.Rate > 0 {
 		line("label changes a second", "%.0f written, %.2f of a core; the kernel was whole %.1f ms after the last write", r.Rate, r.RateCPU, ms(r.RateBehind))
+		line("one of these, before write to kernel", "%s", quantiles(r.RateTimes, fmt.Sprintf("the kernel told nothing of %d more", r.RateMissed)))
 	}
 	line("resident memory", "%.0f MiB", float64(r.RSS)/(1<<20))
 	line("load average meanwhile", "%s to %s on %d CPUs", r.LoadAverage[0], r.LoadAverage[1], runtime.NumCPU())

@@ -59,54 +59,39 @@ nodes:
 
 // Run measures and prints.
 func (s *Scale) Run(ctx context.Context) (res ScaleResult, err error) {
-	l, err := lab.New(s.Name, lab.Options{Progress: s.Log})
-	if err != nil {
-		return res, err
-	}
-	conf, err := lab.Parse([]byte(scaleLab))
-	if err != nil {
-		return res, err
-	}
-	if err := l.Up(ctx, conf, false); err != nil {
-		return res, err
-	}
-	defer func() {
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-		defer cancel()
-		_, downErr := l.Down(clean)
-		err = errors.Join(err, downErr)
-	}()
-	store, err := etcd.Open(ctx, etcd.Config{Endpoints: []string{l.StoreEndpoint()}})
-	if err != nil {
-		return res, err
-	}
-	defer func() { _ = store.Close() }()
+	err = withLab(ctx, s.Name, scaleLab, s.Log, func(l *lab.Lab, store *etcd.Store) error {
+		return s.measure(ctx, l, store, &res)
+	})
+	return res, err
+}
+
+func (s *Scale) measure(ctx context.Context, l *lab.Lab, store *etcd.Store, res *ScaleResult) error {
 	h, err := kernel.OpenAt(kernel.NetnsPath(l.Netns("n1")))
 	if err != nil {
-		return res, err
+		return err
 	}
 	defer h.Close()
 	m := &scaleRun{Scale: s, lab: l, store: store, handle: h}
 	res.Nodes = s.Nodes
 	if err := m.load(ctx); err != nil {
-		return res, err
+		return err
 	}
 	if res.Start, err = m.restart(ctx); err != nil {
-		return res, err
+		return err
 	}
-	if err := m.oneMore(ctx, &res); err != nil {
-		return res, err
+	if err := m.oneMore(ctx, res); err != nil {
+		return err
 	}
 	if res.IdleCPU, res.RSS, err = m.idle(ctx); err != nil {
-		return res, err
+		return err
 	}
 	if res.Routes, err = m.routes(ctx); err != nil {
-		return res, err
+		return err
 	}
 	neigh, err := kernel.NewNeighTable(h, kernel.VXLANDevice).List(ctx)
 	res.Neigh = len(neigh)
-	s.print(res)
-	return res, err
+	s.print(*res)
+	return err
 }
 
 type scaleRun struct {
@@ -241,7 +226,7 @@ func (m *scaleRun) waitRoutes(ctx context.Context, want int, limit time.Duration
 func (m *scaleRun) oneMore(ctx context.Context, res *ScaleResult) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	pid, err := m.pid(ctx)
+	pid, err := pidOf(ctx, m.lab)
 	if err != nil {
 		return err
 	}
@@ -324,17 +309,9 @@ func loadAverage() string {
 	return one
 }
 
-func (m *scaleRun) pid(ctx context.Context) (int, error) {
-	st, err := m.lab.Status(ctx)
-	if err != nil || len(st.Nodes) != 1 || st.Nodes[0].PID == 0 {
-		return 0, fmt.Errorf("find the node's process: %w", errors.Join(err, errors.New("it is not running")))
-	}
-	return st.Nodes[0].PID, nil
-}
-
 // idle waits for calm, then reads the node's CPU time over a while, and its memory.
 func (m *scaleRun) idle(ctx context.Context) (share float64, rss int64, err error) {
-	pid, err := m.pid(ctx)
+	pid, err := pidOf(ctx, m.lab)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -391,21 +368,22 @@ func (s *Scale) print(r ScaleResult) {
 	fmt.Fprintf(s.Out, "flags                           --nodes %d --more %d --idle %v\n", s.Nodes, s.More, s.Idle)
 	fmt.Fprintf(s.Out, "nodes known                     %d\n", r.Nodes)
 	fmt.Fprintf(s.Out, "process start to all routes     %.2f s (%d routes, %d neighbours)\n", r.Start.Seconds(), r.Routes, r.Neigh)
-	fmt.Fprintf(s.Out, "one more node, store to kernel  %s\n", quantiles(r.More, "Node and IPAMBlock written"))
-	fmt.Fprintf(s.Out, "one more block of a known node  %s\n", quantiles(r.Block, "IPAMBlock written"))
+	fmt.Fprintf(s.Out, "one more node, store to kernel  %s\n", quantiles(r.More, "one at a time: Node and IPAMBlock written"))
+	fmt.Fprintf(s.Out, "one more block of a known node  %s\n", quantiles(r.Block, "one at a time: IPAMBlock written"))
 	fmt.Fprintf(s.Out, "load average meanwhile          %s to %s on %d CPUs\n", r.Load[0], r.Load[1], runtime.NumCPU())
 	fmt.Fprintf(s.Out, "resident memory                 %.0f MiB\n", float64(r.RSS)/(1<<20))
 	fmt.Fprintf(s.Out, "CPU while nothing changes       %.2f %% of a core (%v watched)\n", 100*r.IdleCPU, s.Idle)
 }
 
-// quantiles prints times by rank: of 20 the 99th percentile is the largest.
+// quantiles prints times by rank: of 20 the 99th percentile is the largest. of says of what, and how they
+// were taken.
 func quantiles(times []time.Duration, of string) string {
 	if len(times) == 0 {
 		return "not measured (0 of them)"
 	}
 	t := slices.Sorted(slices.Values(times))
 	at := func(percent int) float64 { return ms(t[(len(t)*percent+99)/100-1]) }
-	return fmt.Sprintf("p50 %.1f ms, p99 %.1f ms, max %.1f ms (%d times, one at a time: %s)", at(50), at(99), at(100), len(t), of)
+	return fmt.Sprintf("p50 %.1f ms, p99 %.1f ms, max %.1f ms (%d times, %s)", at(50), at(99), at(100), len(t), of)
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
