@@ -15,7 +15,7 @@ import (
 func felixInEffect() []string {
 	return []string{"defaultEndpointToHostAction", "encryptionMode", "failsafeInboundHostPorts", "failsafeOutboundHostPorts", "ipipMTU", "iptablesBackend",
 		"iptablesNATOutgoingInterfaceFilter", "mtuIfacePattern", "mtuMode", "mtuProfile", "natOutgoingAddress",
-		"natOutgoingExclusions", "natPortRange", "nftablesMode", "nodeSelector", "vxlanMTU", "vxlanMTUV6", "vxlanPort", "vxlanVNI",
+		"natOutgoingExclusions", "natPortRange", "nftablesMode", "nodeSelector", "prometheusWireGuardMetricsEnabled", "vxlanMTU", "vxlanMTUV6", "vxlanPort", "vxlanVNI",
 		"wireguardEnabled", "wireguardEnabledV6", "wireguardKeepAlive", "wireguardKeyEpoch", "wireguardListeningPort",
 		"wireguardListeningPortV6", "wireguardMTU", "wireguardMTUV6", "wireguardThreadingEnabled", "workloadSourceSpoofing"}
 }

@@ -76,6 +76,8 @@ func sample() *status.Status {
 			{Name: "kernel", OK: true, Reason: "as planned"},
 		},
 		Repairs: 1, LastApplied: ago(45 * time.Second),
+		Encryption: &status.Encryption{On: true, Families: []string{"IPv4", "IPv6"}, Driver: "userspace", Mode: "Required", KeyEpoch: 3, OtherEpochs: []int{2},
+			Nodes: 4, Ready: 2, Encrypted: []string{}, Clear: []string{"n2", "n3"}, Unreachable: []string{"n4\x1b[2J"}, RefusedOut: 7, RefusedIn: 12},
 	}
 }
 

@@ -67,6 +67,9 @@ func (v *statusView) header(w io.Writer, s *status.Status) error {
 	t.add("Datastore", because(s.Datastore.Kind+", "+s.Datastore.State, s.Datastore.Error))
 	t.add("Pods", because(fmt.Sprintf("%d here, MTU %s", s.Endpoints, mtu(s.PodMTU)), s.PodMTUWhy))
 	t.add("Policy", policyLine(&s.Policy))
+	if s.Encryption != nil {
+		t.add("Encryption", encryptionLine(s.Encryption))
+	}
 	t.add("Applied", v.applied(s))
 	t.paint = func(row, column int, text string) string {
 		switch {
@@ -77,6 +80,8 @@ func (v *statusView) header(w io.Writer, s *status.Status) error {
 				return before + v.in(readyColour, ready) + v.in(red, problems)
 			}
 		case row == 5 && (s.Policy.Driver == "" || s.Policy.Error != "" || s.Policy.Programmed != s.Policy.Generation):
+			return v.in(yellow, text)
+		case row == 6 && s.Encryption != nil && weak(s.Encryption):
 			return v.in(yellow, text)
 		case row == 3 && (s.Datastore.Error != "" || s.Datastore.State != "in-sync"):
 			return v.in(yellow, text)

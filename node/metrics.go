@@ -11,7 +11,7 @@ import (
 	"weft/node/datastore"
 )
 
-// metrics are what Prometheus reads. No label carries a pod's name or an address.
+// metrics are what Prometheus reads. No label carries a pod's name or a pod's address.
 type metrics struct {
 	registry     *prometheus.Registry
 	syncState    *prometheus.GaugeVec

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,7 +15,7 @@ import (
 )
 
 // status gathers the node's account of itself.
-func (s *service) status() *status.Status {
+func (s *service) status(ctx context.Context) *status.Status {
 	state, stateErr := s.cluster.inSync()
 	st := &status.Status{
 		Node: s.cfg.NodeName, Version: s.version, Started: s.started,
@@ -56,6 +57,7 @@ func (s *service) status() *status.Status {
 	if p != nil {
 		fillView(st, p.view, s.drivers, s.ways)
 		st.Uplink = uplinkOf(founds, e.underlay)
+		st.Encryption = s.encryption(ctx, p)
 	}
 	st.Checks = s.checks()
 	st.Ready = !slices.ContainsFunc(st.Checks, func(c status.Check) bool { return !c.OK })
@@ -124,21 +126,29 @@ func fillView(st *status.Status, v *topology.View, drivers []topology.Driver, wa
 		st.Peers[i].Paths = append(st.Peers[i].Paths, path)
 	}
 	for _, t := range v.Tunnels {
-		outer := ""
-		for _, d := range drivers {
-			if d.Name == t.Driver {
-				outer = d.Outer
-			}
-		}
-		if t.Port > 0 {
-			outer = fmt.Sprintf("UDP %d, VNI %d", t.Port, t.VNI)
-		}
+		outer := outerOf(&t, drivers)
 		driver := t.Driver
 		if way := ways[driver]; way != "" {
 			driver += " (" + way + ")"
 		}
 		st.Tunnels = append(st.Tunnels, status.Tunnel{Device: t.Device, Driver: driver, Outer: outer, MTU: t.MTU, Why: t.Why})
 	}
+}
+
+// outerOf says for people what a tunnel's packets are on the underlay.
+func outerOf(t *topology.Tunnel, drivers []topology.Driver) string {
+	switch {
+	case t.End.Encap == model.EncapWireGuard:
+		return fmt.Sprintf("UDP %d, key epoch %d", t.Port, t.End.Epoch)
+	case t.Port > 0:
+		return fmt.Sprintf("UDP %d, VNI %d", t.Port, t.VNI)
+	}
+	for _, d := range drivers {
+		if d.Name == t.Driver {
+			return d.Outer
+		}
+	}
+	return ""
 }
 
 // checks are the lines of /readyz?verbose, each with its reason.

@@ -107,11 +107,12 @@ func (s *service) localHandler() http.Handler {
 	mux := http.NewServeMux()
 	s.addHealth(mux)
 	mux.Handle("GET /metrics", s.metricsHandler())
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(s.status())
+		_ = json.NewEncoder(w).Encode(s.status(r.Context()))
 	})
 	mux.HandleFunc("GET /plan/{area}", s.servePlan)
+	mux.HandleFunc("GET /"+status.PeersPath, s.servePeers)
 	mux.Handle("GET /"+flows.Path, s.flows.Handler())
 	mux.Handle("GET /"+flows.CountersPath, flows.CountersHandler(s.counters))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -159,11 +160,7 @@ func (s *service) servePlan(w http.ResponseWriter, r *http.Request) {
 	}
 	p := s.engine.current()
 	if p == nil {
-		why := "see weft status"
-		if err := s.ready(); err != nil {
-			why = err.Error()
-		}
-		http.Error(w, "nothing is planned yet: "+why, http.StatusServiceUnavailable)
+		s.unplanned(w)
 		return
 	}
 	switch area := r.PathValue("area"); area {
@@ -180,4 +177,13 @@ func (s *service) servePlan(w http.ResponseWriter, r *http.Request) {
 	default:
 		http.Error(w, fmt.Sprintf("no plan %q: want topology, tunnel, encryption, nat, routing or policy", area), http.StatusNotFound)
 	}
+}
+
+// unplanned answers for what there is not before the first run.
+func (s *service) unplanned(w http.ResponseWriter) {
+	why := "see weft status"
+	if err := s.ready(); err != nil {
+		why = err.Error()
+	}
+	http.Error(w, "nothing is planned yet: "+why, http.StatusServiceUnavailable)
 }

@@ -227,7 +227,7 @@ func (s *service) build(ctx context.Context) error {
 	s.engine.onLinks, s.engine.onOverlay = s.enforcer.setLinks, s.enforcer.setOverlay
 	s.flows = flows.New(s.handle, s.log)
 	s.enforcer.told = s.flows.Update
-	s.metrics.registry.MustRegister(&policyCollector{s.enforcer})
+	s.metrics.registry.MustRegister(&policyCollector{s.enforcer}, &encryptionCollector{s})
 	s.publisher = &publisher{self: model.NodeName(s.cfg.NodeName), cfg: s.cfg.Address, log: s.log, store: s.store,
 		stores: storeAddresses(ctx, s.cfg.Datastore.Endpoints), cluster: s.cluster, underlay: s.underlay,
 		announced: s.engine.announcer, encryptor: s.encryptor, tunnels: &nodeTunnel{s.ipam, s.cfg.NodeName}}

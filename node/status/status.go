@@ -29,6 +29,8 @@ type Status struct {
 	Checks      []Check   `json:"checks"`
 	Repairs     uint64    `json:"repairs"` // kernel objects put back since the start
 	LastApplied time.Time `json:"lastApplied"`
+
+	Encryption *Encryption `json:"encryption,omitempty"` // nil before the first run
 }
 
 // Policy is where the node stands with network policy.
