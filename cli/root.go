@@ -43,7 +43,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use.`,
 		applyCommand(), createCommand(), replaceCommand(), deleteCommand(),
 		getCommand(), labelCommand(), patchCommand(),
 		statusCommand(), planCommand(), ipamCommand(),
-		peersCommand(),
+		peersCommand(), encryptionCommand(),
 		whyCommand(), flowsCommand(),
 		versionCommand(version), completionCommand(), docsCommand(),
 	)

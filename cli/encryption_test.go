@@ -1,0 +1,54 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+
+	v3 "weft/api/v3"
+)
+
+// A node that another FelixConfiguration keeps from encrypting has no key and holds nothing up.
+func TestKeysBehind(t *testing.T) {
+	objects, err := v3.Decode([]byte(`
+apiVersion: projectcalico.org/v3
+kind: FelixConfiguration
+metadata: {name: default}
+spec: {wireguardEnabled: true, wireguardKeyEpoch: 1}
+---
+apiVersion: projectcalico.org/v3
+kind: FelixConfiguration
+metadata: {name: edge}
+spec: {nodeSelector: "edge == 'yes'", wireguardEnabled: false}
+---
+apiVersion: projectcalico.org/v3
+kind: Node
+metadata: {name: n1}
+status: {wireguardPublicKey: f9w/wp4OZKsaecuO8gmEUf1Ua1xZ1wnTZ/tC/+r/lkQ=}
+---
+apiVersion: projectcalico.org/v3
+kind: Node
+metadata: {name: n2}
+status: {wireguardKeys: [{epoch: 1, publicKey: 2lO8sJk2rlEo/J6UowLAC8d3qbeKHVLGP7nrMQtMw0o=}, {epoch: 0, publicKey: JbATw/hhbFXaTG+ApKINZj07isjV5PJkTu7V/vn/sCg=}]}
+---
+apiVersion: projectcalico.org/v3
+kind: Node
+metadata: {name: n3}
+status: {wireguardKeys: [{epoch: 1, publicKey: OPFR6Cn39BnUMEGG+dgD2tOxSeWxrHxeH0+OBgIX+js=}]}
+---
+apiVersion: projectcalico.org/v3
+kind: Node
+metadata: {name: n4}
+---
+apiVersion: projectcalico.org/v3
+kind: Node
+metadata: {name: n5, labels: {edge: "yes"}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := newClusterKeys(objects)
+	want := "n1 has the key of epoch 0; n2 has the keys of epochs 0 and 1; n4 has no key"
+	if got := strings.Join(k.behind(), "; "); got != want || len(k.nodes) != 4 {
+		t.Errorf("of %d nodes, want 4: got %q, want %q", len(k.nodes), got, want)
+	}
+}
