@@ -178,7 +178,7 @@ func (c *compilation) chain(id ChainID, staged bool, rules []Rule) {
 	}
 	c.program.Chains[id] = &Chain{ID: id, Staged: staged, Rules: rules}
 	for i := range rules {
-		rules[i].sets(func(id SetID) {
+		rules[i].EachSet(func(id SetID, _ bool) {
 			if c.program.Sets[id] == nil {
 				c.program.Sets[id] = newSet(id)
 			}

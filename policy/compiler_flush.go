@@ -140,12 +140,12 @@ func (c *Compiler) setChain(id ChainID, now *Chain, d *Delta) {
 		c.program.Chains[id] = now
 		d.ChainsChanged = append(d.ChainsChanged, id)
 		for i := range now.Rules {
-			now.Rules[i].sets(c.acquire)
+			now.Rules[i].EachSet(func(id SetID, _ bool) { c.acquire(id) })
 		}
 	}
 	if before != nil {
 		for i := range before.Rules {
-			before.Rules[i].sets(c.release)
+			before.Rules[i].EachSet(func(id SetID, _ bool) { c.release(id) })
 		}
 	}
 }

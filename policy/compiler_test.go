@@ -204,7 +204,7 @@ func (c *Compiler) stale(p *Program) string {
 	}
 	for _, ch := range p.Chains {
 		for i := range ch.Rules {
-			ch.Rules[i].sets(func(id SetID) { used[id] = true })
+			ch.Rules[i].EachSet(func(id SetID, _ bool) { used[id] = true })
 		}
 	}
 	asked := map[ChainID]bool{}

@@ -207,15 +207,22 @@ func newProgram() *Program {
 	return &Program{Sets: map[SetID]*Set{}, Chains: map[ChainID]*Chain{}, Endpoints: map[string]*Endpoint{}, Hosts: map[string]*Host{}}
 }
 
-// sets calls f for every set that the rule refers to.
-func (r *Rule) sets(f func(SetID)) {
+// EachSet calls f for every set that the rule refers to. A member of one that is not positive is what the
+// rule does not match.
+func (r *Rule) EachSet(f func(id SetID, positive bool)) {
 	for _, m := range []*Match{&r.Src, &r.Dst} {
-		for _, ids := range [][]SetID{m.In, m.NotIn, m.Ports.sets(), m.NotPorts.sets()} {
+		for i, ids := range [][]SetID{m.In, m.Ports.sets(), m.NotIn, m.NotPorts.sets()} {
 			for _, id := range ids {
-				f(id)
+				f(id, i < 2)
 			}
 		}
 	}
+}
+
+// RefersTo tells whether the rule refers to a set that is among those.
+func (r *Rule) RefersTo(among func(SetID) bool) (found bool) {
+	r.EachSet(func(id SetID, _ bool) { found = found || among(id) })
+	return found
 }
 
 func (p *Ports) sets() []SetID {

@@ -20,12 +20,8 @@ type entry struct {
 	rules  []int // by Index in the resource; several are folded into one
 	action model.Action
 	source []refusedRule // what to leave out when the kernel refuses it
-}
-
-// refusedRule names a rule that the kernel refused, by its text: a changed one is tried again.
-type refusedRule struct {
-	chain policy.ChainID
-	rule  string
+	lists  []*object     // that it looks something up in, which are refused with it
+	sets   []policy.SetID
 }
 
 func chainName(id policy.ChainID) string { return digest("rules", string(id)) }
@@ -96,18 +92,26 @@ func (r *rendering) unit(u *unit) {
 		key := refusedRule{r.id, u.text(i)}
 		e.source = append(e.source, key)
 		e.rules = append(e.rules, index)
-		if r.refused[key] == nil {
+		if r.refused.rules[key] == nil && !u.rules[i].RefersTo(r.refused.set) {
 			continue
 		}
 		// The kernel would not have it. What it allowed is not allowed; where it denied or passed
-		// over others that allow, nothing gets any further.
+		// over others that allow, nothing of its family gets any further.
 		if u.rule.Action == model.Deny || u.rule.Action == model.Pass {
 			r.of = append(r.of, entry{rules: e.rules, action: model.Deny})
-			r.add(r.comment(u)+" (refused by the kernel)", nft.Counted(), nft.GoTo(r.deny(u.rule.Index).name))
+			var of []expr.Any
+			if u.rule.Family != 0 {
+				of = nft.Family(u.rule.Family)
+			}
+			r.add(r.comment(u)+" (refused by the kernel)", of, nft.Counted(), nft.GoTo(r.deny(u.rule.Index).name))
 		}
 		return
 	}
-	for _, match := range r.alternatives(u) {
+	u.rule.EachSet(func(id policy.SetID, _ bool) { e.sets = append(e.sets, id) }) // rules that differ in sets are not folded
+	before := len(r.uses)
+	matches := r.alternatives(u)
+	e.lists = r.uses[before:len(r.uses):len(r.uses)]
+	for _, match := range matches {
 		r.of = append(r.of, e)
 		r.add(r.comment(u), match, nft.Counted(), r.action(u))
 	}

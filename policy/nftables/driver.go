@@ -2,7 +2,6 @@ package nftables
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -22,12 +21,12 @@ type Driver struct {
 	mu         sync.Mutex // one Apply at a time
 	state      *state     // nil: of nothing that we know
 	generation uint64     // of the Program that state is of
-	refused    map[refusedRule]error
+	refused    *refusals
 }
 
 // New returns a Driver that works in h's network namespace. It touches nothing yet.
 func New(h *kernel.Handle, log *slog.Logger) *Driver {
-	return &Driver{log: log, owner: nft.New(h, prefix, nil), refused: map[refusedRule]error{}, cutFrom: manyMembers}
+	return &Driver{log: log, owner: nft.New(h, prefix, nil), refused: newRefusals(), cutFrom: manyMembers}
 }
 
 // Close releases the Driver's socket and leaves the kernel as it is: it goes on enforcing.
@@ -48,8 +47,9 @@ func (d *Driver) Watch(ctx context.Context, kick func()) error { return d.owner.
 // u.Delta when that is the difference to what it applied last and nobody else touched the rules, otherwise
 // the whole. An Update without Program removes all that is the Driver's, so that nothing is enforced.
 //
-// A rule that the kernel refuses is left out, and what it would have denied is dropped; the rest is in
-// force, and the error, of this and of every later call, names the policy and the rule. Any other error
+// A rule that the kernel refuses is left out, and what it would have denied is dropped; so is every rule that
+// asks about a set which the kernel refuses. The rest is in force, and the error, of this and of every later
+// call, names the policy and the rule, or the set. Any other error
 // means that nothing changed; the next call is the retry.
 func (d *Driver) Apply(ctx context.Context, u policy.Update) (reconcile.Result, error) {
 	d.mu.Lock()
@@ -66,6 +66,7 @@ func (d *Driver) Apply(ctx context.Context, u policy.Update) (reconcile.Result, 
 		res, err = d.replace(ctx, u)
 	}
 	if err != nil {
+		err = d.explained(err)
 		d.state = nil
 		return res, err
 	}
@@ -100,7 +101,7 @@ func (d *Driver) apply(ctx context.Context, u policy.Update) (reconcile.Result, 
 		}
 		return res, err
 	}
-	clear(d.refused)
+	d.refused = newRefusals()
 	return d.replace(ctx, u)
 }
 
@@ -134,44 +135,6 @@ func (d *Driver) verify(ctx context.Context, sets []nft.Set) error {
 		}
 	}
 	return nil
-}
-
-// refuse notes the rules that the kernel refused, and tells whether there are any new ones.
-func (d *Driver) refuse(err error) bool {
-	if d.state == nil {
-		return false
-	}
-	byName := map[string]*chainState{}
-	for _, c := range d.state.chains {
-		byName[c.Name] = c
-	}
-	found := false
-	for _, r := range nft.Refusals(err) {
-		c := byName[r.Chain]
-		if c == nil || r.Rule < 0 || r.Rule >= len(c.of) {
-			continue
-		}
-		for _, key := range c.of[r.Rule].source {
-			if d.refused[key] == nil {
-				found = true
-				d.refused[key] = r.Err
-				d.log.Error("the kernel refuses a policy's rule", "chain", key.chain, "rule", key.rule, "err", r.Err)
-			}
-		}
-	}
-	return found
-}
-
-// standing is the error about the rules that the kernel refused and that are still wanted.
-func (d *Driver) standing() error {
-	var errs []error
-	for key, err := range d.refused {
-		c := d.state.chains[key.chain]
-		if c != nil && c.has(key) {
-			errs = append(errs, fmt.Errorf("%s, rule %q: the kernel refuses it, so that what it allows is not allowed and what it denies or passes over is dropped: %w", key.chain, key.rule, err))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // Barrier keeps pods closed until the first Program is known: unless there are rules of ours in the

@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -50,18 +51,7 @@ func TestRefused(t *testing.T) {
 		return policy.Update{Program: c, Generation: uint64(100 + rule)}
 	}
 	arrives := func(p model.Protocol, port uint16) bool {
-		if err := x.forget(); err != nil {
-			t.Fatal(err)
-		}
-		id, err := x.send(&model.Packet{In: policytest.Device(0), Out: policytest.Device(1), Src: policytest.Local4(0), Dst: policytest.Local4(1), Protocol: p, SrcPort: 9, DstPort: port}, model.MAC{2})
-		if err != nil {
-			t.Fatal(err)
-		}
-		found := false
-		if err := x.receive(50*ms, func(got uint32) bool { found = found || got == id; return found }); err != nil {
-			t.Fatal(err)
-		}
-		return found
+		return x.arrives(t, &model.Packet{In: policytest.Device(0), Out: policytest.Device(1), Src: policytest.Local4(0), Dst: policytest.Local4(1), Protocol: p, SrcPort: 9, DstPort: port})
 	}
 	for _, c := range []struct {
 		name         string
@@ -87,6 +77,102 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%s: what is denied arrived", c.name)
 		}
 	}
+}
+
+// TestRefusedSet has the kernel refuse a set, by members of the other family. Rules that ask about it are closed,
+// all others are in force, the error names the set, and with other members it is tried again.
+func TestRefusedSet(t *testing.T) {
+	testkit.LeakCheck(t)
+	x := &trial{crossing: newCrossing(t), byID: map[uint32]*judged{}}
+	selector := "app == 'friend'"
+	from := model.EntityMatch{Selector: &selector}
+	to := func(n uint16) model.EntityMatch { return model.EntityMatch{Ports: ports(n)} }
+	four := policy.SetID{Kind: policy.Selected, Family: model.IPv4, Selector: selector}
+	six := four
+	six.Family = model.IPv6
+	for _, action := range []model.Action{model.Allow, model.Deny} {
+		t.Run(action.String(), func(t *testing.T) {
+			d := newDriver(t, x.node)
+			k := policy.NewCompiler(policytest.Self)
+			for n := range 2 {
+				if err := k.SetEndpoint(&model.Endpoint{ID: model.EndpointID{Namespace: "ns", Pod: fmt.Sprint("p", n), Interface: "eth0"}, Device: policytest.Device(n),
+					MAC: model.MAC{2, 0, 0, 0, 0, byte(n)}, Addresses: addressesOf(n), Profiles: []string{"open"}, Labels: map[string]string{"app": []string{"friend", "server"}[n]}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := errors.Join(k.SetProfile(&model.Profile{Name: "open", Egress: []model.Rule{{Action: model.Allow}}}),
+				k.SetPolicy(&model.Policy{ID: model.PolicyID{Kind: model.KindGlobalNetworkPolicy, Name: "p"}, Selector: "app == 'server'", Types: model.Types{Ingress: true}, Ingress: []model.Rule{
+					{Action: model.Allow, Protocol: model.TCP, Destination: to(3)},
+					{Action: action, Protocol: model.TCP, Source: from, Destination: to(1)},
+					{Action: model.Allow, Protocol: model.TCP, Destination: to(2)}}})); err != nil {
+				t.Fatal(err)
+			}
+			u := k.Flush()
+			right := u.Program.Sets[four]
+			reached := func(what string, u policy.Update, want string, wrong bool) {
+				t.Helper()
+				for range 2 { // the error stays as long as its cause
+					_, err := d.Apply(context.Background(), u)
+					if (err != nil) != wrong || err != nil && !strings.Contains(err.Error(), four.String()+": the kernel refuses the set") {
+						t.Fatalf("%s: error %v, want one about the set: %v", what, err, wrong)
+					}
+				}
+				got := ""
+				for _, f := range families {
+					for port := uint16(1); port <= 3; port++ {
+						p := &model.Packet{In: policytest.Device(0), Out: policytest.Device(1), Src: policytest.Local4(0), Dst: policytest.Local4(1), Protocol: model.TCP, SrcPort: 9, DstPort: port}
+						if f == model.IPv6 {
+							p.Src, p.Dst = policytest.Local6(0), policytest.Local6(1)
+						}
+						if x.arrives(t, p) {
+							got += fmt.Sprintf("%s/%d ", f, port)
+						}
+					}
+				}
+				if got != want {
+					t.Errorf("%s: reached are %q, want %q", what, got, want)
+				}
+			}
+			all, closed := "IPv4/1 IPv4/2 IPv4/3 IPv6/1 IPv6/2 IPv6/3 ", "IPv4/2 IPv4/3 IPv6/1 IPv6/2 IPv6/3 "
+			if action == model.Deny { // what the rule would pass on is closed, too
+				all, closed = "IPv4/2 IPv4/3 IPv6/2 IPv6/3 ", "IPv4/3 IPv6/2 IPv6/3 "
+			}
+			u.Program.Sets[four] = u.Program.Sets[six]
+			reached("refused", u, closed, true)
+			u.Program.Sets[four] = right
+			if err := k.SetRemote(&model.RemoteEndpoint{ID: model.RemoteID{Node: "n2"}, Labels: map[string]string{"app": "friend"}, Addresses: []netip.Addr{policytest.Local4(9)}}); err != nil {
+				t.Fatal(err)
+			}
+			u = k.Flush()
+			reached("with other members", u, all, false)
+			if n, err := d.owner.CountElements(context.Background(), hashName(four)); err != nil || n != 2 {
+				t.Errorf("the set has %d members, %v; want 2", n, err)
+			}
+			u.Program.Sets[four] = u.Program.Sets[six]
+			if err := k.SetRemote(&model.RemoteEndpoint{ID: model.RemoteID{Node: "n2"}, Labels: map[string]string{"app": "friend"}, Addresses: []netip.Addr{policytest.Local4(8)}}); err != nil {
+				t.Fatal(err)
+			}
+			u = k.Flush()
+			u.Delta.Members[0].Added = append(u.Delta.Members[0].Added, policy.Member{Prefix: netip.PrefixFrom(policytest.Local6(0), 128)})
+			reached("refused elements of a change", u, closed, true)
+		})
+	}
+}
+
+// arrives tells whether the first packet of a connection comes out.
+func (x *trial) arrives(t *testing.T, p *model.Packet) (found bool) {
+	t.Helper()
+	if err := x.forget(); err != nil {
+		t.Fatal(err)
+	}
+	id, err := x.send(p, model.MAC{2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := x.receive(50*ms, func(got uint32) bool { found = found || got == id; return found }); err != nil {
+		t.Fatal(err)
+	}
+	return found
 }
 
 // TestBarrier starts drivers where there is nothing, where an earlier one left its rules, and where

@@ -2,7 +2,6 @@ package nftables
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/google/nftables/expr"
@@ -201,19 +200,4 @@ func places(p *policy.Program) map[policy.ChainID]place {
 		add(&h.Untracked[model.Egress], atUntracked)
 	}
 	return found
-}
-
-// refersTo tells whether a rule looks something up in a set.
-func refersTo(r *policy.Rule, id policy.SetID) bool {
-	for _, m := range []*policy.Match{&r.Src, &r.Dst} {
-		for _, p := range []*policy.Ports{m.Ports, m.NotPorts} {
-			if p != nil && slices.Contains(p.Sets, id) {
-				return true
-			}
-		}
-		if slices.Contains(m.In, id) || slices.Contains(m.NotIn, id) {
-			return true
-		}
-	}
-	return false
 }

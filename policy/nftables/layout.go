@@ -228,6 +228,9 @@ func (k *skeletonOf) output(c *chainRules) {
 // one layout and name.
 func (k *skeletonOf) carriers(c *chainRules, peer func(model.Family) nft.Field) {
 	for _, t := range k.state.program.Carriers {
+		if k.state.sets[policy.PeersOf(t.Family)] == nil {
+			continue // the kernel refused the set
+		}
 		match := nft.Rule(nft.Family(t.Family), nft.L4Proto().Is(byte(t.Protocol)))
 		if t.Port != 0 {
 			match = nft.Rule(match, nft.DestPort().Is(nft.Port(int(t.Port))...))

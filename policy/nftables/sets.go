@@ -137,7 +137,7 @@ func memberElement(m policy.Member) lib.SetElement {
 
 // addSet begins a set as the Program has it.
 func (s *state) addSet(id policy.SetID) {
-	if id.Staged {
+	if id.Staged || s.refused.sets[id] != nil {
 		return
 	}
 	t := &setState{id: id, counts: map[int]int{}}
@@ -163,6 +163,7 @@ func (s *state) lay(t *setState) {
 }
 
 func (s *state) removeSet(id policy.SetID) {
+	delete(s.refused.sets, id)
 	t := s.sets[id]
 	if t == nil {
 		return
@@ -185,6 +186,11 @@ func (t *setState) note(added, removed []netip.Prefix) {
 // changeMembers follows a change of members, and tells whether rules must refer to the set in another way.
 func (s *state) changeMembers(d *policy.MemberDelta) (moved bool) {
 	t := s.sets[d.Set]
+	if t == nil && s.refused.sets[d.Set] != nil { // with other members the kernel may take it
+		delete(s.refused.sets, d.Set)
+		s.addSet(d.Set)
+		return true
+	}
 	if t == nil {
 		return false // staged
 	}

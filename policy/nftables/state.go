@@ -51,7 +51,7 @@ type chainState struct {
 type state struct {
 	program  *policy.Program
 	cutFrom  int // members of a set
-	refused  map[refusedRule]error
+	refused  *refusals
 	chains   map[policy.ChainID]*chainState
 	places   map[policy.ChainID]place // of those chains that are not asked about tracked connections
 	sets     map[policy.SetID]*setState
@@ -84,7 +84,7 @@ type elements struct {
 	del, add []lib.SetElement
 }
 
-func newState(p *policy.Program, refused map[refusedRule]error, cutFrom int) *state {
+func newState(p *policy.Program, refused *refusals, cutFrom int) *state {
 	s := &state{
 		program: p, refused: refused, cutFrom: cutFrom, chains: map[policy.ChainID]*chainState{}, places: places(p), sets: map[policy.SetID]*setState{},
 		objects: map[string]*object{}, pods: map[string]*podState{}, touched: map[*object]struct{}{},
@@ -171,13 +171,15 @@ func (s *state) follow(u policy.Update) {
 		s.addSet(id)
 	}
 	stale := map[policy.ChainID]struct{}{} // chains that refer to something that changed its name
+	carriers := false                      // the skeleton refers to it
 	for i := range d.Members {
 		if m := &d.Members[i]; s.changeMembers(m) {
 			s.referring(m.Set, stale)
+			carriers = carriers || m.Set.Kind == policy.Peers
 		}
 	}
 	pods := slices.Clone(d.PodsChanged)
-	hosts := d.ConfigChanged || len(d.HostsChanged)+len(d.HostsRemoved) > 0
+	hosts := carriers || d.ConfigChanged || len(d.HostsChanged)+len(d.HostsRemoved) > 0
 	if hosts {
 		now := places(u.Program)
 		for id := range u.Program.Chains {
@@ -233,7 +235,7 @@ func asks(h *policy.Hook, chains map[policy.ChainID]struct{}) bool {
 // referring adds the chains whose rules refer to a set.
 func (s *state) referring(id policy.SetID, to map[policy.ChainID]struct{}) {
 	for name, c := range s.program.Chains {
-		if !c.Staged && slices.ContainsFunc(c.Rules, func(r policy.Rule) bool { return refersTo(&r, id) }) {
+		if !c.Staged && slices.ContainsFunc(c.Rules, func(r policy.Rule) bool { return r.RefersTo(func(s policy.SetID) bool { return s == id }) }) {
 			to[name] = struct{}{}
 		}
 	}
