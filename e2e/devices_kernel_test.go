@@ -9,6 +9,7 @@ import (
 	"weft/internal/kernel"
 	"weft/internal/testkit"
 	"weft/internal/traffic"
+	"weft/lab"
 )
 
 // TestKernelDevices carries and changes modes with the kernel's own devices of both encapsulations, where
@@ -42,4 +43,34 @@ func TestKernelDevices(t *testing.T) {
 	if ok := c.mesh(everyPair()); ok != len(everyPair()) {
 		t.Errorf("%d of %d pairs talk", ok, len(everyPair()))
 	}
+}
+
+// TestKernelEncryption switches encryption on and off, and rotates the keys, with the kernel's own devices on two
+// nodes and a process on the third: neither loses anything, and nothing is in clear.
+func TestKernelEncryption(t *testing.T) {
+	testkit.Require(t, testkit.Root, testkit.VXLAN, testkit.WireGuard)
+	config := lab.DefaultConfig()
+	config.Nodes[2].Args = []string{"--wireguard-driver", "userspace"}
+	c := newClusterOf(t, "e2ewgkernel", config)
+	c.apply(vxlanAlways.manifest())
+	c.pods()
+	c.settle(vxlanAlways, labNodes, nil)
+	var hosts []traffic.Host
+	for _, n := range labNodes {
+		hosts = append(hosts, c.hosts(n)...)
+	}
+	way := func(what, spec, reach string) step {
+		return step{what: what, manifest: felix(spec), settle: func() time.Duration { return c.reaches(reach) }}
+	}
+	c.whole("on", c.through(c.loadEvery(hosts, 4*apart), []step{way("on", encrypted, "WireGuard")}))
+	for n, kind := range map[string]string{"n1": "wireguard", "n2": "wireguard", "n3": "tun"} {
+		if l := testkit.Links(t, c.nodeNetns(n)); !strings.Contains(l, kernel.WireGuardDevice+" "+kind) {
+			t.Errorf("the device of %s is not of the kind %s:\n%s", n, kind, l)
+		}
+	}
+	r, stop := c.loadEvery(hosts, 4*apart), c.tap()
+	rotate := step{what: "key 1", manifest: felix("{wireguardEnabled: true, wireguardKeyEpoch: 1}"), settle: func() time.Duration { return c.keys(1) }}
+	c.whole("a rotation", c.through(r, []step{rotate}))
+	c.nothingInClear("a rotation", stop())
+	c.whole("off", c.through(c.loadEvery(hosts, 4*apart), []step{way("off", "{wireguardKeyEpoch: 1}", "VXLAN")}))
 }

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -165,4 +166,57 @@ func (c *cluster) edit(node string, change func(*v3.Node)) error {
 	change(n)
 	_, err = c.store.Update(c.t.Context(), n)
 	return err
+}
+
+// TestEncryptionUnderAttack: whatever somebody takes away of what makes traffic go through the devices, it is put back,
+// and what is sent meanwhile is lost rather than sent in clear, although the underlay would carry it: the routers know
+// the way to the pods. The control is the same without encryption.
+func TestEncryptionUnderAttack(t *testing.T) {
+	c := newCluster(t, "e2ecryptattack")
+	c.apply(vxlanAlways.manifest() + "---\n" + felix(encrypted))
+	c.pods()
+	c.reaches("WireGuard")
+	c.forGood()
+	hosts := c.hosts3()
+	kinds := [][]string{
+		{"ip", "route", "flush", "proto", "87"},
+		{"ip", "link", "delete", "weft-wg"},
+		{"ip", "link", "set", "weft-wg", "down"},
+		{"nft", "flush", "ruleset"},
+		{"ip", "address", "flush", "dev", "weft-wg"},
+	}
+	// A host whose other processes know the way would use it.
+	for _, n := range labNodes {
+		for _, o := range labNodes {
+			if n != o {
+				testkit.Run(t, c.nodeNetns(n), "ip", "route", "add", netip.PrefixFrom(c.addrs[o], 24).Masked().String(), "via", c.nodeAddresses(o)[0].String(), "onlink", "dev", uplink, "metric", "5000")
+			}
+		}
+	}
+	attack := func() (traffic.Pair, traffic.Seen) {
+		r, stop := c.loadEvery(hosts, apart), c.tap()
+		for i := range 3 * len(kinds) {
+			testkit.Run(t, c.nodeNetns(labNodes[i%len(labNodes)]), kinds[i%len(kinds)]...)
+			time.Sleep(400 * time.Millisecond)
+		}
+		c.settle(vxlanAlways, nil, nil)
+		return r.Stop().Total(), stop()
+	}
+	total, seen := attack()
+	c.nothingInClear(fmt.Sprintf("%d attacks, %d of %d packets lost", 3*len(kinds), total.Lost, total.Sent), seen)
+	c.reaches("WireGuard")
+	for _, p := range everyPair() {
+		c.pings("after the attacks", c.netns(p[0]), c.addrs[p[1]])
+	}
+	c.apply(felix("{}"))
+	c.reaches("VXLAN")
+	r, stop := c.loadEvery(hosts, apart), c.tap()
+	testkit.Run(t, c.nodeNetns("n1"), kinds[0]...)
+	time.Sleep(400 * time.Millisecond)
+	r.Stop()
+	if seen := stop(); seen.Clear == 0 {
+		t.Errorf("control: 0 of %d packets are in clear without encryption", seen.Packets)
+	} else {
+		t.Logf("control: %d of %d packets in clear without encryption", seen.Clear, seen.Packets)
+	}
 }

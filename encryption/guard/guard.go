@@ -80,7 +80,8 @@ func (g *Guard) Dropped(ctx context.Context) (Dropped, error) {
 	return Dropped{out, in}, errors.Join(err1, err2)
 }
 
-// program writes want down. Packets that pods of this host send to one another, and what comes out of or goes
+// program writes want down. Whoever sends something to a pod from here sends it through a device: also this host
+// itself, whose errors quote what they are about. From elsewhere, who is no pod may reach pods. Packets that pods of this host send to one another, and what comes out of or goes
 // into an encrypting device, is not on the underlay.
 func program(want topology.Guard) nft.Program {
 	if len(want.Pools) == 0 {
@@ -99,9 +100,10 @@ func program(want topology.Guard) nft.Program {
 		}
 		poolSet, clearSet := ranges(fmt.Sprintf("pools%d", f), f, pools), ranges(fmt.Sprintf("clear%d", f), f, clear)
 		p.Sets = append(p.Sets, poolSet, clearSet)
-		both := nft.Rule(nft.Family(f), nft.In(poolSet.Spec.Name, nft.SourceAddr(f)), nft.In(poolSet.Spec.Name, nft.DestAddr(f)))
-		out.Rules = append(out.Rules, nft.Rule(both, nft.NotIn(clearSet.Spec.Name, nft.DestAddr(f)), nft.Count(counterOut), nft.Drop()))
-		in.Rules = append(in.Rules, nft.Rule(both, nft.NotIn(clearSet.Spec.Name, nft.SourceAddr(f)), nft.Count(counterIn), nft.Drop()))
+		to := nft.Rule(nft.Family(f), nft.In(poolSet.Spec.Name, nft.DestAddr(f)))
+		out.Rules = append(out.Rules, nft.Rule(to, nft.NotIn(clearSet.Spec.Name, nft.DestAddr(f)), nft.Count(counterOut), nft.Drop()))
+		in.Rules = append(in.Rules, nft.Rule(to, nft.In(poolSet.Spec.Name, nft.SourceAddr(f)), nft.NotIn(clearSet.Spec.Name, nft.SourceAddr(f)),
+			nft.Count(counterIn), nft.Drop()))
 	}
 	p.Chains = []nft.Chain{out, in}
 	return p

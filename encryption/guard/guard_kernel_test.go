@@ -100,6 +100,14 @@ func TestGuard(t *testing.T) {
 	both("IPv4 guarded", 0, 4)
 	r.apply(topology.Guard{Pools: append(prefixes("10.244.0.0/16"), six...)})
 	both("both guarded", 0, 0)
+	for f, from := range map[string]string{"4": "192.0.2.", "6": "2001:db8::"} {
+		// This host has to send to pods by a device; another host, which is outside of the cluster, may reach pods,
+		// whose answers are no business of the guard's.
+		if out, err := testkit.Try(t, r.host, "ping", "-n", "-q", "-c", "2", "-i", "0.05", "-W", "0.3", "-I", from+"1", pods[f][1]); err == nil {
+			t.Errorf("from the node address to a pod elsewhere in clear: %s", out)
+		}
+		testkit.Run(t, r.peer, "ping", "-n", "-q", "-c", "2", "-i", "0.05", "-W", "1", "-I", from+"2", pods[f][0])
+	}
 	for _, to := range []string{"192.0.2.2", "2001:db8::2"} {
 		if got := answers(t, r.host, to); got != 4 {
 			t.Errorf("%d of 4 answers from the node address %s, want 4", got, to)

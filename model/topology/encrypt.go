@@ -195,6 +195,17 @@ func sameEncryption(a, b *model.Snapshot) bool {
 		(x.Met == nil) == (y.Met == nil) && maps.Equal(x.Met, y.Met)
 }
 
+// used tells whether a node holds addresses of a pool. A disabled one that nobody has addresses of names a network
+// outside of the cluster, which is not to be translated.
+func (c *compiler) used(pool netip.Prefix) bool {
+	for p, b := range c.s.Blocks {
+		if pool.Overlaps(p) && (b.Node != "" || len(b.Borrowed) > 0) {
+			return true
+		}
+	}
+	return false
+}
+
 // guard says what must not pass the underlay in clear. A node is let through in clear as long as this
 // node's record says that it takes that, and while its own record says that it may be sending it; the
 // latter not for ever.
@@ -205,7 +216,7 @@ func (c *compiler) guard(peers []Peer) Guard {
 		return g
 	}
 	for _, p := range c.s.Pools {
-		if e.Enabled(model.FamilyOf(p.CIDR.Addr())) {
+		if e.Enabled(model.FamilyOf(p.CIDR.Addr())) && (!p.Disabled || c.used(p.CIDR)) {
 			g.Pools = append(g.Pools, p.CIDR)
 		}
 	}

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"fmt"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -47,4 +48,31 @@ func TestEncryptionLosesNothing(t *testing.T) {
 		t.Errorf("only %d states of the store were gone through", steps)
 	}
 	t.Logf("0 packets lost in %d states of the store", steps)
+}
+
+// TestGuardedPools: a disabled pool is guarded as long as a node has addresses of it; without, it names a network
+// outside of the cluster.
+func TestGuardedPools(t *testing.T) {
+	s := rackSnapshot(simModes[0])
+	s.Encryption = model.EncryptionConfig{Enabled4: true, Port4: 51820}
+	s.Pools = append(s.Pools, model.Pool{Name: "office", CIDR: prefix("10.200.0.0/16"), Disabled: true}, model.Pool{Name: "six", CIDR: prefix("fd00:10:244::/48")})
+	pools := func() string {
+		v, err := Compute(s, testDrivers())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(v.Guard.Pools)
+	}
+	if got := pools(); got != fmt.Sprintf("[%v]", s.Pools[0].CIDR) {
+		t.Errorf("guarded: %s", got)
+	}
+	s.Pools[0].Disabled = true
+	if got := pools(); got != fmt.Sprintf("[%v]", s.Pools[0].CIDR) {
+		t.Errorf("guarded, disabled with pods: %s", got)
+	}
+	s.Blocks[prefix("10.200.1.0/26")] = &model.Block{CIDR: prefix("10.200.1.0/26"), Node: "n2"}
+	s.Encryption.Enabled6 = true
+	if got := pools(); got != fmt.Sprintf("[10.200.0.0/16 %v fd00:10:244::/48]", s.Pools[0].CIDR) {
+		t.Errorf("guarded, all: %s", got)
+	}
 }

@@ -96,8 +96,8 @@ type Peer struct {
 	BehindNAT bool
 }
 
-// Guard is what must not pass the underlay in clear: packets from and to addresses of Pools, unless
-// the other end is in Clear. The zero value guards nothing.
+// Guard is what must not pass the underlay in clear: packets to addresses of Pools, and from elsewhere those between
+// two addresses of Pools, unless the other end is in Clear. The zero value guards nothing.
 type Guard struct {
 	Pools []netip.Prefix // sorted
 	Clear []netip.Prefix // of nodes that are not, or not yet, spoken to in cipher text only; sorted
