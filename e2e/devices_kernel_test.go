@@ -46,9 +46,10 @@ func TestKernelDevices(t *testing.T) {
 }
 
 // TestKernelEncryption switches encryption on and off, and rotates the keys, with the kernel's own devices on two
-// nodes and a process on the third: neither loses anything, and nothing is in clear.
+// nodes and a process on the third: neither loses anything, and nothing is in clear. (What a kernel has of IPIP is loaded
+// by the probe, and leaves a device of its own.)
 func TestKernelEncryption(t *testing.T) {
-	testkit.Require(t, testkit.Root, testkit.VXLAN, testkit.WireGuard)
+	testkit.Require(t, testkit.Root, testkit.VXLAN, testkit.IPIP, testkit.WireGuard)
 	config := lab.DefaultConfig()
 	config.Nodes[2].Args = []string{"--wireguard-driver", "userspace"}
 	c := newClusterOf(t, "e2ewgkernel", config)
