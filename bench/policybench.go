@@ -352,9 +352,10 @@ func (m *policyRun) flood(ctx context.Context, res *PolicyResult) error {
 		g.Go(func() error {
 			which := i * 7919 % m.Endpoints
 			m.mu.Lock()
-			if _, pending := m.written[remoteAddr(which)]; !pending {
-				m.written[remoteAddr(which)] = time.Now()
+			if _, pending := m.written[remoteAddr(which)]; pending { // the write before was nothing new to the kernel
+				res.RateMissed++
 			}
+			m.written[remoteAddr(which)] = time.Now()
 			m.mu.Unlock()
 			return m.relabel(gctx, which, i)
 		})
@@ -392,7 +393,7 @@ func (m *policyRun) flood(ctx context.Context, res *PolicyResult) error {
 		break
 	}
 	m.mu.Lock()
-	res.RateTimes, res.RateMissed, m.written = m.flooded, len(m.written), nil
+	res.RateTimes, res.RateMissed, m.written = m.flooded, res.RateMissed+len(m.written), nil
 	m.mu.Unlock()
 	if res.RateBehind == 0 || len(res.RateTimes) == 0 {
 		return fmt.Errorf("the kernel's rules did not change within 5 s of the last of %d label changes (%d of them came into the kernel)", m.Rate*seconds, len(res.RateTimes))
@@ -413,7 +414,7 @@ func (p *Policy) print(r PolicyResult) {
 	line("CPU of one label change", "%.1f ms", ms(r.CPU[1]))
 	if p.Rate > 0 {
 		line("label changes a second", "%.0f written, %.2f of a core; the kernel was whole %.1f ms after the last write", r.Rate, r.RateCPU, ms(r.RateBehind))
-		line("one of these, before write to kernel", "%s", quantiles(r.RateTimes, fmt.Sprintf("the kernel told nothing of %d more", r.RateMissed)))
+		line("one of these, write to kernel", "%s", quantiles(r.RateTimes, fmt.Sprintf("the kernel told nothing of %d more", r.RateMissed)))
 	}
 	line("resident memory", "%.0f MiB", float64(r.RSS)/(1<<20))
 	line("load average meanwhile", "%s to %s on %d CPUs", r.LoadAverage[0], r.LoadAverage[1], runtime.NumCPU())
