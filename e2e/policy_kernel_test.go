@@ -2,8 +2,11 @@ package e2e
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/netip"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -33,24 +36,54 @@ metadata: {name: friends, namespace: default}
 spec: {order: 10, selector: closed == 'yes', ingress: [{action: Allow, source: {selector: has(friend)}}]}
 `
 
-// labelled attaches a pod with labels; address, when valid, is the one that it asks for.
-func (c *cluster) labelled(node, name string, address netip.Addr, labels map[string]string) netip.Addr {
-	c.t.Helper()
-	spec := lab.PodSpec{Node: node, Namespace: "default", Name: name, Labels: labels}
-	if address.IsValid() {
-		spec.Annotations = map[string]string{"cni.projectcalico.org/ipAddrs": fmt.Sprintf(`["%s"]`, address)}
+// count is how often a test does something: as an environment variable says, else a little.
+func count(t *testing.T, variable string, usual int) int {
+	t.Helper()
+	text := os.Getenv(variable)
+	if text == "" {
+		return usual
 	}
-	res, err := c.lab.AddPod(c.t.Context(), spec)
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("%s=%q: want a number from 1", variable, text)
+	}
+	return n
+}
+
+// labelled attaches a pod with labels; addresses, when there are any, are those that it asks for.
+func (c *cluster) labelled(node, name string, labels map[string]string, addresses ...netip.Addr) []netip.Addr {
+	c.t.Helper()
+	all, err := c.tryLabelled(node, name, labels, addresses...)
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	return all
+}
+
+func (c *cluster) tryLabelled(node, name string, labels map[string]string, addresses ...netip.Addr) ([]netip.Addr, error) {
+	spec := lab.PodSpec{Node: node, Namespace: "default", Name: name, Labels: labels}
+	if len(addresses) > 0 {
+		var quoted []string
+		for _, a := range addresses {
+			quoted = append(quoted, strconv.Quote(a.String()))
+		}
+		spec.Annotations = map[string]string{"cni.projectcalico.org/ipAddrs": "[" + strings.Join(quoted, ", ") + "]"}
+	}
+	res, err := c.lab.AddPod(c.t.Context(), spec)
+	if err != nil {
+		return nil, err
+	}
 	r, err := types100.GetResult(res)
 	if err != nil || len(r.IPs) == 0 {
-		c.t.Fatalf("CNI result %v: %v", res, err)
+		return nil, fmt.Errorf("CNI result %v: %w", res, err)
 	}
-	a, _ := netip.AddrFromSlice(r.IPs[0].Address.IP)
-	c.addrs[name] = a.Unmap()
-	return c.addrs[name]
+	c.every[name] = nil
+	for _, ip := range r.IPs {
+		a, _ := netip.AddrFromSlice(ip.Address.IP)
+		c.every[name] = append(c.every[name], a.Unmap())
+	}
+	c.addrs[name] = c.every[name][0]
+	return c.every[name], nil
 }
 
 func (c *cluster) remove(pod string) {
@@ -75,66 +108,115 @@ func (c *cluster) enforced(node string, is func(*status.Policy) bool) {
 }
 
 // From its first moment on a pod is closed by the policy that selects it: somebody who knows its
-// address beforehand and asks a thousand times a second has no answer. The control is a pod that no
-// policy selects.
+// addresses beforehand and asks a thousand times a second, of both families, has no answer. Some pods
+// start while the node service is dead or has just been started: then ADD is refused, or waits. The
+// control is a pod that no policy selects.
 func TestPolicyFromTheFirstPacket(t *testing.T) {
 	c := newCluster(t, "e2efirst")
-	c.pool("Always")
-	near := c.labelled("n1", "near", netip.Addr{}, nil)
-	c.labelled("n2", "far", netip.Addr{}, nil)
+	c.dualPods(vxlanAlways)
 	c.apply(denied)
 	c.enforced("n1", func(p *status.Policy) bool { return p.Pods == 1 })
 
-	const starts = 20
-	var addrs []netip.Addr
-	for a := near; len(addrs) < 4; { // tunnel addresses come first in a block
+	starts := count(t, "WEFT_STARTS", 20)
+	var addrs []netip.Addr                                            // by turns of each family
+	for a, b := c.every["n1"][0], c.every["n1"][1]; len(addrs) < 8; { // tunnel addresses come first in a block
 		for range 5 {
-			a = a.Next()
+			a, b = a.Next(), b.Next()
 		}
-		addrs = append(addrs, a)
+		addrs = append(addrs, a, b)
 	}
-	probers := []*prober{c.probePings(c.netns("near"), addrs...), c.probePings(c.netns("far"), addrs...)}
+	kinds := []knock{ping4, ping6, syn4, syn6}
+	var probers []*prober
+	for _, from := range []string{"n2", "near"} {
+		if from == "near" {
+			c.labelled("n1", "near", nil)
+		}
+		for _, k := range kinds {
+			probers = append(probers, c.knock(k, from, k.of(addrs)...))
+		}
+	}
+	sent := func(turn int) (n int64) {
+		for _, p := range probers {
+			n += p.sent[turn].Load()
+		}
+		return n
+	}
 	var chances int64
+	down, refused := 0, 0
 	for n := range starts {
-		i := n % len(addrs)
-		before := probers[0].sent[i].Load() + probers[1].sent[i].Load()
-		c.labelled("n1", "shy", addrs[i], map[string]string{"closed": "yes"})
-		up := probers[1].sent[i].Load()
-		testkit.Eventually(t, 10*time.Second, "100 probes of the pod", func() bool { return probers[1].sent[i].Load() > up+100 })
+		turn := n % (len(addrs) / 2)
+		ask := addrs[2*turn : 2*turn+2]
+		before := sent(turn)
+		if n%10 == 9 {
+			down++
+			refused += c.startsWithTheNodeDown("shy", map[string]string{"closed": "yes"}, ask)
+		} else {
+			c.labelled("n1", "shy", map[string]string{"closed": "yes"}, ask...)
+		}
+		up := probers[0].sent[turn].Load()
+		testkit.Eventually(t, 10*time.Second, "100 probes of the pod", func() bool { return probers[0].sent[turn].Load() > up+100 })
 		c.remove("shy")
-		chances += probers[0].sent[i].Load() + probers[1].sent[i].Load() - before
+		chances += sent(turn) - before
 	}
 	answers := 0
-	for _, p := range probers {
-		for i := range addrs {
-			n, _ := p.answers(i, time.Time{})
-			answers += n
+	for i, p := range probers {
+		for turn := range p.to {
+			n, _ := p.answers(turn, time.Time{})
+			if answers += n; n > 0 {
+				t.Errorf("%d answers of %v to %s", n, p.to[turn], kinds[i%len(kinds)].name)
+			}
 		}
 	}
-	if answers > 0 {
-		t.Errorf("%d of %d probes during %d starts of a closed pod were answered", answers, chances, starts)
-	}
-	if chances < 2000 {
+	if chances < 200*int64(starts) {
 		t.Errorf("only %d probes", chances)
 	}
-	t.Logf("%d of %d probes during %d starts of a closed pod were answered", answers, chances, starts)
+	t.Logf("%d of %d probes, by ping and TCP of both families, were answered during %d starts of a closed pod, %d of them with the node down, when ADD was refused %d times",
+		answers, chances, starts, down, refused)
 
 	began := time.Now()
-	c.labelled("n1", "open", addrs[0], nil)
+	c.labelled("n1", "open", nil, addrs[0], addrs[1])
 	returned := time.Now()
-	for i, where := range []string{"here", "on another node"} {
-		first := probers[i].begins("the control is answered "+where, 0, began)
-		t.Logf("control: a pod that no policy selects answers %v %v after its ADD began, %v after it returned", where, first.Round(time.Millisecond), (first - returned.Sub(began)).Round(time.Millisecond))
+	for i, p := range probers {
+		where := []string{"on another node", "here"}[i/len(kinds)]
+		first := p.begins("the control is answered "+where, 0, began)
+		t.Logf("control: a pod that no policy selects answers %s %s %v after its ADD began, %v after it returned", kinds[i%len(kinds)].name, where,
+			first.Round(time.Millisecond), (first - returned.Sub(began)).Round(time.Millisecond))
 	}
+}
+
+// startsWithTheNodeDown kills the node service, starts it again, and attaches a pod as soon as that is
+// possible. It returns how often ADD was refused before.
+func (c *cluster) startsWithTheNodeDown(name string, labels map[string]string, addresses []netip.Addr) (refused int) {
+	c.t.Helper()
+	if _, err := c.lab.Stop(c.t.Context(), "n1", unix.SIGKILL); err != nil {
+		c.t.Fatal(err)
+	}
+	started := make(chan error, 1)
+	try := func() bool {
+		_, err := c.tryLabelled("n1", name, labels, addresses...)
+		if err != nil {
+			refused++
+		}
+		return err == nil
+	}
+	if try() {
+		c.t.Error("a pod started with the node service dead")
+	}
+	go func() { _, err := c.lab.Start(c.t.Context(), "n1"); started <- err }()
+	testkit.Eventually(c.t, 30*time.Second, "the pod starts with the node", try)
+	if err := <-started; err != nil {
+		c.t.Fatal(err)
+	}
+	return refused
 }
 
 // What changes in the store is in force soon after: policies and labels, here and elsewhere.
 func TestPolicyFollowsTheStore(t *testing.T) {
 	c := newCluster(t, "e2efollow")
 	c.pool("Always")
-	shy := c.labelled("n1", "shy", netip.Addr{}, map[string]string{"app": "shy"})
-	c.labelled("n1", "near", netip.Addr{}, nil)
-	c.labelled("n2", "far", netip.Addr{}, nil)
+	shy := c.labelled("n1", "shy", map[string]string{"app": "shy"})[0]
+	c.labelled("n1", "near", nil)
+	c.labelled("n2", "far", nil)
 	near, far := c.probePings(c.netns("near"), shy), c.probePings(c.netns("far"), shy)
 	near.begins("near reaches shy", 0, time.Time{})
 	far.begins("far reaches shy", 0, time.Time{})
@@ -188,46 +270,55 @@ func (c *cluster) delete(kind, name string) {
 // also not while the driver is another one.
 func TestPolicyOutlivesTheNode(t *testing.T) {
 	c := newCluster(t, "e2eoutlive")
-	c.pool("Always")
-	shy := c.labelled("n1", "shy", netip.Addr{}, map[string]string{"closed": "yes"})
-	c.labelled("n1", "near", netip.Addr{}, nil)
-	c.labelled("n2", "friend", netip.Addr{}, map[string]string{"friend": ""})
+	c.dualPods(vxlanAlways)
+	shy := c.labelled("n1", "shy", map[string]string{"closed": "yes"})
+	c.labelled("n1", "near", nil)
+	c.labelled("n2", "friend", map[string]string{"friend": ""})
 	c.apply(denied + "---" + opened)
 	c.enforced("n1", func(p *status.Policy) bool { return p.Policies == 2 })
-	out, in := c.probePings(c.netns("near"), shy), c.probePings(c.netns("friend"), shy)
-	in.begins("the friend is let in", 0, time.Time{})
-	began := c.mark(out, in)
+	var pairs []pair
+	for _, k := range []knock{ping4, ping6, syn4, syn6} {
+		p := pair{k, c.knock(k, "near", k.of(shy)...), c.knock(k, "friend", k.of(shy)...)}
+		p.in.begins("the friend is let in by "+k.name, 0, time.Time{})
+		pairs = append(pairs, p)
+	}
+	began := c.mark(pairs)
 
-	const kills = 10
+	kills := count(t, "WEFT_KILLS", 10)
+	moments := rand.New(rand.NewPCG(1, uint64(kills)))
 	churn := func(n int) string {
-		return fmt.Sprintf("apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: churn}\nspec: {order: 5, selector: has(closed), ingress: [{action: Deny, source: {nets: [192.0.2.%d]}}]}\n", n)
+		return fmt.Sprintf("apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: churn}\nspec: {order: 5, selector: has(closed), ingress: [{action: Deny, source: {nets: [192.0.2.%d]}}]}\n", n%250)
 	}
 	var under sync.WaitGroup
 	defer under.Wait()
 	for n := range kills {
-		c.apply(churn(2 * n))
 		under.Go(func() {
-			if out, err := c.weft(churn(2*n+1), "apply", "-f", "-"); err != nil {
-				t.Errorf("weft apply: %v\n%s", err, out)
+			for i := range 3 {
+				if out, err := c.weft(churn(3*n+i), "apply", "-f", "-"); err != nil {
+					t.Errorf("weft apply: %v\n%s", err, out)
+				}
 			}
 		})
+		time.Sleep(time.Duration(moments.IntN(300)) * time.Millisecond) // somewhere while that is programmed
 		if _, err := c.lab.Stop(t.Context(), "n1", unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		if n%3 == 0 { // what comes meanwhile waits for the node
-			already := out.sent[0].Load()
-			testkit.Eventually(t, 10*time.Second, "150 probes while the node is dead", func() bool { return out.sent[0].Load() > already+150 })
+		if n%10 == 0 { // what comes meanwhile waits for the node
+			already := pairs[0].out.sent[0].Load()
+			testkit.Eventually(t, 10*time.Second, "150 probes while the node is dead", func() bool { return pairs[0].out.sent[0].Load() > already+150 })
 		}
 		if _, err := c.lab.Start(t.Context(), "n1"); err != nil {
 			t.Fatalf("%#v", err)
 		}
 		under.Wait()
-		c.enforced("n1", func(p *status.Policy) bool { return p.Pods == 2 && p.Policies == 3 })
+		if n%10 == 9 || n == kills-1 {
+			c.enforced("n1", func(p *status.Policy) bool { return p.Pods == 3 && p.Policies == 3 })
+		}
 	}
-	c.kept(out, in, began, fmt.Sprintf("%d kills of the node service", kills))
+	c.kept(pairs, began, fmt.Sprintf("%d kills of the node service", kills))
 
-	began = c.mark(out, in)
-	const switches = 6
+	began = c.mark(pairs)
+	switches := count(t, "WEFT_SWITCHES", 6)
 	for n := range switches {
 		mode, driver := "Disabled", "iptables"
 		if n%2 == 1 {
@@ -236,10 +327,13 @@ func TestPolicyOutlivesTheNode(t *testing.T) {
 		c.apply("apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\nspec: {nftablesMode: " + mode + "}\n")
 		c.enforced("n1", func(p *status.Policy) bool { return p.Driver == driver })
 		at := time.Now()
-		in.begins("the friend is let in by "+driver, 0, at)
+		for _, p := range pairs {
+			p.in.begins("the friend is let in by "+driver, 0, at)
+		}
 	}
-	c.kept(out, in, began, fmt.Sprintf("%d changes of the driver", switches))
-	if left := testkit.Run(t, c.nodeNetns("n1"), "sh", "-c", "iptables-save; ip6tables-save; ipset list -n"); strings.Contains(left, "weft-") {
+	c.kept(pairs, began, fmt.Sprintf("%d changes of the driver", switches))
+	left := testkit.Run(t, c.nodeNetns("n1"), "sh", "-c", "iptables-save; ip6tables-save; ipset list -n")
+	if switches%2 == 0 && strings.Contains(left, "weft-") {
 		t.Errorf("rules or sets of iptables are left:\n%s", left)
 	}
 
@@ -247,50 +341,65 @@ func TestPolicyOutlivesTheNode(t *testing.T) {
 	if _, err := c.lab.Stop(t.Context(), "n1", unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	began = c.mark(out, in)
+	began = c.mark(pairs)
 	c.delete("networkpolicies.networking.k8s.io", "closed")
 	c.delete("cnp", "friends")
 	if out, err := c.weft("", "delete", "gnp", "churn"); err != nil {
 		t.Fatal(err, out)
 	}
-	testkit.Eventually(t, 10*time.Second, "300 probes while the node is dead", func() bool { n, _ := in.answers(0, began.at); return n > 300 })
-	c.kept(out, in, began, "the deletion of the policies while the node is dead")
+	testkit.Eventually(t, 10*time.Second, "300 probes while the node is dead", func() bool { n, _ := pairs[0].in.answers(0, began.at); return n > 300 })
+	c.kept(pairs, began, "the deletion of the policies while the node is dead")
 	if _, err := c.lab.Start(t.Context(), "n1"); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("control: everybody is let in %v after the node is back", out.begins("everybody is let in", 0, time.Now()).Round(time.Millisecond))
+	for _, p := range pairs {
+		t.Logf("control: everybody is let in by %s %v after the node is back", p.name, p.out.begins("everybody is let in", 0, time.Now()).Round(time.Millisecond))
+	}
 }
 
-// mark is a moment, and how much was sent to the first address of two probers before.
+// pair asks the same from a pod that is to be kept out and from one that is let in.
+type pair struct {
+	knock
+	out, in *prober
+}
+
+// mark is a moment, and how much was sent by each pair before.
 type mark struct {
 	at      time.Time
-	out, in int64
+	out, in []int64
 }
 
-func (c *cluster) mark(out, in *prober) mark {
-	return mark{time.Now(), out.sent[0].Load(), in.sent[0].Load()}
+func (c *cluster) mark(pairs []pair) mark {
+	m := mark{at: time.Now()}
+	for _, p := range pairs {
+		m.out, m.in = append(m.out, p.out.sent[0].Load()), append(m.in, p.in.sent[0].Load())
+	}
+	return m
 }
 
-// kept says that one prober had no answer since a moment while the other one had.
-func (c *cluster) kept(out, in *prober, since mark, during string) {
+// kept says that those who are to be kept out had no answer since a moment while the others had.
+func (c *cluster) kept(pairs []pair, since mark, during string) {
 	c.t.Helper()
-	now := c.mark(out, in)
-	answers, _ := out.answers(0, since.at)
-	friendly, _ := in.answers(0, since.at)
-	if answers > 0 {
-		c.t.Errorf("%s: %d of %d probes that are to be denied were answered", during, answers, now.out-since.out)
+	now := c.mark(pairs)
+	for i, p := range pairs {
+		answers, _ := p.out.answers(0, since.at)
+		friendly, _ := p.in.answers(0, since.at)
+		if answers > 0 {
+			c.t.Errorf("%s: %d of %d probes by %s that are to be denied were answered", during, answers, now.out[i]-since.out[i], p.name)
+		}
+		if friendly < 100 {
+			c.t.Errorf("%s: only %d answers by %s for who is let in: the probes show nothing", during, friendly, p.name)
+		}
+		c.t.Logf("%s: %d of %d probes by %s that are to be denied were answered, and %d of %d that are allowed", during, answers, now.out[i]-since.out[i], p.name,
+			friendly, now.in[i]-since.in[i])
 	}
-	if friendly < 100 {
-		c.t.Errorf("%s: only %d answers for who is let in: the probes show nothing", during, friendly)
-	}
-	c.t.Logf("%s: %d of %d probes that are to be denied were answered, and %d of %d that are allowed", during, answers, now.out-since.out, friendly, now.in-since.in)
 }
 
 // The node says what it enforces.
 func TestPolicyStatusAndPlan(t *testing.T) {
 	c := newCluster(t, "e2eplan")
 	c.pool("Always")
-	c.labelled("n1", "shy", netip.Addr{}, map[string]string{"closed": "yes"})
+	c.labelled("n1", "shy", map[string]string{"closed": "yes"})
 	c.apply(denied)
 	c.enforced("n1", func(p *status.Policy) bool { return p.Driver == "nftables" && p.Policies == 1 && p.Pods == 1 })
 	out, err := c.weft("", "plan", "policy", "--run-dir", c.lab.NodeRunDir("n1"))

@@ -14,8 +14,7 @@ import (
 	"weft/internal/testkit"
 )
 
-// prober sends echo requests to IPv4 addresses from one namespace, each about once a millisecond, and
-// notes when answers come.
+// prober asks addresses from one namespace, each about once a millisecond, and notes when answers come.
 type prober struct {
 	t    *testing.T
 	fd   int
@@ -29,10 +28,10 @@ type prober struct {
 	answered [][]time.Time // by address
 }
 
-// probe starts a prober, which ends with the test at the latest.
+// probePings starts a prober, which ends with the test at the latest.
 func (c *cluster) probePings(from testkit.NS, to ...netip.Addr) *prober {
 	c.t.Helper()
-	p := &prober{t: c.t, to: to, id: uint16(time.Now().UnixNano() >> 10), stop: make(chan struct{}), sent: make([]atomic.Int64, len(to)), answered: make([][]time.Time, len(to))}
+	p := newProber(c.t, to)
 	err := kernel.Do(from.Path, func() (err error) {
 		p.fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
 		return err
@@ -40,17 +39,27 @@ func (c *cluster) probePings(from testkit.NS, to ...netip.Addr) *prober {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if err := unix.SetsockoptTimeval(p.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 20_000}); err != nil {
-		c.t.Fatal(err)
-	}
-	_ = unix.SetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<20)
-	p.done.Go(p.send)
-	p.done.Go(p.receive)
-	c.t.Cleanup(p.end)
+	p.run(p.echo, p.echoed)
 	return p
 }
 
-func (p *prober) send() {
+func newProber(t *testing.T, to []netip.Addr) *prober {
+	return &prober{t: t, to: to, id: uint16(time.Now().UnixNano() >> 10), stop: make(chan struct{}), sent: make([]atomic.Int64, len(to)), answered: make([][]time.Time, len(to))}
+}
+
+// run sends what packet makes for each address, and takes what answer finds an index in for an answer.
+func (p *prober) run(packet func(i int, seq uint16) []byte, answer func([]byte) (i int, ok bool)) {
+	p.t.Helper()
+	if err := unix.SetsockoptTimeval(p.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 20_000}); err != nil {
+		p.t.Fatal(err)
+	}
+	_ = unix.SetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<20)
+	p.done.Go(func() { p.send(packet) })
+	p.done.Go(func() { p.receive(answer) })
+	p.t.Cleanup(p.end)
+}
+
+func (p *prober) send(packet func(i int, seq uint16) []byte) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for seq := uint16(0); ; seq++ {
@@ -60,23 +69,50 @@ func (p *prober) send() {
 		case <-tick.C:
 		}
 		for i, a := range p.to {
-			m := []byte{8, 0, 0, 0, 0, 0, 0, 0, byte(i >> 8), byte(i)} // RFC 792: echo
-			binary.BigEndian.PutUint16(m[4:], p.id)
-			binary.BigEndian.PutUint16(m[6:], seq)
-			var sum uint32
-			for j := 0; j < len(m); j += 2 {
-				sum += uint32(binary.BigEndian.Uint16(m[j:]))
+			var to unix.Sockaddr = &unix.SockaddrInet6{Addr: a.As16()}
+			if a.Is4() {
+				to = &unix.SockaddrInet4{Addr: a.As4()}
 			}
-			sum = sum>>16 + sum&0xffff
-			binary.BigEndian.PutUint16(m[2:], ^uint16(sum+sum>>16))
-			if unix.Sendto(p.fd, m, 0, &unix.SockaddrInet4{Addr: a.As4()}) == nil {
+			if unix.Sendto(p.fd, packet(i, seq), 0, to) == nil {
 				p.sent[i].Add(1)
 			}
 		}
 	}
 }
 
-func (p *prober) receive() {
+// echo is an echo request (RFC 792) that tells which address it is for.
+func (p *prober) echo(i int, seq uint16) []byte {
+	m := []byte{8, 0, 0, 0, 0, 0, 0, 0, byte(i >> 8), byte(i)}
+	binary.BigEndian.PutUint16(m[4:], p.id)
+	binary.BigEndian.PutUint16(m[6:], seq)
+	binary.BigEndian.PutUint16(m[2:], internetSum(m))
+	return m
+}
+
+func (p *prober) echoed(b []byte) (int, bool) {
+	if len(b) < 30 {
+		return 0, false
+	}
+	m := b[int(b[0]&15)*4:]
+	if len(m) < 10 || m[0] != 0 || binary.BigEndian.Uint16(m[4:]) != p.id {
+		return 0, false
+	}
+	return int(m[8])<<8 | int(m[9]), true
+}
+
+// internetSum is the checksum of RFC 1071 of an even number of bytes.
+func internetSum(b []byte) uint16 {
+	var sum uint32
+	for j := 0; j < len(b); j += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[j:]))
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return ^uint16(sum)
+}
+
+func (p *prober) receive(answer func([]byte) (int, bool)) {
 	buf := make([]byte, 256)
 	for {
 		n, _, err := unix.Recvfrom(p.fd, buf, 0)
@@ -85,14 +121,10 @@ func (p *prober) receive() {
 			return
 		default:
 		}
-		if err != nil || n < 30 {
+		if err != nil {
 			continue
 		}
-		m := buf[int(buf[0]&15)*4 : n]
-		if len(m) < 10 || m[0] != 0 || binary.BigEndian.Uint16(m[4:]) != p.id {
-			continue
-		}
-		if i := int(m[8])<<8 | int(m[9]); i < len(p.to) {
+		if i, ok := answer(buf[:n]); ok && i >= 0 && i < len(p.to) {
 			p.mu.Lock()
 			p.answered[i] = append(p.answered[i], time.Now())
 			p.mu.Unlock()
