@@ -2,10 +2,13 @@ package conntrack
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"weft/internal/kernel"
 	"weft/internal/nft"
@@ -96,8 +99,16 @@ func (c *Cutter) Close() {
 // Invalidate makes the next Cut look whether the rule that holds connections is still there.
 func (c *Cutter) Invalidate() { c.owner.Invalidate() }
 
-// Watch calls kick when somebody else changed that rule, until ctx ends, whose error it returns.
-func (c *Cutter) Watch(ctx context.Context, kick func()) error { return c.owner.Watch(ctx, kick) }
+// Watch calls kick when somebody else changed that rule, until ctx ends, whose error it returns. On a kernel
+// without nftables there is nothing to watch.
+func (c *Cutter) Watch(ctx context.Context, kick func()) error {
+	err := c.owner.Watch(ctx, kick)
+	if lacking(err) || errors.Is(err, unix.EINVAL) { // it has no such group of events
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return err
+}
 
 // Dropped returns how many packets were dropped for belonging to a connection that is held.
 func (c *Cutter) Dropped(ctx context.Context) (uint64, error) {

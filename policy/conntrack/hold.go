@@ -61,7 +61,13 @@ func logged() []expr.Any {
 	return nft.Rule(nft.AtMost(logRate, logRate), nft.LogTo(kernel.LogGroup, logBytes, tag.String()))
 }
 
-// lacking tells that this kernel cannot hold connections: it has no nftables, or no connection marks.
+// lacking tells that this kernel cannot hold connections: it has no nftables, or no connection marks. That
+// something is not found says so only of a rule, whose expressions the kernel then does not have.
 func lacking(err error) bool {
-	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT)
+	for _, r := range nft.Refusals(err) {
+		if r.Rule >= 0 && r.Chain != "" && errors.Is(r.Err, unix.ENOENT) {
+			return true
+		}
+	}
+	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)
 }
