@@ -160,7 +160,12 @@ func (b *backend) remember(left []string) {
 		return
 	}
 	b.left = left
-	if err := os.WriteFile(b.file, []byte(strings.Join(left, "\n")+"\n"), 0o600); err != nil {
+	next := b.file + ".new" // a machine that stops meanwhile finds the one or the other
+	err := os.WriteFile(next, []byte(strings.Join(left, "\n")+"\n"), 0o600)
+	if err == nil {
+		err = os.Rename(next, b.file)
+	}
+	if err != nil {
 		b.log.Warn("cannot note which policy driver is in force; after a restart pods may be closed for a moment", "file", b.file, "err", err)
 	}
 }
