@@ -75,7 +75,7 @@ type counts struct {
 // by the tag that the line before them logs.
 func sum(text []byte, rules func(chain string) (counts, bool), into map[policy.Tag]*Counter) {
 	lines := map[string]int{}
-	var logged *policy.Tag // by the line before
+	var logged *policy.Tag               // by the line before
 	for raw := range bytes.Lines(text) { // of any length
 		line := strings.TrimSpace(string(raw))
 		var packets, size uint64

@@ -51,7 +51,7 @@ type Driver struct {
 
 // New returns a Driver that works in h's network namespace. It touches nothing yet.
 func New(h *kernel.Handle, log *slog.Logger, b Backend) *Driver {
-	d := &Driver{log: log, run: &runner{h: h}, rules: newRules(), refused: refusals{}}
+	d := &Driver{log: log, run: &runner{h: h}, rules: newRules(), refused: newRefusals()}
 	d.SetBackend(b)
 	return d
 }
@@ -100,6 +100,9 @@ func (d *Driver) apply(ctx context.Context, u *policy.Update) (res reconcile.Res
 		return res, err
 	}
 	looked := d.look.Swap(false)
+	if u.Generation != d.generation && d.refused.touched(&u.Delta) {
+		d.known = false // so that all is written that asks about them
+	}
 	if d.known && d.in == before && !looked && (u.Delta.Base == d.generation || u.Generation == d.generation) {
 		if u.Generation == d.generation {
 			return res, errors.Join(ctx.Err(), d.shortcomings(u.Program))
@@ -110,14 +113,14 @@ func (d *Driver) apply(ctx context.Context, u *policy.Update) (res reconcile.Res
 		}
 		d.log.Warn("policy not applied by its difference, now as a whole", "error", err)
 		d.known = false
-		d.refuse(err)
+		d.refuse(u.Program, err)
 	}
 	if d.in != before {
 		d.known = false
 	}
 	res, err = d.applyWhole(ctx, u, looked && d.in == before)
 	for range maxRefusals {
-		if err == nil || !d.refuse(err) {
+		if err == nil || !d.refuse(u.Program, err) {
 			break
 		}
 		res, err = d.applyWhole(ctx, u, false)
@@ -140,10 +143,10 @@ func (d *Driver) shortcomings(p *policy.Program) error {
 			d.log.Warn("policy not enforced in part", "why", list)
 		}
 	}
-	if len(d.refused) == 0 {
+	if len(d.refused.lines)+len(d.refused.sets) == 0 {
 		return nil
 	}
-	return d.standing()
+	return d.standing(p)
 }
 
 // choose finds the programs, and which backend to use.
@@ -226,7 +229,7 @@ func (d *Driver) applyDelta(ctx context.Context, u *policy.Update) (res reconcil
 	}
 	now := listSets(r)
 	for name, s := range now {
-		if _, there := lists[name]; !there {
+		if _, there := lists[name]; !there && d.refused.sets[name] == "" {
 			d.addSet(&before, name, s)
 		}
 	}
@@ -258,8 +261,11 @@ func (d *Driver) addSet(b *strings.Builder, name string, s set) {
 }
 
 func (d *Driver) dropSet(b *strings.Builder, name string) {
-	b.WriteString("destroy " + name + "\n")
+	if _, made := d.sets[name]; made {
+		b.WriteString("destroy " + name + "\n")
+	}
 	delete(d.sets, name)
+	delete(d.refused.sets, name)
 }
 
 // swapAt is from how many changed members on a set is made anew beside the old one.
@@ -303,7 +309,7 @@ func listSets(r *rules) map[string]set {
 func (d *Driver) write(ctx context.Context, touched map[key]bool, hooked map[model.Family]map[[2]string][]string) (res reconcile.Result, err error) {
 	texts, errs := make([]string, len(families)), make([]error, len(families))
 	for i, f := range families {
-		c := change{family: f, chains: d.rules.chains, touched: touched, hooked: hooked[f], refused: d.refused}
+		c := change{family: f, chains: d.rules.chains, touched: touched, hooked: hooked[f], refused: &d.refused}
 		texts[i] = c.text()
 		d.wrote = d.wrote || texts[i] != ""
 	}
@@ -349,6 +355,10 @@ func (d *Driver) ipset(ctx context.Context, commands string) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if _, err := d.run.run(ctx, []byte(commands), d.tools.ipset, "-exist", "restore"); err != nil {
+		var failed *runError
+		if errors.As(err, &failed) {
+			return &setsError{failed}
+		}
 		return fmt.Errorf("program policy's sets: %w", err)
 	}
 	return nil

@@ -8,19 +8,27 @@ import (
 	"strings"
 
 	"weft/model"
+	"weft/policy"
 )
 
 // maxRefusals bounds how often one Apply tries again without the rules that were refused.
 const maxRefusals = 8
 
-// refusals are lines of policies' chains that iptables or the kernel refuses, with the reason. What such
-// a rule would allow is not allowed; what it would deny or pass over is dropped, with all else that
-// gets there. All other rules go in.
-type refusals map[key]map[string]string
+// refusals are what iptables, ipset or the kernel refuses, with the reason. What a refused rule would allow
+// is not allowed; what it would deny or pass over is dropped, with all else that gets there. A rule that
+// asks about a refused set is refused with it. All others go in.
+type refusals struct {
+	lines map[key]map[string]string // of policies' chains
+	sets  map[string]string         // by name; tried again with other members
+}
+
+func newRefusals() refusals {
+	return refusals{lines: map[key]map[string]string{}, sets: map[string]string{}}
+}
 
 // instead is what is written for a line.
-func (r refusals) instead(k key, line string) string {
-	if _, refused := r[k][line]; !refused {
+func (r *refusals) instead(k key, line string) string {
+	if r == nil || r.lines[k][line] == "" && !r.asks(line) {
 		return line
 	}
 	note := comment("refused by the kernel")
@@ -30,18 +38,56 @@ func (r refusals) instead(k key, line string) string {
 	return note
 }
 
-// refuse takes note of the lines that an error blames. It tells whether there are new ones.
-func (d *Driver) refuse(err error) (found bool) {
+// asks tells whether a line asks about a refused set.
+func (r *refusals) asks(line string) bool {
+	if len(r.sets) == 0 {
+		return false
+	}
+	for _, after := range strings.Split(line, "--match-set ")[1:] {
+		name, _, _ := strings.Cut(after, " ")
+		if _, refused := r.sets[name]; refused {
+			return true
+		}
+	}
+	return false
+}
+
+// touched forgets the refused sets that a change is about, and tells whether there are any.
+func (r *refusals) touched(d *policy.Delta) bool {
+	before := len(r.sets)
+	for i := range d.Members {
+		delete(r.sets, setName(d.Members[i].Set))
+	}
+	for _, id := range d.SetsRemoved {
+		delete(r.sets, setName(id))
+	}
+	return len(r.sets) < before
+}
+
+// refuse takes note of the sets and lines that an error blames. It tells whether there are new ones.
+func (d *Driver) refuse(p *policy.Program, err error) (found bool) {
+	var failed *setsError
+	if errors.As(err, &failed) {
+		wanted := setsOf(p, render(p))
+		for _, n := range linesOf(failed.said) {
+			name := failed.set(n)
+			if what := wanted[name]; what != "" && d.refused.sets[name] == "" {
+				d.refused.sets[name] = failed.said
+				d.log.Error("the kernel refuses a policy's set", "name", name, "set", what, "why", failed.said)
+				found = true
+			}
+		}
+	}
 	for _, e := range restoreErrors(err) {
 		for _, n := range linesOf(e.said) {
 			k, line, ok := e.rule(n)
-			if !ok || d.refused[k][line] != "" {
+			if !ok || d.refused.lines[k][line] != "" {
 				continue
 			}
-			if d.refused[k] == nil {
-				d.refused[k] = map[string]string{}
+			if d.refused.lines[k] == nil {
+				d.refused.lines[k] = map[string]string{}
 			}
-			d.refused[k][line] = e.said
+			d.refused.lines[k][line] = e.said
 			d.log.Error("the kernel refuses a policy's rule", "family", k.family.String(), "rule", line, "why", e.said)
 			found = true
 		}
@@ -49,22 +95,68 @@ func (d *Driver) refuse(err error) (found bool) {
 	return found
 }
 
+// setsOf says what each set of a Program is, by name.
+func setsOf(p *policy.Program, r *rules) map[string]string {
+	names := map[string]string{}
+	for id := range p.Sets {
+		if !id.Staged {
+			names[setName(id)] = id.String()
+		}
+	}
+	for name, l := range r.lists {
+		names[name] = fmt.Sprint(l.nets)
+	}
+	return names
+}
+
 // standing says what is refused of what is wanted now, and forgets the rest.
-func (d *Driver) standing() error {
+func (d *Driver) standing(p *policy.Program) error {
 	var errs []error
 	for _, p := range d.rules.parts {
 		for k := range p.chains {
 			for _, line := range p.chains[k] {
-				if why := d.refused[k][line]; why != "" {
+				if why := d.refused.lines[k][line]; why != "" {
 					errs = append(errs, fmt.Errorf("%s, %s rule %q is refused, so that what it allows is not allowed and what it denies or passes over is dropped: %s", p.id, k.family, line, why))
 				}
 			}
 		}
 	}
 	if len(errs) == 0 {
-		clear(d.refused)
+		clear(d.refused.lines)
+	}
+	if len(d.refused.sets) == 0 {
+		return errors.Join(errs...)
+	}
+	wanted := setsOf(p, d.rules)
+	for _, name := range sortedKeys(d.refused.sets) {
+		if wanted[name] == "" {
+			delete(d.refused.sets, name)
+			continue
+		}
+		errs = append(errs, fmt.Errorf("%s: the set is refused, so that what rules with it allow is not allowed and what they deny or pass over is dropped: %s", wanted[name], d.refused.sets[name]))
 	}
 	return errors.Join(errs...)
+}
+
+// setsError is a failed change of sets.
+type setsError struct{ *runError }
+
+func (e *setsError) Error() string { return "program policy's sets: " + e.runError.Error() }
+
+// set is the set that a line of the input, from 1, is about. What goes into the temporary one is for that
+// which it takes the place of.
+func (e *setsError) set(n int) string {
+	lines := strings.Split(string(e.input), "\n")
+	for _, line := range lines[min(n, len(lines))-1:] {
+		w := strings.Fields(line)
+		switch {
+		case len(w) >= 2 && w[1] != temporary:
+			return w[1]
+		case len(w) >= 3 && w[0] == "swap":
+			return w[2]
+		}
+	}
+	return ""
 }
 
 // restoreError is a restore of one family that failed.

@@ -23,7 +23,7 @@ type change struct {
 	// hooked are the jumps to us that are there, by table and built-in chain, when a hook is not as
 	// it must be: they are removed, and one is put in the first place if the hook is wanted.
 	hooked  map[[2]string][]string
-	refused refusals
+	refused *refusals
 }
 
 // text returns the input of iptables-restore --noflush: each table is one transaction. Empty when

@@ -21,6 +21,15 @@ func setType(withPorts bool) string {
 	return "hash:net"
 }
 
+// kind is how ipset prints what a set is made of.
+func (s *set) kind() string {
+	family := "inet"
+	if s.family == model.IPv6 {
+		family = "inet6"
+	}
+	return setType(s.withPorts) + " family " + family
+}
+
 // createSet is the command that makes a set, with room for n members.
 func createSet(name string, f model.Family, withPorts bool, n int) string {
 	family := "inet"

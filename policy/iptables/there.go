@@ -92,7 +92,7 @@ func (d *Driver) legacyTables(f model.Family) ([]string, error) {
 }
 
 func (o *found) parse(text []byte, f model.Family, table string) {
-	seen := map[string]bool{} // built-in chains with a rule
+	seen := map[string]bool{}            // built-in chains with a rule
 	for raw := range bytes.Lines(text) { // of any length
 		line := strings.TrimSuffix(string(raw), "\n")
 		if name, ok := strings.CutPrefix(line, ":"); ok {

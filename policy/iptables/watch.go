@@ -254,7 +254,13 @@ func (d *Driver) noteOutline(before map[key]tableInfo) {
 		d.again = time.Now().Add(againAfter * d.took)
 	}
 	// What is wanted counts, not what is there: a member that is missing already is found too.
+	there := now.sets
 	now.sets = map[string]int{}
+	for name := range d.refused.sets {
+		if n, left := there[name]; left {
+			now.sets[name] = n
+		}
+	}
 	for name, s := range d.sets {
 		now.sets[name] = s.count
 	}

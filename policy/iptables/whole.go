@@ -25,6 +25,9 @@ func (d *Driver) applyWhole(ctx context.Context, u *policy.Update, repair bool) 
 			wanted[setName(id)] = programSet(s, id)
 		}
 	}
+	for name := range d.refused.sets {
+		delete(wanted, name)
+	}
 	c := comparison{trust: d.known, suspected: d.suspects.take(), seen: d.seen, touched: map[key]bool{}, hooked: map[model.Family]map[[2]string][]string{}}
 	d.known = false
 
@@ -156,6 +159,10 @@ func setChanges(have map[string]*foundSet, want map[string]set) (commands string
 	}
 	for _, name := range sortedKeys(want) {
 		s, old := want[name], have[name]
+		if old != nil && old.kind != s.kind() { // nothing of ours asks about it
+			b.WriteString("destroy " + name + "\n")
+			old = nil
+		}
 		if old == nil {
 			fill(&b, name, s)
 			res.Added++
@@ -193,9 +200,14 @@ func setDiff(b *strings.Builder, name string, s set, old *foundSet) (differs boo
 func (d *Driver) destroySets(ctx context.Context, have map[string]*foundSet, want map[string]set) error {
 	var b strings.Builder
 	for _, name := range sortedKeys(have) {
-		if _, stays := want[name]; !stays && name != temporary {
-			b.WriteString("destroy " + name + "\n")
+		if _, stays := want[name]; stays || name == temporary {
+			continue
 		}
+		if d.refused.sets[name] != "" { // rules of others may ask about it
+			_ = d.ipset(ctx, "destroy "+name+"\n")
+			continue
+		}
+		b.WriteString("destroy " + name + "\n")
 	}
 	return d.ipset(ctx, b.String())
 }
@@ -244,7 +256,7 @@ func (d *Driver) remove(ctx context.Context) (res reconcile.Result, err error) {
 		d.log.Debug("nothing of iptables policy can be here", "why", err)
 		return res, nil
 	}
-	d.known, d.generation, d.rules, d.seen, d.refused = false, 0, newRules(), nil, refusals{}
+	d.known, d.generation, d.rules, d.seen, d.refused = false, 0, newRules(), nil, newRefusals()
 	if err := errors.Join(d.clear(ctx, NFT), d.clear(ctx, Legacy), d.destroySets(ctx, sets, nil)); err != nil {
 		return res, err
 	}
