@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,7 @@ type kernelOf struct {
 	fails map[string]error // by "driver verb"
 	// reports are errors of what is done all the same.
 	reports map[string]error
+	watches atomic.Int64 // begun so far
 }
 
 type heldDriver struct {
@@ -63,10 +65,15 @@ func (d heldDriver) Barrier(context.Context) error {
 	})
 }
 
-func (d heldDriver) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return ctx.Err() }
-func (d heldDriver) Observe(kernel.Event) bool                 { return false }
-func (d heldDriver) Invalidate()                               {}
-func (d heldDriver) Close()                                    {}
+func (d heldDriver) Watch(ctx context.Context, kick func()) error {
+	d.k.watches.Add(1)
+	kick()
+	<-ctx.Done()
+	return ctx.Err()
+}
+func (d heldDriver) Observe(kernel.Event) bool { return false }
+func (d heldDriver) Invalidate()               {}
+func (d heldDriver) Close()                    {}
 
 // process is a node service that starts in the kernel of an earlier one.
 func (k *kernelOf) process(asked, file string) *backend {
@@ -110,7 +117,13 @@ func TestPolicyBackend(t *testing.T) {
 
 	b = k.process("auto", file)
 	step("a host where nothing was", barrier, false, "nftables barrier", "nftables")
+	if n := k.watches.Load(); n != 1 {
+		t.Errorf("%d watches begun before the first program, want 1: what is written before is written again", n)
+	}
 	step("what was before is not known", apply, false, "nftables apply 1, iptables gone", "nftables")
+	if n := k.watches.Load(); n != 1 {
+		t.Errorf("%d watches begun, want 1", n)
+	}
 	step("a change", apply, false, "nftables apply 2", "nftables")
 	mode = "Disabled"
 	k.fails["iptables apply 3"] = errors.New("busy")
