@@ -44,28 +44,33 @@ func (o *Owner) RuleCounts(ctx context.Context) ([]RuleCount, error) {
 func (o *Owner) ruleCounts() (list []RuleCount, err error) {
 	at := map[string]int{}
 	err = o.dump(unix.NFT_MSG_GETRULE, []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: append([]byte(kernel.NFTable), 0)}}, func(ad *netlink.AttributeDecoder) error {
-		chain, c, found := "", RuleCount{}, false
-		for ad.Next() {
-			switch ad.Type() {
-			case unix.NFTA_RULE_CHAIN:
-				chain = ad.String()
-			case unix.NFTA_RULE_EXPRESSIONS:
-				ad.Nested(func(ad *netlink.AttributeDecoder) error {
-					for ad.Next() {
-						ad.Nested(func(ad *netlink.AttributeDecoder) error { return c.read(ad, &found) })
-					}
-					return nil
-				})
-			}
-		}
-		c.Chain, c.Rule = chain, at[chain]
-		at[chain]++
-		if found && strings.HasPrefix(chain, o.prefix) {
+		c, found := countIn(ad)
+		c.Rule = at[c.Chain]
+		at[c.Chain]++
+		if found && strings.HasPrefix(c.Chain, o.prefix) {
 			list = append(list, c)
 		}
 		return ad.Err()
 	})
 	return list, err
+}
+
+// countIn reads the chain, and the counter if there is one, of the rule of a dump's message.
+func countIn(ad *netlink.AttributeDecoder) (c RuleCount, found bool) {
+	for ad.Next() {
+		switch ad.Type() {
+		case unix.NFTA_RULE_CHAIN:
+			c.Chain = ad.String()
+		case unix.NFTA_RULE_EXPRESSIONS:
+			ad.Nested(func(ad *netlink.AttributeDecoder) error {
+				for ad.Next() {
+					ad.Nested(func(ad *netlink.AttributeDecoder) error { return c.read(ad, &found) })
+				}
+				return nil
+			})
+		}
+	}
+	return c, found
 }
 
 // read takes the numbers from an expression that is a counter.

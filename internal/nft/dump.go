@@ -75,16 +75,24 @@ func (o *Owner) receive(f func(h header, data []byte) (last bool, err error)) er
 		if err = errors.Join(err, readErr); err != nil {
 			return fmt.Errorf("receive nftables' answer: %w", err)
 		}
-		for b := buf[:n]; len(b) >= unix.SizeofNlMsghdr; {
-			length := int(binary.NativeEndian.Uint32(b))
-			if length < unix.SizeofNlMsghdr || length > len(b) {
-				return fmt.Errorf("nftables' answer: a message of %d bytes in %d", length, len(b))
-			}
-			h := header{binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint16(b[6:]), binary.NativeEndian.Uint32(b[8:])}
-			if last, err := f(h, b[unix.SizeofNlMsghdr:length]); last || err != nil {
-				return err
-			}
-			b = b[min((length+3)&^3, len(b)):]
+		if last, err := split(buf[:n], f); last || err != nil {
+			return err
 		}
 	}
+}
+
+// split calls f with each message of what was read at once, until f says that it was the last.
+func split(b []byte, f func(h header, data []byte) (last bool, err error)) (last bool, err error) {
+	for len(b) >= unix.SizeofNlMsghdr {
+		length := int(binary.NativeEndian.Uint32(b))
+		if length < unix.SizeofNlMsghdr || length > len(b) {
+			return false, fmt.Errorf("nftables' answer: a message of %d bytes in %d", length, len(b))
+		}
+		h := header{binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint16(b[6:]), binary.NativeEndian.Uint32(b[8:])}
+		if last, err := f(h, b[unix.SizeofNlMsghdr:length]); last || err != nil {
+			return last, err
+		}
+		b = b[min((length+3)&^3, len(b)):]
+	}
+	return false, nil
 }

@@ -39,19 +39,26 @@ func (o *Owner) countElements(set string) (n int, err error) {
 		{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: append([]byte(kernel.NFTable), 0)},
 		{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: append([]byte(set), 0)},
 	}, func(ad *netlink.AttributeDecoder) error {
-		for ad.Next() {
-			if ad.Type() != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
-				continue
-			}
-			for b := ad.Bytes(); len(b) >= unix.SizeofNlAttr; n++ { // attributes, counted without decoding them
-				length := int(binary.NativeEndian.Uint16(b))
-				if length < unix.SizeofNlAttr || length > len(b) {
-					return fmt.Errorf("an element of %d bytes in %d", length, len(b))
-				}
-				b = b[min((length+3)&^3, len(b)):]
-			}
-		}
-		return ad.Err()
+		more, err := elementsIn(ad)
+		n += more
+		return err
 	})
 	return n, err
+}
+
+// elementsIn counts what one message of a dump holds.
+func elementsIn(ad *netlink.AttributeDecoder) (n int, err error) {
+	for ad.Next() {
+		if ad.Type() != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+			continue
+		}
+		for b := ad.Bytes(); len(b) >= unix.SizeofNlAttr; n++ { // attributes, counted without decoding them
+			length := int(binary.NativeEndian.Uint16(b))
+			if length < unix.SizeofNlAttr || length > len(b) {
+				return n, fmt.Errorf("an element of %d bytes in %d", length, len(b))
+			}
+			b = b[min((length+3)&^3, len(b)):]
+		}
+	}
+	return n, ad.Err()
 }

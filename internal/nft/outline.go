@@ -119,13 +119,21 @@ func (o *Owner) intact(ctx context.Context) bool {
 func (o *Owner) countRules() (map[string]int, error) {
 	rules := map[string]int{}
 	err := o.dump(unix.NFT_MSG_GETRULE, []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: append([]byte(kernel.NFTable), 0)}}, func(ad *netlink.AttributeDecoder) error {
-		for ad.Next() {
-			if ad.Type() == unix.NFTA_RULE_CHAIN {
-				rules[ad.String()]++
-				break
-			}
+		chain, ok := chainIn(ad)
+		if ok {
+			rules[chain]++
 		}
 		return ad.Err()
 	})
 	return rules, err
+}
+
+// chainIn tells which chain the rule of a dump's message is of.
+func chainIn(ad *netlink.AttributeDecoder) (chain string, ok bool) {
+	for ad.Next() {
+		if ad.Type() == unix.NFTA_RULE_CHAIN {
+			return ad.String(), true
+		}
+	}
+	return "", false
 }
