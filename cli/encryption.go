@@ -128,7 +128,8 @@ func rotate(ctx context.Context, store datastore.Store, force bool) (done rotati
 // clusterKeys is what the store says of the cluster's keys, at one revision.
 type clusterKeys struct {
 	felix map[string]*v3.FelixConfiguration
-	nodes []*v3.Node // that are to encrypt, sorted
+	on    bool       // some node is to encrypt
+	nodes []*v3.Node // that are to encrypt, or still do although they are not to any more; sorted
 	// unreadable are the names of Node records that cannot be understood.
 	unreadable []string
 }
@@ -156,7 +157,12 @@ func newClusterKeys(objects []v3.Object) *clusterKeys {
 		}
 	}
 	for _, o := range objects {
-		if n, ok := o.(*v3.Node); ok && anyEncrypts(policies.FelixChain(model.NodeName(n.Name), n.Labels, k.felix)) {
+		n, ok := o.(*v3.Node)
+		if !ok {
+			continue
+		}
+		on := anyEncrypts(policies.FelixChain(model.NodeName(n.Name), n.Labels, k.felix))
+		if k.on = k.on || on; on || len(epochsOf(n)) > 0 {
 			k.nodes = append(k.nodes, n)
 		}
 	}
@@ -194,7 +200,7 @@ func (k *clusterKeys) mayRotate(force bool) error {
 		}
 	}
 	switch {
-	case len(k.nodes) == 0:
+	case !k.on:
 		return errors.New("encryption is off: no node's FelixConfiguration has wireguardEnabled or wireguardEnabledV6, so there are no keys in use")
 	case k.epoch() >= math.MaxInt32:
 		return fmt.Errorf("epoch %d is the last there is: set wireguardKeyEpoch of felixconfiguration/default to 0 instead", k.epoch())

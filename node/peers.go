@@ -289,7 +289,7 @@ func (b *peerRows) addSilent() {
 		}
 	}
 	for name, n := range p.snapshot.Nodes {
-		if name == p.snapshot.Self || seen[name] || len(b.devices[name]) == 0 && !p.snapshot.Encryption.Any() {
+		if name == p.snapshot.Self || seen[name] || !p.snapshot.Encryption.Any() {
 			continue
 		}
 		why := fmt.Sprintf("node %s has no prefixes yet that are to be encrypted", name)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -120,10 +121,14 @@ func TestPeersOfOff(t *testing.T) {
 	p := rotating()
 	p.snapshot.Encryption.Enabled4 = false
 	p.view.Paths = p.view.Paths[:2]
-	p.encryption.Peers = p.encryption.Peers[2:3]
-	rows := peersOf(p, nil, false)
-	if len(rows) != 1 || rows[0].Node != "moved" {
-		t.Errorf("got %v, want node moved alone", rows)
+	p.encryption.Peers = []encryption.Peer{p.encryption.Peers[2], p.encryption.Peers[4]}
+	var have []wireguard.PeerStatus
+	for _, q := range p.encryption.Peers {
+		have = append(have, wireguard.PeerStatus{Device: q.Device, Node: q.Node, Key: q.Key})
+	}
+	rows := peersOf(p, have, true)
+	if len(rows) != 2 || rows[0].Node != "moved" || !slices.Equal(rows[1].Why, []string{"what is sent to node waits does not go by this device"}) {
+		t.Errorf("got %v, want nodes moved and waits alone", rows)
 	}
 	if e := encryptionOf(p); e.On || e.OnForGood || e.Mode != "" || len(e.Encrypted) != 1 {
 		t.Errorf("got %+v, want off with one encrypted node", e)
