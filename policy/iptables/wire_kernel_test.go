@@ -11,7 +11,10 @@ import (
 	"weft/policy/policytest/wire"
 )
 
-var worlds = flag.Int("worlds", 12, "random worlds of TestWire, for each backend")
+var (
+	worlds   = flag.Int("worlds", 12, "random worlds of TestWire, for each backend")
+	perWorld = flag.Int("packets", 1800, "random packets in each of them")
+)
 
 // TestWire sends random packets through the kernel that runs random Programs, and compares with
 // policy/eval. Half of the worlds come by their differences.
@@ -36,7 +39,7 @@ func TestWire(t *testing.T) {
 					apply(t, d, u)
 				}
 			}
-			packets := make([]*model.Packet, 150)
+			packets := make([]*model.Packet, *perWorld)
 			for i := range packets {
 				packets[i] = w.Packet()
 			}

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -103,28 +104,34 @@ func (s *street) round(t *testing.T, span time.Duration) float64 {
 }
 
 // TestConnectionRate compares how many TCP connections a second can be opened with few and with many
-// policies in the cluster, and with few and many on the pods. Rounds alternate. WEFT_LONG=1 has 10,000
-// policies too, and more rounds.
+// policies in the cluster, and with few and many on the pods. Rounds alternate, and each is compared with the
+// one beside it. WEFT_LONG=1 has more of them.
 func TestConnectionRate(t *testing.T) {
 	testkit.LeakCheck(t)
-	streets := []*street{newStreet(t, 10, 10), newStreet(t, testkit.Count(1_000), 10), newStreet(t, 10, 100)}
-	rounds := 9
+	streets := []*street{newStreet(t, 10, 10), newStreet(t, testkit.Count(1_000), 10), newStreet(t, testkit.Count(10_000), 10), newStreet(t, 10, 100)}
+	least := []float64{0, 0.95, 0.95, 0.7} // those on the pods are asked, one after the other
+	rounds := 21
 	if os.Getenv("WEFT_LONG") == "1" {
-		streets, rounds = append(streets, newStreet(t, testkit.Count(10_000), 10)), 41
+		rounds = 61
 	}
-	for range rounds {
-		for _, s := range streets {
-			s.rates = append(s.rates, s.round(t, 150*time.Millisecond))
+	for n := range rounds {
+		for i := range streets {
+			if n%2 == 1 { // whatever drifts meanwhile is for and against each
+				i = len(streets) - 1 - i
+			}
+			streets[i].rates = append(streets[i].rates, streets[i].round(t, 150*time.Millisecond))
 		}
 	}
-	for _, s := range streets {
+	for n, s := range streets {
 		ratios := make([]float64, rounds)
 		for i := range ratios {
 			ratios[i] = s.rates[i] / streets[0].rates[i]
 		}
 		t.Logf("%s: %.0f connections a second of processor time (median of %d rounds), %.3f of the first", s.label, testkit.Median(s.rates), rounds, testkit.Median(ratios))
-		if testkit.Median(ratios) < 0.7 { // far off, even here
-			t.Errorf("%s: %.3f of the connections that there are with few policies", s.label, testkit.Median(ratios))
+		slices.Sort(ratios)
+		// Seven of ten rounds tell the same, or it is the noise of a machine with other work.
+		if most := ratios[rounds*7/10]; most < least[n] {
+			t.Errorf("%s: in seven of ten rounds at most %.3f of the connections that there are with few policies, want %.2f", s.label, most, least[n])
 		}
 	}
 }
