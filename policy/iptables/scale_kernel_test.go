@@ -136,13 +136,15 @@ func TestBigSet(t *testing.T) {
 			t.Fatal(err)
 		}
 		list := nets(n, 0)
-		set(list)
-		step := func(what string, want int) {
+		used := map[string]time.Duration{} // of processor time, that of the programs too: other work makes no difference
+		change := func(what string, nets []netip.Prefix, want int) {
 			t.Helper()
+			busy, start := testkit.ProcessorTime(), time.Now()
+			set(nets)
 			u := c.Flush()
-			start := time.Now()
 			apply(t, d, u)
 			took := time.Since(start)
+			used[what] = testkit.ProcessorTime() - busy
 			counts, err := d.setCounts()
 			if err != nil {
 				t.Fatal(err)
@@ -154,15 +156,20 @@ func TestBigSet(t *testing.T) {
 					}
 				}
 			}
-			t.Logf("%s: %s in %v", b, what, took.Round(time.Millisecond))
+			t.Logf("%s: %s, of %d, in %v, %v of CPU", b, what, n, took.Round(time.Millisecond), used[what].Round(time.Millisecond))
 		}
-		step(fmt.Sprintf("%d prefixes loaded", n), n)
-		set(append(slices.Clone(list), netip.MustParsePrefix("10.99.0.0/16")))
-		step("one member added", n+1)
-		set(list)
-		step("one member removed", n)
-		set(nets(n, 128))
-		step("all members exchanged", n)
+		change("all loaded", list, n)
+		change("one member added", append(slices.Clone(list), netip.MustParsePrefix("10.99.0.0/16")), n+1)
+		change("one member removed", list, n)
+		change("all members exchanged", nets(n, 128), n)
+		if most := 100 * time.Microsecond * time.Duration(n); used["all loaded"] > most { // 10 s for 100,000
+			t.Errorf("%d prefixes took %v of CPU to load, want at most %v", n, used["all loaded"], most)
+		}
+		for _, one := range []string{"one member added", "one member removed"} {
+			if used[one] > used["all loaded"]/4 && !testkit.Emulated() { // there a program's start takes long
+				t.Errorf("%s takes %v of CPU, all of them %v: want at most a quarter", one, used[one], used["all loaded"])
+			}
+		}
 		d.again = time.Time{} // no doubt, but what shows
 		if len(d.sets) == 0 || d.differs() {
 			t.Error("the outline of the kernel differs from what was written")
