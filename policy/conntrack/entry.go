@@ -3,7 +3,6 @@ package conntrack
 import (
 	"encoding/binary"
 	"net/netip"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -24,13 +23,6 @@ type entry struct {
 	mark             uint32
 
 	rawOrig, rawID []byte // of the buffer that the entry was read from
-}
-
-// clone returns a copy that outlives the buffer.
-func (e *entry) clone() *entry {
-	c := *e
-	c.rawOrig, c.rawID = slices.Clone(e.rawOrig), slices.Clone(e.rawID)
-	return &c
 }
 
 func (e *entry) held() bool { return e.mark&kernel.HeldMark != 0 }
