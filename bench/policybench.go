@@ -204,20 +204,28 @@ func (m *policyRun) restart(ctx context.Context) (time.Duration, error) {
 	begin := time.Now()
 	started := make(chan error, 1)
 	go func() { _, err := m.lab.Start(ctx, "n1"); started <- err }()
-	var took time.Duration
-	for took == 0 {
+	for {
 		st, err := status.Fetch(ctx, m.lab.NodeRunDir("n1"))
-		switch {
-		case err == nil && st.Policy.Programmed > 0 && st.Policy.Pods == m.Pods:
-			took = time.Since(begin)
-		case time.Since(begin) > time.Minute || ctx.Err() != nil:
-			return 0, fmt.Errorf("policy is not enforced a minute after the start (%w)", errors.Join(err, ctx.Err()))
-		default:
-			time.Sleep(10 * time.Millisecond)
+		if err == nil && st.Policy.Programmed > 0 && st.Policy.Pods == m.Pods {
+			break
 		}
+		if err == nil {
+			err = fmt.Errorf("it says: %d of %d pods, program %d, %q", st.Policy.Pods, m.Pods, st.Policy.Programmed, st.Policy.Error)
+		}
+		if time.Since(begin) > startLimit || ctx.Err() != nil {
+			return 0, fmt.Errorf("policy is not enforced %v after the start: %w", startLimit, errors.Join(err, ctx.Err()))
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
-	return took, <-started
+	took := time.Since(begin)
+	if err := <-started; err != nil && took < lab.ReadyTimeout { // the lab does not wait as long as we do
+		return 0, err
+	}
+	return took, nil
 }
+
+// startLimit bounds the wait for a node that starts among many endpoints.
+const startLimit = 5 * time.Minute
 
 // listen notes the moment of every transaction of nftables in the node's namespace (nfnetlink(7): each
 // ends with NFT_MSG_NEWGEN).
