@@ -37,7 +37,7 @@ type encryptor struct {
 
 	mu      sync.Mutex
 	gen     uint64 // counts what compilers see
-	rollout encryption.Rollout
+	rollout rollout
 	met     map[model.Meeting]bool // nil: the devices that an earlier process left were not asked yet
 	due     *time.Timer            // calls again when the rollout may go on by itself
 	have    struct {               // what the keys are of
@@ -69,7 +69,7 @@ func newEncryptor(cfg *config.Config, d devices, log *slog.Logger, again, publis
 	if err != nil {
 		// What it said is not known: then it is as if encryption was switched on long ago.
 		log.Warn("how far encryption has come is not known: nothing is sent in clear where it is on", "file", x.path, "err", err)
-		x.rollout = encryption.Rollout{Since: time.Unix(1, 0), Over: true}
+		x.rollout = rollout{Since: time.Unix(1, 0), Over: true}
 	}
 	return x
 }
@@ -89,7 +89,7 @@ func (x *encryptor) state(ctx context.Context, s *model.Snapshot) (model.Encrypt
 	if x.met == nil {
 		x.met = x.left(ctx, s)
 	}
-	st := x.rollout.State()
+	st := x.rollout.state()
 	st.Met = x.met
 	return st, x.gen
 }
@@ -211,8 +211,8 @@ func (x *encryptor) ran(p *plans, settled bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	now := time.Now()
-	next := x.rollout.Next(p.snapshot, p.view, settled, now, x.grace)
-	if !next.Lasting(x.rollout) {
+	next := x.rollout.next(p.snapshot, p.view, settled, now, x.grace)
+	if !next.lasting(x.rollout) {
 		if err := x.remember(next); err != nil {
 			x.log.Warn("how far encryption has come cannot be written down: after a restart it begins anew", "file", x.path, "err", err)
 		}
@@ -220,7 +220,7 @@ func (x *encryptor) ran(p *plans, settled bool) {
 			x.log.Info("encryption is on for good: nothing that is to be encrypted goes in clear from here on")
 		}
 	}
-	if !next.Same(x.rollout) {
+	if !next.same(x.rollout) {
 		x.gen++
 		x.again()
 	}
@@ -228,7 +228,7 @@ func (x *encryptor) ran(p *plans, settled bool) {
 	if x.due != nil {
 		x.due.Stop()
 	}
-	if wait := next.Wait(now, x.grace); wait > 0 {
+	if wait := next.wait(now, x.grace); wait > 0 {
 		x.due = time.AfterFunc(wait, func() { x.mu.Lock(); x.gen++; x.mu.Unlock(); x.again() })
 	}
 	if len(p.encryption.Devices) == 0 {
@@ -264,7 +264,7 @@ func endOf(v *topology.View, device string) model.TunnelEnd {
 }
 
 // remember writes a rollout down, so that the file is whole or as it was.
-func (x *encryptor) remember(r encryption.Rollout) error {
+func (x *encryptor) remember(r rollout) error {
 	if r.Since.IsZero() {
 		err := os.Remove(x.path)
 		if errors.Is(err, fs.ErrNotExist) {

@@ -1,4 +1,4 @@
-package encryption
+package node
 
 import (
 	"encoding/json"
@@ -26,7 +26,7 @@ func TestRollout(t *testing.T) {
 	begin := time.Unix(1000, 0)
 	s := rolloutSnapshot(true)
 	v := &topology.View{Encrypted: map[model.NodeName]bool{"n2": true}}
-	var r Rollout
+	var r rollout
 	for _, step := range []struct {
 		what     string
 		after    time.Duration
@@ -55,18 +55,18 @@ func TestRollout(t *testing.T) {
 		}
 		now := begin.Add(step.after)
 		before, _ := json.Marshal(r)
-		next := r.Next(s, v, step.settled, now, grace)
+		next := r.next(s, v, step.settled, now, grace)
 		if after, _ := json.Marshal(r); string(after) != string(before) {
-			t.Fatalf("%s: Next changed what it was called on", step.what)
+			t.Fatalf("%s: next changed what it was called on", step.what)
 		}
 		r = next
-		st := r.State()
-		if st.Over != step.over || st.Seen["n2"] != step.seen2 || st.Refused["n3"] != step.refused3 || st.Refused["n2"] || r.Wait(now, grace) != step.wait {
+		st := r.state()
+		if st.Over != step.over || st.Seen["n2"] != step.seen2 || st.Refused["n3"] != step.refused3 || st.Refused["n2"] || r.wait(now, grace) != step.wait {
 			t.Errorf("%s: over %v seen %v refused %v, wait %v; want over %v, n2 seen %v, n3 refused %v, wait %v", step.what, st.Over, st.Seen, st.Refused,
-				r.Wait(now, grace), step.over, step.seen2, step.refused3, step.wait)
+				r.wait(now, grace), step.over, step.seen2, step.refused3, step.wait)
 		}
 	}
-	if !r.Same(Rollout{}) || !r.Lasting(Rollout{}) {
+	if !r.same(rollout{}) || !r.lasting(rollout{}) {
 		t.Errorf("off, there is nothing to remember, got %+v", r)
 	}
 }
@@ -79,16 +79,16 @@ func TestRolloutOfAll(t *testing.T) {
 	s.EncryptionState.Seen = map[model.NodeName]bool{"n2": true, "n3": true}
 	now := time.Unix(1000, 0)
 	v := &topology.View{Encrypted: s.EncryptionState.Seen}
-	if r := (Rollout{}).Next(s, v, false, now, time.Hour); r.Over {
+	if r := (rollout{}).next(s, v, false, now, time.Hour); r.Over {
 		t.Error("a run that failed ends the rollout")
 	}
-	r := Rollout{}.Next(s, v, true, now, time.Hour)
+	r := rollout{}.next(s, v, true, now, time.Hour)
 	text, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var back Rollout
-	if err := json.Unmarshal(text, &back); err != nil || !back.Lasting(r) || !back.Over || !back.Seen["n3"] {
+	var back rollout
+	if err := json.Unmarshal(text, &back); err != nil || !back.lasting(r) || !back.Over || !back.Seen["n3"] {
 		t.Errorf("%s is read as %+v, %v", text, back, err)
 	}
 }

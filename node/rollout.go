@@ -1,4 +1,4 @@
-package encryption
+package node
 
 import (
 	"maps"
@@ -12,9 +12,9 @@ import (
 // than it takes a change of settings to get around, so that only who is not running is late.
 const lateAfter = 10 * time.Second
 
-// Rollout is what a node remembers of how far encryption has come, over restarts. The zero value: it is
-// off. It is a value: Next returns another one.
-type Rollout struct {
+// rollout is what a node remembers of how far encryption has come, over restarts. The zero value: it is
+// off. It is a value: next returns another one.
+type rollout struct {
 	Since time.Time                    `json:"since"` // when encryption was switched on, as this node learnt
 	Over  bool                         `json:"over"`  // see model.EncryptionState
 	Seen  map[model.NodeName]bool      `json:"seen,omitempty"`
@@ -22,14 +22,14 @@ type Rollout struct {
 	late  map[model.NodeName]bool
 }
 
-// Next is what follows from a run that made the kernel as v says, compiled from s, at a moment; settled
+// next is what follows from a run that made the kernel as v says, compiled from s, at a moment; settled
 // tells that nothing of it failed. When grace has passed since encryption was switched on, the rollout is over,
 // whoever is not ready: what cannot be encrypted is not sent.
-func (r Rollout) Next(s *model.Snapshot, v *topology.View, settled bool, now time.Time, grace time.Duration) Rollout {
+func (r rollout) next(s *model.Snapshot, v *topology.View, settled bool, now time.Time, grace time.Duration) rollout {
 	if !s.Encryption.Any() {
-		return Rollout{}
+		return rollout{}
 	}
-	next := Rollout{Since: r.Since, Over: r.Over, Seen: r.Seen}
+	next := rollout{Since: r.Since, Over: r.Over, Seen: r.Seen}
 	if next.Since.IsZero() || next.Since.After(now) {
 		next.Since = now
 	}
@@ -73,8 +73,8 @@ func withAll(a, b map[model.NodeName]bool) map[model.NodeName]bool {
 	return a
 }
 
-// Wait is how long it takes until Next may say something else although nothing happened; 0: for ever.
-func (r Rollout) Wait(now time.Time, grace time.Duration) time.Duration {
+// wait is how long it takes until next may say something else although nothing happened; 0: for ever.
+func (r rollout) wait(now time.Time, grace time.Duration) time.Duration {
 	var at time.Time
 	soonest := func(t time.Time) {
 		if t.After(now) && (at.IsZero() || t.Before(at)) {
@@ -93,17 +93,17 @@ func (r Rollout) Wait(now time.Time, grace time.Duration) time.Duration {
 	return at.Sub(now)
 }
 
-// State is what the compilers are told.
-func (r Rollout) State() model.EncryptionState {
+// state is what the compilers are told.
+func (r rollout) state() model.EncryptionState {
 	return model.EncryptionState{Over: r.Over, Seen: r.Seen, Refused: r.late}
 }
 
-// Same tells whether the compilers would be told the same.
-func (r Rollout) Same(o Rollout) bool {
+// same tells whether the compilers would be told the same.
+func (r rollout) same(o rollout) bool {
 	return r.Over == o.Over && maps.Equal(r.Seen, o.Seen) && maps.Equal(r.late, o.late)
 }
 
-// Lasting tells whether two have the same to remember over a restart.
-func (r Rollout) Lasting(o Rollout) bool {
+// lasting tells whether two have the same to remember over a restart.
+func (r rollout) lasting(o rollout) bool {
 	return r.Since.Equal(o.Since) && r.Over == o.Over && maps.Equal(r.Seen, o.Seen)
 }
