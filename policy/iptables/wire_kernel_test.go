@@ -60,3 +60,15 @@ func TestWire(t *testing.T) {
 		}
 	})
 }
+
+// TestShapes: fragments, and packets with an extension header of IPv6, meet what the same packet meets whole.
+func TestShapes(t *testing.T) {
+	backends(t, func(t *testing.T, b Backend) {
+		rig := wire.New(t)
+		d := newDriver(t, rig.Node, b)
+		rig.CheckShapes(t, testkit.Count(6), 300, func(u policy.Update) {
+			d.generation = 1 << 40 // of another compiler
+			apply(t, d, u)
+		})
+	})
+}

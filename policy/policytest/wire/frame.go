@@ -35,10 +35,11 @@ func header(p model.Protocol) []byte {
 	return make([]byte, 8)
 }
 
-// transport builds what is behind the IP header: the first packet of a connection.
-func transport(p *model.Packet, id uint64) []byte {
+// transport builds what is behind the IP header: the first packet of a connection. pad is how many bytes
+// follow the number.
+func transport(p *model.Packet, id uint64, pad int) []byte {
 	h := header(p.Protocol)
-	b := binary.BigEndian.AppendUint64(append(h, magic...), id)
+	b := append(binary.BigEndian.AppendUint64(append(h, magic...), id), make([]byte, pad)...)
 	put := binary.BigEndian
 	if p.Protocol.HasPorts() || p.Protocol == model.UDPLite {
 		put.PutUint16(b, p.SrcPort)
@@ -64,7 +65,7 @@ func transport(p *model.Packet, id uint64) []byte {
 		put.PutUint32(b[20:], 1<<16)   // window
 		put.PutUint32(b[24:], 1<<16|1) // streams
 		put.PutUint16(b[32:], 0xc000)  // a parameter to skip
-		put.PutUint16(b[34:], uint16(4+idSize))
+		put.PutUint16(b[34:], uint16(4+idSize+pad))
 		binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
 	}
 	return b
@@ -132,7 +133,18 @@ func parse(packet []byte) (src, dst netip.Addr, p model.Protocol, payload []byte
 		}
 		return netip.AddrFrom4([4]byte(packet[12:])), netip.AddrFrom4([4]byte(packet[16:])), model.Protocol(packet[9]), packet[n:], true
 	case len(packet) >= 40 && packet[0]>>4 == 6:
-		return netip.AddrFrom16([16]byte(packet[8:])), netip.AddrFrom16([16]byte(packet[24:])), model.Protocol(packet[6]), packet[40:], true
+		next, rest := packet[6], packet[40:]
+		for len(rest) >= 8 && (next == extDestination || next == extFragment) {
+			n := 8
+			if next == extDestination {
+				n += 8 * int(rest[1])
+			}
+			if n > len(rest) {
+				return
+			}
+			next, rest = rest[0], rest[n:]
+		}
+		return netip.AddrFrom16([16]byte(packet[8:])), netip.AddrFrom16([16]byte(packet[24:])), model.Protocol(next), rest, true
 	}
 	return
 }

@@ -43,6 +43,7 @@ type Rig struct {
 	// end what came too late is an error. Whoever expects wrong answers waits for them, and is not told.
 	Linger time.Duration
 
+	shape   shape
 	outside testkit.NS
 	send    int             // an AF_PACKET socket outside
 	local   map[string]int  // raw sockets on the node that send
@@ -279,7 +280,15 @@ func name(n int) string {
 // transmit sends a packet from where it says.
 func (r *Rig) transmit(p *model.Packet, mac model.MAC, id uint64) error {
 	to := place(p.Out)
-	b := network(p, class(to), transport(p, id))
+	b := network(p, class(to), transport(p, id, r.shape.pad))
+	if r.shape.cut != nil {
+		for _, b := range r.shape.cut(p, uint32(id), b) {
+			if err := r.inject(p, mac, b); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	if p.In == "" {
 		fd := r.local[localKey(model.FamilyOf(p.Dst), to)]
 		var sa unix.Sockaddr = &unix.SockaddrInet6{Addr: p.Dst.As16()}
@@ -292,6 +301,11 @@ func (r *Rig) transmit(p *model.Packet, mac model.MAC, id uint64) error {
 		}
 		return err
 	}
+	return r.inject(p, mac, b)
+}
+
+// inject sends an IP packet into the node.
+func (r *Rig) inject(p *model.Packet, mac model.MAC, b []byte) error {
 	from := place(p.In)
 	kind := []byte{0x08, 0}
 	if p.Src.Is6() {
