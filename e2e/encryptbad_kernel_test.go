@@ -15,6 +15,7 @@ import (
 	v3 "weft/api/v3"
 	"weft/internal/testkit"
 	"weft/internal/traffic"
+	"weft/lab"
 	"weft/node/datastore"
 	"weft/node/status"
 )
@@ -50,6 +51,57 @@ func TestSharedKey(t *testing.T) {
 	}
 	c.restart("n2", func() error { return os.Remove(n2) })
 	t.Logf("all is well %v after the key was removed", c.reaches("WireGuard").Round(time.Millisecond))
+}
+
+// TestOldKeyLost: n2's key is lost. A rotation gives it another, and nobody waits for the old one.
+func TestOldKeyLost(t *testing.T) {
+	c := newCluster(t, "e2eoldkey")
+	c.apply(vxlanAlways.manifest() + "---\n" + felix(encrypted))
+	c.pods()
+	c.reaches("WireGuard")
+	c.forGood()
+	if err := os.WriteFile(c.keyFile("n2"), []byte("garbage\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stop := c.tap()
+	c.apply(felix("{wireguardEnabled: true, wireguardKeyEpoch: 1}"))
+	testkit.Eventually(t, 30*time.Second, "every pair talks by the new keys", func() bool {
+		for _, n := range labNodes {
+			st, err := status.Fetch(t.Context(), c.lab.NodeRunDir(n))
+			if err != nil || slices.ContainsFunc(st.Peers, func(p status.Peer) bool {
+				return slices.ContainsFunc(p.Paths, func(p status.Path) bool { return !strings.Contains(p.Why, "key 1") })
+			}) {
+				return false
+			}
+		}
+		return c.mesh(everyPair()) == len(everyPair())
+	})
+	if err := os.Remove(c.keyFile("n2")); err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	c.keys(1)
+	if seen := stop(); seen.Clear > 0 {
+		t.Errorf("%d of %d packets on the wire are in clear", seen.Clear, seen.Packets)
+	}
+}
+
+// TestNodeThatCannot: n3 cannot have WireGuard at all. It publishes no key, so that the others know.
+func TestNodeThatCannot(t *testing.T) {
+	if _, err := testkit.Try(t, testkit.NewNetns(t), "ip", "link", "add", "probe0", "type", "wireguard"); err == nil {
+		t.Skip("the kernel's way works here")
+	}
+	config := lab.DefaultConfig()
+	for i := range config.Nodes {
+		config.Nodes[i].Args = []string{"--encryption-grace", "3s"}
+	}
+	config.Nodes[2].Args = append(config.Nodes[2].Args, "--wireguard-driver", "kernel")
+	c := newClusterOf(t, "e2ecannot", config)
+	c.apply(vxlanAlways.manifest() + "---\n" + felix(encrypted))
+	c.pods()
+	c.settle(vxlanAlways, labNodes, map[string]string{"n1 n2": "WireGuard", "n2 n1": "WireGuard", "n1 n3": "Unreachable", "n2 n3": "Unreachable",
+		"n3 n1": "Unreachable", "n3 n2": "Unreachable"})
+	c.tells("n1", "node n3 is not reachable over IPv4", "node n3 has published no public key")
+	c.tells("n3", "WireGuard is not available", "--wireguard-driver kernel does not work on this host")
 }
 
 // TestStrangeRecords: a record with a key that is none is refused by the store; one that claims another node's pod as

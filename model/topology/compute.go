@@ -86,6 +86,8 @@ func (c *compiler) view(paths []Path, peers []Peer) *View {
 	for i := range paths {
 		if p := &paths[i]; p.Reach == Unreachable {
 			v.Problems = append(v.Problems, fmt.Sprintf("node %s is not reachable over %s: %s", p.Node, model.FamilyOf(p.Dst.Addr()), p.Why))
+		} else if p.Unready {
+			v.Problems = append(v.Problems, fmt.Sprintf("node %s may not be reachable over %s: %s", p.Node, model.FamilyOf(p.Dst.Addr()), p.Why))
 		}
 	}
 	c.podMTU(v)
@@ -160,7 +162,7 @@ func (c *compiler) path(dst netip.Prefix, node model.NodeName) Path {
 	}
 	d := c.decide(node, pool, model.FamilyOf(dst.Addr()))
 	return Path{Dst: dst, Node: node, Reach: d.reach, Via: d.via, Device: d.device, Source: d.source,
-		MTU: d.mtu, DeviceMTU: d.deviceMTU, Foreign: !pooled, Why: d.why}
+		MTU: d.mtu, DeviceMTU: d.deviceMTU, Foreign: !pooled, Unready: d.unready, Why: d.why}
 }
 
 // decided is a decision about the prefixes of one pool and family on one peer.
@@ -177,6 +179,7 @@ type decision struct {
 	mtu, deviceMTU int
 	why            string
 	settled        bool // it is what the pool asks for, not what there is in the meantime
+	unready        bool // the peer is not ready for it, and there is no other way
 }
 
 func (d decision) asWanted() decision {
@@ -210,7 +213,12 @@ func (c *compiler) decideNew(node model.NodeName, pool *model.Pool, f model.Fami
 	encrypted, missing := c.encrypted(peer, f, false)
 	if !c.s.Encryption.Enabled(f) {
 		clear := c.clear(peer, pool, f, "")
-		if missing == "" && (!clear.settled || peer.Tunnels.EncryptedOnly) {
+		switch {
+		case missing != "" || clear.settled && !peer.Tunnels.EncryptedOnly:
+		case c.s.Encryption.Any():
+			encrypted.why += fmt.Sprintf(", although %s need not be: node %s refuses what is not", f, node)
+			return encrypted
+		default:
 			encrypted.why += ", until node " + string(node) + " takes clear text again and this node has announced it"
 			return encrypted
 		}

@@ -76,6 +76,7 @@ func (c *compiler) encrypted(peer *model.Node, f model.Family, anyway bool) (d d
 			why += ", and not otherwise, although " + c.lacks(peer, t.End, false)
 		}
 		d = c.encapsulated(best, to.Addr(), h, why)
+		d.unready = anyway
 		d.via, d.source = netip.Addr{}, netip.Addr{} // the device finds the peer by itself
 		if i := slices.IndexFunc(t.Addresses, func(a netip.Addr) bool { return model.FamilyOf(a) == f }); i >= 0 {
 			d.source = t.Addresses[i]
@@ -94,6 +95,8 @@ func (c *compiler) lacks(peer *model.Node, e model.TunnelEnd, anyway bool) strin
 		return "this node has no key of its own yet"
 	case len(c.shared[own]) > 0:
 		return fmt.Sprintf("nodes %v have published the same public key", c.shared[own])
+	case !ok && len(peer.Keys) > 0:
+		return fmt.Sprintf("node %s has published no public key of epoch %d", peer.Name, e.Epoch)
 	case !ok:
 		return fmt.Sprintf("node %s has published no public key", peer.Name)
 	case len(c.shared[key]) > 0:

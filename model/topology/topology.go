@@ -76,6 +76,8 @@ type Path struct {
 	// Foreign tells that no pool holds Dst, so that nobody may claim it: no route at all is made of
 	// it, not even one that refuses.
 	Foreign bool
+	// Unready tells that the peer is not known to be ready for what is sent this way, which is the only one left.
+	Unready bool
 	Why     string // one sentence
 }
 
