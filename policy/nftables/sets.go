@@ -68,6 +68,15 @@ func hashName(id policy.SetID) string {
 	return digest("addr", id.String())
 }
 
+// from is how many members a set is cut from on: one that is cut stays so for a while, so that a member that
+// comes and goes does not have all of it written.
+func (t *setState) from(cutFrom int) int {
+	if t.layout == cut {
+		return cutFrom - cutFrom/4
+	}
+	return cutFrom
+}
+
 // best returns the layout for the members that are counted.
 func (t *setState) best(cutFrom int) layout {
 	members := 0
@@ -82,7 +91,7 @@ func (t *setState) best(cutFrom int) layout {
 	switch {
 	case t.id.HasPorts(), len(t.counts) == 0, len(t.counts) == 1 && single:
 		return hashed
-	case members >= cutFrom && len(t.counts) <= mostHashes:
+	case members >= t.from(cutFrom) && len(t.counts) <= mostHashes:
 		return cut
 	}
 	return ranged
