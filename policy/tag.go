@@ -1,8 +1,9 @@
 package policy
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
-	"hash/fnv"
 
 	"weft/model"
 )
@@ -30,11 +31,11 @@ type Tag struct {
 	Rule      int    // its Index (ByRule)
 }
 
-// TagName shortens the name of a chain or tier (FNV-1a).
+// TagName shortens the name of a chain or tier: the first bytes of its SHA-256, so that nobody finds a name
+// that passes for another.
 func TagName(name string) uint64 {
-	h := fnv.New64a()
-	h.Write([]byte(name))
-	return h.Sum64()
+	sum := sha256.Sum256([]byte(name))
+	return binary.BigEndian.Uint64(sum[:])
 }
 
 // String prints a tag in less than 48 bytes, none of which means anything to a shell or to nft.

@@ -104,6 +104,7 @@ func treePart(p *policy.Program) part {
 	for _, f := range families {
 		out.add(f, filter, tree(devices, "-i", chainFrom, "-g "+chainNoPodIn, named("pe")))
 		out.add(f, filter, tree(devices, "-o", chainTo, "-g "+chainNoPodOut, named("pi")))
+		out.add(f, filter, tree(devices, "-o", chainKnown, "-g "+chainNoPodOut, func(string) string { return chainOwn }))
 		out.add(f, raw, tree(devices, "-i", chainSource, "-g "+chainNoPodIn, named("ps")))
 	}
 	return out

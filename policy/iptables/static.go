@@ -17,9 +17,11 @@ const (
 	chainSpoof    = "weft-spoof"    // an address or MAC that is not the pod's
 	chainNoPodIn  = "weft-nopod-in" // a device without an entry
 	chainNoPodOut = "weft-nopod-out"
-	chainFrom     = "weft-from" // what pods send, by device
-	chainTo       = "weft-to"   // what is sent to pods, by device
-	chainSource   = "weft-src"  // the sources that pods may use, by device
+	chainFrom     = "weft-from"  // what pods send, by device
+	chainTo       = "weft-to"    // what is sent to pods, by device
+	chainKnown    = "weft-known" // what this host sends to pods, by device: not policed where there is an entry
+	chainOwn      = "weft-own"
+	chainSource   = "weft-src" // the sources that pods may use, by device
 	chainNotrack  = "weft-notrack"
 	chainDecided  = "weft-decided"
 	chainToHost   = "weft-pod-to-host"
@@ -116,7 +118,8 @@ func (l *layout) filter(f model.Family) chains {
 		hostIn, hostOut = l.dispatch(c, "hi", "-i"), l.dispatch(c, "ho", "-o")
 	}
 	c["weft-input"] = byDevice("-i", hostIn, "-g "+chainToHost)
-	c["weft-output"] = byDevice("-o", hostOut, "-j RETURN") // this host to its own pods
+	c["weft-output"] = byDevice("-o", hostOut, "-g "+chainKnown)
+	c[chainOwn] = []string{"-j RETURN"}
 	return c
 }
 

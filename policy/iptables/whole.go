@@ -293,7 +293,7 @@ func (d *Driver) Barrier(ctx context.Context) error {
 			} else if err != nil {
 				continue
 			}
-			inForce = inForce || have.hooked(filter, "INPUT") && have.hooked(filter, "FORWARD")
+			inForce = inForce || have.hooked(filter, "INPUT") && have.hooked(filter, "FORWARD") && have.hooked(filter, "OUTPUT") && have.hooked(raw, "PREROUTING")
 			if b == d.in {
 				here = have
 			}

@@ -16,14 +16,14 @@ import (
 // prefix begins the names of what the driver owns in the table kernel.NFTable.
 const prefix = "policy-"
 
-// digest shortens a text to what a name can hold: chains' names have 31 bytes on kernels before 4.14.
+// digest shortens a text to 128 bits, that nobody who names things can make collide.
 func digest(kind string, text ...string) string {
 	h := sha256.New()
 	for _, t := range text {
 		_, _ = io.WriteString(h, t)
 		_, _ = h.Write([]byte{0})
 	}
-	return prefix + kind + "-" + hex.EncodeToString(h.Sum(nil)[:8])
+	return prefix + kind + "-" + hex.EncodeToString(h.Sum(nil)[:16])
 }
 
 // object is a chain or set that is named by its content and exists as long as somebody uses it.

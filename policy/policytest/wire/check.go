@@ -52,13 +52,10 @@ func (w Wrong) String() string {
 
 // Usable tells whether a packet's verdict is policy's alone. The kernel's connection tracking calls
 // some ICMP messages invalid when they are the first of a connection, and drivers drop these: of such
-// only those count that the Program denies. What the node itself sends to a pod that has no entry yet is
-// left to the driver.
+// only those count that the Program denies.
 func Usable(program *policy.Program, p *model.Packet) bool {
 	v4, valid := p.Src.Is4(), true
 	switch {
-	case p.In == "" && !known(program, p.Out):
-		return false
 	case p.Protocol == model.ICMP:
 		valid = v4 && (p.ICMPType == 8 || p.ICMPType == 13 || p.ICMPType == 17)
 	case p.Protocol == model.ICMPv6:
