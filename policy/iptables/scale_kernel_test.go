@@ -65,7 +65,7 @@ func scalePolicy(n, version int) *model.Policy {
 // TestScale measures one policy's change among many, from the resource to the kernel.
 func TestScale(t *testing.T) {
 	if testkit.Emulated() {
-		t.Skip("times of an emulated processor say nothing")
+		t.Skipf("%s times: those of an emulated processor say nothing", testkit.SkipMark)
 	}
 	backends(t, func(t *testing.T, b Backend) {
 		c := scale(t)
