@@ -166,6 +166,26 @@ func TestPortTaken(t *testing.T) {
 	t.Logf("all is encrypted %v after the port was free", c.reaches("WireGuard").Round(time.Millisecond))
 }
 
+// TestPortChanged changes the port of the devices of a living cluster, there and back.
+func TestPortChanged(t *testing.T) {
+	c := newCluster(t, "e2ewgport")
+	c.apply(vxlanAlways.manifest() + "---\n" + felix(encrypted))
+	c.pods()
+	c.reaches("WireGuard")
+	for _, port := range []int{51910, 51820, 51910, 51820} {
+		c.apply(felix(fmt.Sprintf("{wireguardEnabled: true, wireguardListeningPort: %d}", port)))
+		testkit.Eventually(t, 15*time.Second, fmt.Sprintf("every pair talks by port %d", port), func() bool {
+			for _, n := range labNodes {
+				plan, err := c.weft("", "plan", "encryption", "--run-dir", c.lab.NodeRunDir(n))
+				if err != nil || strings.Count(plan, fmt.Sprintf(":%d ", port)) != 2 {
+					return false
+				}
+			}
+			return c.mesh(everyPair()) == len(everyPair())
+		})
+	}
+}
+
 func (c *cluster) keyFile(node string) string {
 	return filepath.Join(c.lab.NodeDataDir(node), "encryption", "key-0")
 }

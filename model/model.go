@@ -207,6 +207,12 @@ func (n *Node) Pending(said Tunnels) *Node {
 			t.Sends = append(t.Sends, e)
 		}
 	}
+	// Without encapsulation there is nothing at the peer to wait for, and whoever began with it goes on, unless
+	// peers have to know before clear text comes.
+	direct, wireguard := TunnelEnd{}, func(e TunnelEnd) bool { return e.Encap == EncapWireGuard }
+	if slices.Contains(said.Sends, direct) && !slices.Contains(t.Sends, direct) && !slices.ContainsFunc(n.Tunnels.Sends, wireguard) {
+		t.Sends = append(t.Sends, direct)
+	}
 	if len(t.Receives) == len(n.Tunnels.Receives) && len(t.Sends) == len(n.Tunnels.Sends) && t.EncryptedOnly == n.Tunnels.EncryptedOnly {
 		return n
 	}

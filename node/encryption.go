@@ -38,6 +38,8 @@ type encryptor struct {
 	mu      sync.Mutex
 	gen     uint64 // counts what compilers see
 	rollout rollout
+	written rollout                // what the file says
+	trouble error                  // of writing it
 	met     map[model.Meeting]bool // nil: the devices that an earlier process left were not asked yet
 	due     *time.Timer            // calls again when the rollout may go on by itself
 	have    struct {               // what the keys are of
@@ -70,7 +72,9 @@ func newEncryptor(cfg *config.Config, d devices, log *slog.Logger, again, publis
 		// What it said is not known: then it is as if encryption was switched on long ago.
 		log.Warn("how far encryption has come is not known: nothing is sent in clear where it is on", "file", x.path, "err", err)
 		x.rollout = rollout{Since: time.Unix(1, 0), Over: true}
+		return x
 	}
+	x.written = x.rollout
 	return x
 }
 
@@ -147,10 +151,17 @@ func (x *encryptor) follow(s *model.Snapshot, v *topology.View) (map[int]encrypt
 	var err error
 	if want.Have, err = x.keys.Epochs(); err != nil {
 		x.gen++
-		return nil, err
+		return x.have.byWhat, err
 	}
 	steps := encryption.NextKeys(want)
+	before := x.have.byWhat
 	x.have.byWhat, err = x.keys.Follow(steps)
+	for _, epoch := range steps.Use {
+		// A file that cannot be read now, but could be, leaves the device that has its key alone.
+		if k, had := before[epoch]; had && x.have.byWhat[epoch].IsZero() {
+			x.have.byWhat[epoch] = k
+		}
+	}
 	if x.have.sound = err == nil; err != nil {
 		x.gen++ // the next run tries again
 	}
@@ -212,12 +223,16 @@ func (x *encryptor) ran(p *plans, settled bool) {
 	defer x.mu.Unlock()
 	now := time.Now()
 	next := x.rollout.next(p.snapshot, p.view, settled, now, x.grace)
-	if !next.lasting(x.rollout) {
+	if next.Over && !x.rollout.Over {
+		x.log.Info("encryption is on for good: nothing that is to be encrypted goes in clear from here on")
+	}
+	x.trouble = nil
+	if !next.lasting(x.written) {
 		if err := x.remember(next); err != nil {
-			x.log.Warn("how far encryption has come cannot be written down: after a restart it begins anew", "file", x.path, "err", err)
-		}
-		if next.Over && !x.rollout.Over {
-			x.log.Info("encryption is on for good: nothing that is to be encrypted goes in clear from here on")
+			x.trouble = fmt.Errorf("write down how far encryption has come: %w; after a restart it begins anew", err)
+			x.log.Warn("cannot be done", "part", "encryption", "err", x.trouble)
+		} else {
+			x.written = next
 		}
 	}
 	if !next.same(x.rollout) {
@@ -247,6 +262,16 @@ func (x *encryptor) ran(p *plans, settled bool) {
 		default:
 		}
 	}
+}
+
+// problems returns sentences about what does not work, but keeps nothing else from working.
+func (x *encryptor) problems() []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.trouble == nil {
+		return nil
+	}
+	return []string{x.trouble.Error()}
 }
 
 // meeting names a peer of a device as the compilers do.
@@ -279,11 +304,23 @@ func (x *encryptor) remember(r rollout) error {
 	if err := os.MkdirAll(filepath.Dir(x.path), 0o700); err != nil {
 		return err
 	}
-	next := x.path + ".new"
-	if err := os.WriteFile(next, append(text, '\n'), 0o600); err != nil {
+	return writeWhole(x.path, append(text, '\n'))
+}
+
+// writeWhole writes a file so that, also after a power cut, it is as before or whole.
+func writeWhole(path string, text []byte) error {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
 		return err
 	}
-	return os.Rename(next, x.path)
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // How often the devices are asked whether a peer has answered, as long as one has not: at first, later,
@@ -322,7 +359,7 @@ func (x *encryptor) run(ctx context.Context, current func() *plans) error {
 		if x.ask(ctx, current()) {
 			pause = askFirst
 		} else {
-			pause = min(max(2*pause, askShare*time.Since(begin)), askLater)
+			pause = max(min(2*pause, askLater), askShare*time.Since(begin))
 		}
 	}
 }

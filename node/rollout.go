@@ -41,16 +41,18 @@ func (r rollout) next(s *model.Snapshot, v *topology.View, settled bool, now tim
 	if self == nil || self.Tunnels == nil || !self.Tunnels.EncryptedOnly {
 		return next
 	}
+	next.clear, next.late = map[model.NodeName]time.Time{}, map[model.NodeName]bool{}
 	for name, n := range s.Nodes {
 		if name == s.Self || !next.Over && !next.Seen[name] || !topology.SendsClear(n) {
 			continue
 		}
 		since, ok := r.clear[name]
-		if !ok {
+		switch {
+		case !ok && r.Over: // it begins with it when it is over
+			next.late[name] = true
+			continue
+		case !ok:
 			since = now
-		}
-		if next.clear == nil {
-			next.clear, next.late = map[model.NodeName]time.Time{}, map[model.NodeName]bool{}
 		}
 		next.clear[name] = since
 		if now.Sub(since) >= lateAfter {

@@ -46,6 +46,7 @@ func TestRollout(t *testing.T) {
 		{what: "the grace period is over, and n3 is to stop", after: grace, enabled: true, over: true, seen2: true, wait: lateAfter, n3: []model.TunnelEnd{{}}},
 		{what: "n3 is late", after: grace + lateAfter, enabled: true, over: true, seen2: true, refused3: true, n3: []model.TunnelEnd{{}}},
 		{what: "n3 stops at last", after: grace + 2*lateAfter, enabled: true, over: true, seen2: true},
+		{what: "n3 begins again: nobody waits any more", after: grace + 2*lateAfter + time.Second, enabled: true, over: true, seen2: true, refused3: true, n3: []model.TunnelEnd{{}}},
 		{what: "switched off", after: grace + 3*lateAfter},
 	} {
 		s.Encryption.Enabled4 = step.enabled

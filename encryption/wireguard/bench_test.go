@@ -17,7 +17,7 @@ func BenchmarkPlan(b *testing.B) {
 	peers := manyPeers(5000)
 	w := want(wg, own, peers)
 	s := &state{peers: map[model.PublicKey]peerState{}}
-	s.after(w.all(nil))
+	s.take(w.all(nil))
 	b.Run("whole", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {

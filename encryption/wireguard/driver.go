@@ -323,7 +323,7 @@ func (d *Driver) configure(ctx context.Context, dev *device, w *encryption.Devic
 		}
 	}
 	have.key, have.port, have.fwmark = w.Key, w.Port, w.FwMark
-	have.after(come, gone)
+	have.after(c.peers, come, gone)
 	dev.tell(come, gone)
 	if have.revision == foreignRevision {
 		d.ask()

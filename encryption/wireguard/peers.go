@@ -104,18 +104,21 @@ func diffPrefixes(have, want []netip.Prefix) (add, drop []netip.Prefix) {
 	return add, drop
 }
 
-// after makes s what a device holds once it took a change.
-func (s *state) after(come []*encryption.Peer, gone []model.PublicKey) {
+// after makes s what a device holds once it took the changes that lead to the peers come, and to those gone being so.
+func (s *state) after(changes []peerChange, come []*encryption.Peer, gone []model.PublicKey) {
 	for _, k := range gone {
 		delete(s.peers, k)
 	}
 	for _, w := range come {
 		h := s.peers[w.Key]
 		h.allowed, h.keepalive, h.preshared = w.AllowedIPs, w.Keepalive, false
-		if !h.endpoint.IsValid() {
-			h.endpoint = w.Endpoint
-		}
 		s.peers[w.Key] = h
+	}
+	for _, c := range changes {
+		if h, there := s.peers[c.key]; there && c.endpoint.IsValid() {
+			h.endpoint = c.endpoint
+			s.peers[c.key] = h
+		}
 	}
 }
 

@@ -267,7 +267,7 @@ func TestNextPlanProperty(t *testing.T) {
 		a, b := draw(t), draw(t)
 		w, whole := want(wg, own, a), want(wg, own, b)
 		d := &state{peers: map[model.PublicKey]peerState{}}
-		d.after(w.all(nil))
+		d.take(w.all(nil))
 		come, gone, ok := w.next(b)
 		if !ok {
 			return
@@ -276,7 +276,7 @@ func TestNextPlanProperty(t *testing.T) {
 		if whole.refused != nil {
 			t.Fatalf("from %v to %v: %v is not noticed", a, b, whole.refused)
 		}
-		d.after(come, gone)
+		d.take(come, gone)
 		if changes, _ := diffPeers(d.peers, values(whole), nil, whole.claimed, nil, time.Now()); len(changes) > 0 || len(d.peers) != len(b) {
 			t.Fatalf("from %v to %v: %v, still to do: %v", a, b, d.peers, changes)
 		}
@@ -286,6 +286,30 @@ func TestNextPlanProperty(t *testing.T) {
 	})
 	if partly < 10 {
 		t.Errorf("only %d plans were read by what differs", partly)
+	}
+}
+
+// take makes s what a device holds once it was made so.
+func (s *state) take(come []*encryption.Peer, gone []model.PublicKey) {
+	changes, _ := diffPeers(s.peers, come, gone, func(netip.Prefix) bool { return true }, nil, time.Now())
+	s.after(changes, come, gone)
+}
+
+// TestEndpointThereAndBack: an endpoint that changes and changes back is written each time.
+func TestEndpointThereAndBack(t *testing.T) {
+	s, said := &state{peers: map[model.PublicKey]peerState{}}, map[model.PublicKey]netip.AddrPort{}
+	for i, at := range []string{"192.0.2.1:51820", "192.0.2.1:51910", "192.0.2.1:51820", "192.0.2.2:51820", "192.0.2.1:51820"} {
+		p := &encryption.Peer{Device: wg, Node: "n2", Key: peerKey(1), Endpoint: netip.MustParseAddrPort(at)}
+		come := []*encryption.Peer{p}
+		changes, _ := diffPeers(s.peers, come, nil, func(netip.Prefix) bool { return false }, said, time.Now())
+		if len(changes) != 1 || changes[0].endpoint != p.Endpoint {
+			t.Errorf("step %d, to %s: changes are %v", i, at, changes)
+		}
+		s.after(changes, come, nil)
+		said[p.Key] = p.Endpoint
+		if again, _ := diffPeers(s.peers, come, nil, func(netip.Prefix) bool { return false }, said, time.Now()); len(again) > 0 {
+			t.Errorf("step %d, once more: changes are %v", i, again)
+		}
 	}
 }
 

@@ -53,7 +53,18 @@ func Announce(s *model.Snapshot, v *View, ready func(driver string) bool, settle
 // refuses tells whether this node is to refuse clear text from any node.
 func refuses(s *model.Snapshot) bool {
 	e, st := &s.Encryption, &s.EncryptionState
-	return e.Any() && !e.Preferred && (st.Over || len(st.Seen) > 0)
+	if !e.Any() || e.Preferred {
+		return false
+	}
+	if st.Over || len(st.Seen) > 0 {
+		return true
+	}
+	for name, n := range s.Nodes {
+		if name != s.Self && neverClear(s, n) {
+			return true
+		}
+	}
+	return false
 }
 
 // goesClear tells whether this node is to send anything in clear.
@@ -70,8 +81,8 @@ func goesClear(s *model.Snapshot) bool {
 	if st.Over {
 		return false
 	}
-	for name := range s.Nodes {
-		if name != s.Self && !st.Seen[name] {
+	for name, n := range s.Nodes {
+		if name != s.Self && !st.Seen[name] && !neverClear(s, n) {
 			return true
 		}
 	}

@@ -136,7 +136,14 @@ func (c *compiler) ready() map[model.NodeName]bool {
 // closed tells whether nothing may go to a node in clear any more.
 func (c *compiler) closed(node model.NodeName, f model.Family) bool {
 	e := &c.s.Encryption
-	return e.Enabled(f) && !e.Preferred && (c.s.EncryptionState.Over || c.s.EncryptionState.Seen[node])
+	return e.Enabled(f) && !e.Preferred && (c.s.EncryptionState.Over || c.s.EncryptionState.Seen[node] || neverClear(c.s, c.s.Nodes[node]))
+}
+
+// neverClear tells whether this node sends nothing in clear by its record, and another one has done with that: so
+// who comes later, or has lost its memory, does not begin with it.
+func neverClear(s *model.Snapshot, n *model.Node) bool {
+	self := s.Nodes[s.Self]
+	return n != nil && n.Tunnels != nil && n.Tunnels.EncryptedOnly && !SendsClear(n) && (self == nil || self.Tunnels == nil || !SendsClear(self))
 }
 
 // inPlay tells whether this node may be sending by WireGuard: then it goes over to clear text only after
@@ -219,14 +226,19 @@ func (c *compiler) guard(peers []Peer) Guard {
 		return g
 	}
 	for _, p := range c.s.Pools {
-		if e.Enabled(model.FamilyOf(p.CIDR.Addr())) && (!p.Disabled || c.used(p.CIDR)) {
+		if _, refused := c.onLink(p.CIDR); !refused && e.Enabled(model.FamilyOf(p.CIDR.Addr())) && (!p.Disabled || c.used(p.CIDR)) {
 			g.Pools = append(g.Pools, p.CIDR)
+		}
+	}
+	for i := range peers { // wherever they are: what keeps the hosts together is not guarded
+		if covered(g.Pools, peers[i].Address) {
+			g.Clear = append(g.Clear, model.HostPrefix(peers[i].Address))
 		}
 	}
 	said := c.self.Tunnels != nil && c.self.Tunnels.EncryptedOnly
 	for i := range peers {
 		p := &peers[i]
-		if said && (st.Refused[p.Node] || (st.Over || st.Seen[p.Node]) && !SendsClear(c.s.Nodes[p.Node])) {
+		if said && (neverClear(c.s, c.s.Nodes[p.Node]) || st.Refused[p.Node] || (st.Over || st.Seen[p.Node]) && !SendsClear(c.s.Nodes[p.Node])) {
 			continue
 		}
 		for _, held := range slices.Concat(p.Prefixes, p.Other) {
