@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -139,10 +140,13 @@ func (x *crossing) packetSocket(t *testing.T, ns testkit.NS) int {
 	all := uint16(unix.ETH_P_ALL<<8 | unix.ETH_P_ALL>>8)
 	fd := x.socket(t, ns, unix.AF_PACKET, unix.SOCK_RAW, int(all), "")
 	ns.Do(t, func() error {
-		links := 2 // lo is 1; the wire is the other
-		for ; links < 64; links++ {
-			if unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: links}) == nil {
-				return nil
+		links, err := net.Interfaces()
+		if err != nil {
+			return err
+		}
+		for _, l := range links { // some kernels add devices of their own, which are down
+			if l.Flags&net.FlagUp != 0 && l.Flags&net.FlagLoopback == 0 {
+				return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: l.Index})
 			}
 		}
 		return errors.New("no link to bind to")
