@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -36,15 +37,10 @@ behind. A lab of that name which is up already is left alone.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := needRoot(cmd); err != nil {
-				return err
-			}
-			ctx, stop := lab.NotifyContext(cmd.Context())
-			defer stop()
-			ctx, fail := context.WithCancelCause(ctx)
-			defer fail(nil)
-			d.Out, d.Log = lab.Writer(cmd.OutOrStdout(), fail), lab.Writer(cmd.ErrOrStderr(), fail)
-			return d.Run(ctx)
+			return asRoot(cmd, func(ctx context.Context, out, log io.Writer) error {
+				d.Out, d.Log = out, log
+				return d.Run(ctx)
+			})
 		},
 	}
 	cmd.Flags().StringVar(&d.Name, "name", "demo", "name of the lab")
@@ -66,16 +62,11 @@ measure: process start to all routes in the kernel, one more node from the store
 resident memory, and CPU while nothing changes.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := needRoot(cmd); err != nil {
+			return asRoot(cmd, func(ctx context.Context, out, log io.Writer) error {
+				s.Out, s.Log = out, log
+				_, err := s.Run(ctx)
 				return err
-			}
-			ctx, stop := lab.NotifyContext(cmd.Context())
-			defer stop()
-			ctx, fail := context.WithCancelCause(ctx)
-			defer fail(nil)
-			s.Out, s.Log = lab.Writer(cmd.OutOrStdout(), fail), lab.Writer(cmd.ErrOrStderr(), fail)
-			_, err := s.Run(ctx)
-			return err
+			})
 		},
 	}
 	scale.Flags().StringVar(&s.Name, "name", "scale", "name of the lab")
@@ -105,16 +96,11 @@ and memory.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := needRoot(cmd); err != nil {
+			return asRoot(cmd, func(ctx context.Context, out, log io.Writer) error {
+				p.Out, p.Log = out, log
+				_, err := p.Run(ctx)
 				return err
-			}
-			ctx, stop := lab.NotifyContext(cmd.Context())
-			defer stop()
-			ctx, fail := context.WithCancelCause(ctx)
-			defer fail(nil)
-			p.Out, p.Log = lab.Writer(cmd.OutOrStdout(), fail), lab.Writer(cmd.ErrOrStderr(), fail)
-			_, err := p.Run(ctx)
-			return err
+			})
 		},
 	}
 	cmd.Flags().StringVar(&p.Name, "name", "policy", "name of the lab")
@@ -126,9 +112,14 @@ and memory.`,
 	return cmd
 }
 
-func needRoot(cmd *cobra.Command) error {
+// asRoot runs what makes a lab, until it is interrupted or nobody reads what it prints any more.
+func asRoot(cmd *cobra.Command, run func(ctx context.Context, out, log io.Writer) error) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("%s: only root can make network namespaces and mounts: try with sudo", cmd.CommandPath())
 	}
-	return nil
+	ctx, stop := lab.NotifyContext(cmd.Context())
+	defer stop()
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	return run(ctx, lab.Writer(cmd.OutOrStdout(), fail), lab.Writer(cmd.ErrOrStderr(), fail))
 }
