@@ -14,6 +14,18 @@ type Speaker struct {
 	Sessions   []Session    // sorted by Peer
 	// Advertisements are what this host originates, sorted by Prefix.
 	Advertisements []Advertisement
+	// Sets are what FilterRule.Set names, sorted by Name. A changed set, as any changed filter, is asked
+	// again about what was refused before: a peer may announce a block a moment before the store tells of it.
+	Sets []PrefixSet
+}
+
+// PrefixSet is a set of prefixes: those in Exact, those equal to or within one of Within, and those that
+// contain one of Covers or are equal to it. Each list is sorted and has both families.
+type PrefixSet struct {
+	Name   string
+	Exact  []netip.Prefix
+	Within []netip.Prefix
+	Covers []netip.Prefix
 }
 
 // Session is one BGP session (RFC 4271) of one address family: the family of the peer's address.
@@ -86,11 +98,15 @@ type FilterRule struct {
 	// MinLength and MaxLength bound the prefix length in bits; a MaxLength of 0 is no bound.
 	MinLength, MaxLength int
 
+	Set      string // name of a Speaker.Sets that the route's prefix is in; empty: any
+	NotInSet bool   // with Set: that it is not in
+
 	RemotePeers bool           // only what was learned by BGP
 	Interface   string         // of the kernel's route, with * as wildcard; empty: any
 	EBGP, IBGP  bool           // only of such a session; neither: any
 	Community   string         // canonical aa:nn or aa:nn:mm; empty: any
 	ASPath      []uint32       // the path begins so; empty: any
+	Priority    uint32         // metric of the kernel's route, 2147483647 less local preference; 0: any
 	Operations  []FilterAction // only where Accept
 }
 
