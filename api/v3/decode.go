@@ -162,7 +162,7 @@ func kindFor(apiVersion, kind string) (KindInfo, error) {
 // notYet are the kinds of the same vocabulary that this release does not know.
 func notYet() []string {
 	return []string{
-		"BGPConfiguration", "BGPFilter", "BGPPeer", "CalicoNodeStatus", "KubeControllersConfiguration",
+		"KubeControllersConfiguration",
 	}
 }
 
@@ -279,6 +279,22 @@ func newOfKind(kind string) (Object, bool) {
 	case KindWorkloadEndpoint:
 		return newObject[WorkloadEndpoint](v3)(), true
 	}
+	return newBGPKind(kind)
+}
+
+// newBGPKind is newOfKind for the kinds of BGP.
+func newBGPKind(kind string) (Object, bool) {
+	v3 := groupVersion()
+	switch kind {
+	case KindBGPConfiguration:
+		return newObject[BGPConfiguration](v3)(), true
+	case KindBGPFilter:
+		return newObject[BGPFilter](v3)(), true
+	case KindBGPPeer:
+		return newObject[BGPPeer](v3)(), true
+	case KindCalicoNodeStatus:
+		return newObject[CalicoNodeStatus](v3)(), true
+	}
 	return newPolicyKind(kind)
 }
 
@@ -319,6 +335,8 @@ func newKubernetesKind(kind string) (Object, bool) {
 		return newObject[discoveryv1.EndpointSlice](discoveryv1.SchemeGroupVersion)(), true
 	case KindKubernetesNetworkPolicy:
 		return newObject[networkingv1.NetworkPolicy](networkingv1.SchemeGroupVersion)(), true
+	case KindSecret:
+		return newObject[corev1.Secret](corev1.SchemeGroupVersion)(), true
 	case KindService:
 		return newObject[corev1.Service](corev1.SchemeGroupVersion)(), true
 	case KindServiceAccount:

@@ -32,6 +32,11 @@ const (
 	KindClusterInformation = "ClusterInformation"
 	KindFelixConfiguration = "FelixConfiguration"
 
+	KindBGPConfiguration = "BGPConfiguration"
+	KindBGPFilter        = "BGPFilter"
+	KindBGPPeer          = "BGPPeer"
+	KindCalicoNodeStatus = "CalicoNodeStatus"
+
 	KindTier                          = "Tier"
 	KindNetworkPolicy                 = "NetworkPolicy"
 	KindGlobalNetworkPolicy           = "GlobalNetworkPolicy"
@@ -46,6 +51,7 @@ const (
 	// Kubernetes' own kinds, which the etcd store holds as well. On the wire KindKubernetesNetworkPolicy
 	// is NetworkPolicy of networking.k8s.io.
 	KindNamespace               = "Namespace"
+	KindSecret                  = "Secret"
 	KindServiceAccount          = "ServiceAccount"
 	KindService                 = "Service"
 	KindEndpointSlice           = "EndpointSlice"

@@ -70,7 +70,7 @@ func Kinds() []KindInfo {
 		{Kind: KindWorkloadEndpoint, Plural: "workloadendpoints", Singular: "workloadendpoint", Short: []string{"wep", "weps"},
 			Namespaced: true, GroupVersion: v3, New: newObject[WorkloadEndpoint](v3), Columns: workloadEndpointColumns()},
 	}
-	kinds = slices.Concat(kinds, policyKinds(), kubernetesKinds())
+	kinds = slices.Concat(kinds, bgpKinds(), policyKinds(), kubernetesKinds())
 	slices.SortFunc(kinds, func(a, b KindInfo) int { return strings.Compare(a.Kind, b.Kind) })
 	return kinds
 }

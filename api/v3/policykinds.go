@@ -76,6 +76,12 @@ func kubernetesKinds() []KindInfo {
 					return ruleCount(len(p.Spec.Ingress), len(p.Spec.Egress))
 				})),
 			}},
+		{Kind: KindSecret, Plural: "secrets", Singular: "secret", Namespaced: true,
+			GroupVersion: corev1.SchemeGroupVersion, New: newObject[corev1.Secret](corev1.SchemeGroupVersion),
+			Columns: []Column{
+				column("TYPE", func(s *corev1.Secret) string { return string(s.Type) }),
+				column("DATA", func(s *corev1.Secret) string { return strconv.Itoa(len(s.Data)) }),
+			}},
 		{Kind: KindService, Plural: "services", Singular: "service", Short: []string{"svc"}, Namespaced: true,
 			GroupVersion: corev1.SchemeGroupVersion, New: newObject[corev1.Service](corev1.SchemeGroupVersion),
 			Columns: []Column{

@@ -137,7 +137,7 @@ func validateNamespace(path *field.Path, namespace, kind string) field.ErrorList
 func isNamespaced(kind string) bool {
 	switch kind {
 	case KindWorkloadEndpoint, KindNetworkPolicy, KindStagedNetworkPolicy, KindStagedKubernetesNetworkPolicy, KindNetworkSet,
-		KindKubernetesNetworkPolicy, KindServiceAccount, KindService, KindEndpointSlice:
+		KindKubernetesNetworkPolicy, KindServiceAccount, KindSecret, KindService, KindEndpointSlice:
 		return true
 	}
 	return false

@@ -1,0 +1,196 @@
+package v3
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Values of BGPPeer.nextHopMode.
+const (
+	NextHopModeAuto = "Auto"
+	NextHopModeSelf = "Self"
+	NextHopModeKeep = "Keep"
+)
+
+// Values of BGPPeer.sourceAddress.
+const (
+	SourceAddressUseNodeIP = "UseNodeIP"
+	SourceAddressNone      = "None"
+)
+
+// Values of BGPPeer.reversePeering.
+const (
+	ReversePeeringAuto   = "Auto"
+	ReversePeeringManual = "Manual"
+)
+
+// What BGPPeer.bfd means where it says nothing.
+const (
+	DefaultBFDIntervalMillis = 300
+	DefaultBFDMultiplier     = 3
+)
+
+// BGPPeerBFD notices within fractions of a second that a peer is gone (RFC 5880, RFC 5881: single hop).
+type BGPPeerBFD struct {
+	// Interval of the packets in both directions, in steps of a millisecond; 300ms when unset.
+	//
+	// +optional
+	Interval *metav1.Duration `json:"interval,omitempty"`
+
+	// Multiplier is how many packets in a row are missing when a peer counts as gone; 3 when unset.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=255
+	Multiplier int `json:"multiplier,omitempty"`
+}
+
+// BGPPeerSpec says which nodes speak BGP with whom, and how.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.node) || size(self.node) == 0 || !has(self.nodeSelector) || size(self.nodeSelector) == 0",message="node and nodeSelector exclude each other"
+// +kubebuilder:validation:XValidation:rule="(has(self.peerIP) && size(self.peerIP) > 0 ? 1 : 0) + (has(self.peerSelector) && size(self.peerSelector) > 0 ? 1 : 0) + (has(self.localWorkloadSelector) && size(self.localWorkloadSelector) > 0 ? 1 : 0) <= 1",message="peerIP, peerSelector and localWorkloadSelector exclude each other"
+// +kubebuilder:validation:XValidation:rule="!has(self.reachableBy) || size(self.reachableBy) == 0 || (has(self.peerIP) && size(self.peerIP) > 0)",message="reachableBy needs peerIP"
+// +kubebuilder:validation:XValidation:rule="!has(self.keepOriginalNextHop) || !self.keepOriginalNextHop || !has(self.nextHopMode)",message="keepOriginalNextHop is the older form of nextHopMode: leave one of them out"
+type BGPPeerSpec struct {
+	// Node is the one node that has this peer.
+	//
+	// +optional
+	Node string `json:"node,omitempty"`
+
+	// NodeSelector picks the nodes that have this peer; all when neither it nor node is set.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	NodeSelector string `json:"nodeSelector,omitempty"`
+
+	// PeerIP is the address of the peer, with a port or without: 192.0.2.1, 192.0.2.1:1179,
+	// 2001:db8::1, [2001:db8::1]:1179. Without one, 179, or the listenPort of the node whose address it is.
+	//
+	// +optional
+	PeerIP string `json:"peerIP,omitempty"`
+
+	// PeerSelector picks nodes of the cluster as peers; their addresses and AS numbers are the nodes' own.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	PeerSelector string `json:"peerSelector,omitempty"`
+
+	// LocalWorkloadSelector picks pods of the same node as peers.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	LocalWorkloadSelector string `json:"localWorkloadSelector,omitempty"`
+
+	// ASNumber of the peer. Not with peerSelector.
+	//
+	// +optional
+	ASNumber ASNumber `json:"asNumber,omitempty"`
+
+	// LocalASNumber is the AS number that the node shows to this peer; its own when unset.
+	//
+	// +optional
+	LocalASNumber *ASNumber `json:"localASNumber,omitempty"`
+
+	// NextHopMode says which next hop the peer is told of routes of others: Auto, when unset, keeps it
+	// towards the own AS and is the node's own towards another; Self is the node's own, Keep keeps it.
+	//
+	// +optional
+	// +kubebuilder:validation:Enum=Auto;Self;Keep
+	NextHopMode string `json:"nextHopMode,omitempty"`
+
+	// KeepOriginalNextHop is the older form of nextHopMode Keep towards another AS.
+	//
+	// +optional
+	KeepOriginalNextHop bool `json:"keepOriginalNextHop,omitempty"`
+
+	// Password of the sessions.
+	//
+	// +optional
+	Password *BGPPassword `json:"password,omitempty"`
+
+	// SourceAddress is UseNodeIP, when unset, to speak from the node's own address, or None to leave it
+	// to the kernel.
+	//
+	// +optional
+	// +kubebuilder:default=UseNodeIP
+	// +kubebuilder:validation:Enum=UseNodeIP;None
+	SourceAddress string `json:"sourceAddress,omitempty"`
+
+	// MaxRestartTime is how long the peer's routes are kept while it restarts (RFC 4724); 120s when unset.
+	//
+	// +optional
+	MaxRestartTime *metav1.Duration `json:"maxRestartTime,omitempty"`
+
+	// KeepaliveTime is the interval of keepalives; a peer counts as gone after three of them. 60s when
+	// unset.
+	//
+	// +optional
+	KeepaliveTime *metav1.Duration `json:"keepaliveTime,omitempty"`
+
+	// NumAllowedLocalASNumbers is how often the own AS number may be in the path of a route that is
+	// accepted; 0 when unset.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=10
+	NumAllowedLocalASNumbers *int32 `json:"numAllowedLocalASNumbers,omitempty"`
+
+	// TTLSecurity is the number of hops that the peer is away at most: packets from further away are not
+	// accepted (GTSM, RFC 5082). Off when unset or 0.
+	//
+	// +optional
+	TTLSecurity *uint8 `json:"ttlSecurity,omitempty"`
+
+	// ReachableBy is a gateway on the node's link that leads to the peer: a route to the peer by way of it
+	// is added.
+	//
+	// +optional
+	ReachableBy string `json:"reachableBy,omitempty"`
+
+	// Filters are the names of BGPFilters, in the order in which they are asked.
+	//
+	// +optional
+	Filters []string `json:"filters,omitempty"`
+
+	// ReversePeering is Auto, when unset, so that the nodes that peerSelector picks have this node as
+	// peer without a BGPPeer of their own, or Manual.
+	//
+	// +optional
+	// +kubebuilder:default=Auto
+	// +kubebuilder:validation:Enum=Auto;Manual
+	ReversePeering string `json:"reversePeering,omitempty"`
+
+	// BFD notices early that the peer is gone. Off when unset. An addition of this project.
+	//
+	// +optional
+	BFD *BGPPeerBFD `json:"bfd,omitempty"`
+
+	// MaxPrefixes is the most routes that the peer may announce: with more, the session ends. No limit
+	// when unset or 0. An addition of this project.
+	//
+	// +optional
+	MaxPrefixes *uint32 `json:"maxPrefixes,omitempty"`
+}
+
+// BGPPeer makes nodes speak BGP with a router, with other nodes, or with pods of their own.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,path=bgppeers,singular=bgppeer
+// +kubebuilder:printcolumn:name="PEERIP",type=string,JSONPath=`.spec.peerIP`
+// +kubebuilder:printcolumn:name="NODE",type=string,JSONPath=`.spec.node`
+// +kubebuilder:printcolumn:name="ASN",type=string,JSONPath=`.spec.asNumber`
+type BGPPeer struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +optional
+	Spec BGPPeerSpec `json:"spec,omitzero"`
+}
+
+// BGPPeerList is a list of BGPPeer.
+//
+// +kubebuilder:object:root=true
+type BGPPeerList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []BGPPeer `json:"items"`
+}
