@@ -84,9 +84,7 @@ func New(h *kernel.Handle, log *slog.Logger, o Options) *Driver {
 		o.LogDir = "/run/weft"
 	}
 	d := &Driver{h: h, log: log, opts: o, devices: map[string]*device{}, again: make(chan struct{}, 1)}
-	d.procs = &processes{
-		h: h, log: log, executable: o.Executable, socketDir: o.SocketDir, logDir: o.LogDir, env: o.Env, died: d.onDeath,
-	}
+	d.procs = newProcesses(h, log, o, d.onDeath)
 	if o.Way != "" {
 		d.use(o.Way)
 	}
@@ -116,7 +114,7 @@ func (d *Driver) Way() Way {
 func (d *Driver) Close() {
 	d.running.Lock()
 	defer d.running.Unlock()
-	d.procs.close()
+	d.procs.Close()
 	if d.control != nil {
 		d.control.close()
 	}

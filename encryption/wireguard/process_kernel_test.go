@@ -24,6 +24,7 @@ import (
 	"weft/encryption"
 	"weft/encryption/wireguard/userspace"
 	"weft/internal/kernel"
+	"weft/internal/supervise"
 	"weft/internal/testkit"
 	"weft/internal/traffic"
 	"weft/model"
@@ -186,7 +187,7 @@ func meet(t *testing.T, hosts ...*host) {
 
 func pidOf(t testing.TB, h *host) int {
 	t.Helper()
-	pid, err := listener(context.Background(), h.driver.procs.of(wg).Socket())
+	pid, err := supervise.Listener(context.Background(), h.driver.procs.of(wg).Socket())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,7 +255,7 @@ func TestProcessKilled(t *testing.T) {
 	const rounds = 12
 	for range rounds {
 		lived := time.Now() // one that ends soon after its start is not started at once again and again
-		testkit.Eventually(t, 10*time.Second, "the process lives a while", func() bool { return time.Since(lived) > soon+100*time.Millisecond })
+		testkit.Eventually(t, 10*time.Second, "the process lives a while", func() bool { return time.Since(lived) > supervise.Soon+100*time.Millisecond })
 		pid := pidOf(t, a)
 		start := time.Now()
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
@@ -383,13 +384,13 @@ func TestProcessDoesNotStart(t *testing.T) {
 	for executable, says := range map[string]string{
 		"/bin/false": "it ended without a word: see its log", "/nonexistent": "no such file or directory",
 	} {
-		h.driver.procs.executable = executable
+		h.driver.procs.Executable = executable
 		_, err := h.driver.Apply(context.Background(), h.plan(model.IPv4))
 		if err == nil || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "start the process of WireGuard device "+wg) {
 			t.Errorf("%s: %v", executable, err)
 		}
 	}
-	h.driver.procs.executable = ""
+	h.driver.procs.Executable = ""
 	// Where the directory of its socket cannot be made, the process itself says so.
 	dir := h.driver.procs.socketDir
 	if err := os.WriteFile(dir, nil, 0o600); err != nil {

@@ -50,10 +50,10 @@ func (d *Driver) Observe(e kernel.Event) bool {
 
 // onDeath is called when a process ended that nobody told to.
 func (d *Driver) onDeath(p *process) {
-	d.log.Warn("the process of a WireGuard device ended", "device", p.Device, "pid", p.pid, "after", time.Since(p.since).Round(time.Millisecond))
+	d.log.Warn("the process of a WireGuard device ended", "device", p.Name, "pid", p.PID, "after", time.Since(p.Since).Round(time.Millisecond))
 	d.mu.Lock()
 	d.fresh = false
-	if dev := d.devices[p.Device]; dev != nil {
+	if dev := d.devices[p.Name]; dev != nil {
 		dev.have = nil
 	}
 	d.mu.Unlock()
