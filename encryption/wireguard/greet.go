@@ -25,10 +25,10 @@ type greeting struct {
 }
 
 // greetNew has a handshake with new peers begin before there is traffic. Where both ends begin at the same
-// moment, as when traffic of both directions moves to a device, neither succeeds, and they try again
-// after 5 s: so the end with the lower key begins at once, and the other a second later, which is for
-// when the first was not answered since this end did not know it yet. With a session, all that does is one
-// empty packet. Of many peers, Watch greets the rest bit by bit.
+// moment neither succeeds, and they try again after 5 s: so the end with the lower key begins at once, and
+// the other a second later, which is for when the first was not answered since this end did not know it
+// yet. With a session, all that does is one empty packet. Of many peers, Watch greets the rest bit by bit.
+// Handshakes that traffic begins cross all the same; a process sorts those out (package userspace).
 func (d *Driver) greetNew(ctx context.Context, dev *device, added []*encryption.Peer) error {
 	now := time.Now()
 	for _, p := range added {

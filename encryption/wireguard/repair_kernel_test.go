@@ -371,6 +371,7 @@ func TestKeyNeverShows(t *testing.T) {
 			_ = unix.Kill(pid, unix.SIGKILL)
 			_, err = a.driver.Apply(context.Background(), a.plan(model.IPv4, b))
 			note(err)
+			testkit.Eventually(t, 10*time.Second, "the process is gone", func() bool { return errors.Is(unix.Kill(pid, 0), unix.ESRCH) })
 			a.apply(t, a.plan(model.IPv4, b))
 			e, done, err := (&socketControl{dir: a.options().SocketDir}).dial(context.Background(), wg)
 			if err != nil {

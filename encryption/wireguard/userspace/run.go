@@ -63,7 +63,7 @@ func start(ctx context.Context, p Process) (*service, error) {
 		return nil, err
 	}
 	s := &service{log: log}
-	s.device = device.NewDevice(t, conn.NewDefaultBind(), &device.Logger{
+	s.device = device.NewDevice(t, newCrossing(conn.NewDefaultBind()), &device.Logger{
 		Verbosef: device.DiscardLogf,
 		Errorf:   func(format string, args ...any) { log.Error(fmt.Sprintf(format, args...)) },
 	})
