@@ -129,6 +129,7 @@ type Node struct {
 	// (annotation weft.io/wireguard-endpoint); BehindNAT, that it has to keep the way open itself.
 	Outside   netip.Addr
 	BehindNAT bool
+	BGP       NodeBGP
 }
 
 // OnLink is one entry of a node's published view of its link: addresses in Prefix are reached
@@ -259,6 +260,8 @@ type Pool struct {
 	CrossSubnet bool // with Encap: only towards nodes that are not on link
 	NATOutgoing bool
 	Disabled    bool // no new allocations; traffic of existing ones goes on
+	// Unadvertised (disableBGPExport) keeps the pool out of BGP.
+	Unadvertised bool
 }
 
 // Block is an allocation block: a part of a pool whose addresses one node hands out.

@@ -312,7 +312,8 @@ func poolOf(p *v3.IPPool) (model.Pool, bool) {
 	if err != nil || slices.Equal(p.Spec.AllowedUses, []v3.AllowedUse{v3.UseLoadBalancer}) {
 		return model.Pool{}, false
 	}
-	pool := model.Pool{Name: p.Name, CIDR: cidr.Masked(), NATOutgoing: p.Spec.NATOutgoing, Disabled: p.Spec.Disabled}
+	pool := model.Pool{Name: p.Name, CIDR: cidr.Masked(), NATOutgoing: p.Spec.NATOutgoing, Disabled: p.Spec.Disabled,
+		Unadvertised: p.Spec.DisableBGPExport}
 	for _, m := range []struct {
 		encap model.Encap
 		mode  v3.EncapMode

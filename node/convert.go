@@ -64,6 +64,9 @@ func nodeOf(o *v3.Node) (*model.Node, error) {
 		n.Tunnels = &model.Tunnels{Receives: endsOf(o.Status.Tunnels.Receives), Sends: endsOf(o.Status.Tunnels.Sends),
 			EncryptedOnly: o.Status.Tunnels.EncryptedOnly}
 	}
+	if err := readBGP(n, o.Spec.BGP); err != nil {
+		return nil, err
+	}
 	if err := readKeys(n, o); err != nil {
 		return nil, err
 	}
