@@ -3,6 +3,7 @@ package model
 import (
 	"encoding/base64"
 	"fmt"
+	"math"
 )
 
 // PublicKey is a Curve25519 public key, as WireGuard uses it. Its zero value means "none".
@@ -63,11 +64,14 @@ func (c EncryptionConfig) Enabled(f Family) bool {
 func (c EncryptionConfig) Any() bool { return c.Enabled4 || c.Enabled6 }
 
 // Port returns the UDP port of the device over an underlay of a family in an epoch: every second epoch
-// has a port two higher, since the devices of two epochs work side by side.
+// has a port two higher, since the devices of two epochs work side by side; or lower, where there is none.
 func (c EncryptionConfig) Port(f Family, epoch int) int {
 	port := c.Port4
 	if f == IPv6 {
 		port = c.Port6
+	}
+	if port > math.MaxUint16-2 {
+		return port - 2*(epoch&1)
 	}
 	return port + 2*(epoch&1)
 }

@@ -11,6 +11,10 @@ func TestFelixRules(t *testing.T) {
 	checkRules(t, KindFelixConfiguration, []rule{
 		{`{}`, ``},
 		{`{vxlanVNI: 16777215, vxlanPort: 65535, vxlanMTU: 0, vxlanMTUV6: 1280, wireguardMTU: 576}`, ``},
+		{`{wireguardListeningPort: 51821}`, ``},
+		{`{wireguardListeningPort: 65535, wireguardListeningPortV6: 65534}`, ``},
+		{`{wireguardListeningPort: 51822, wireguardListeningPortV6: 51820}`, `spec.wireguardListeningPortV6: Invalid value: 51820: want another than wireguardListeningPort (51822)`},
+		{`{wireguardListeningPort: 51822, wireguardListeningPortV6: 51822}`, `spec.wireguardListeningPortV6: Invalid value: 51822: want another`},
 		{`{vxlanVNI: 0}`, `spec.vxlanVNI: Invalid value: 0: want 1 to 16777215`},
 		{`{vxlanVNI: 16777216}`, `spec.vxlanVNI: Invalid value: 16777216: want 1 to 16777215`},
 		{`{vxlanPort: 0}`, `spec.vxlanPort: Invalid value: 0: want 1 to 65535`},

@@ -1,6 +1,7 @@
 package v3
 
 import (
+	"fmt"
 	"math"
 	"math/bits"
 	"strings"
@@ -134,6 +135,7 @@ func (r *felixRules) tunnel(s *FelixTunnelSpec) {
 func (r *felixRules) wireguard(s *FelixWireguardSpec) {
 	r.number("wireguardListeningPort", s.WireguardListeningPort, 1, 65535)
 	r.number("wireguardListeningPortV6", s.WireguardListeningPortV6, 1, 65535)
+	r.wireguardPorts(s)
 	r.device("wireguardInterfaceName", s.WireguardInterfaceName)
 	r.device("wireguardInterfaceNameV6", s.WireguardInterfaceNameV6)
 	r.mtu("wireguardMTU", s.WireguardMTU, 576)
@@ -144,6 +146,18 @@ func (r *felixRules) wireguard(s *FelixWireguardSpec) {
 	r.duration("wireguardKeepAlive", s.WireguardKeepAlive)
 	if v := s.WireguardKeepAlive; v != nil && v.Duration > math.MaxUint16*time.Second {
 		r.add(invalid(r.path.Child("wireguardKeepAlive"), v.Duration.String(), "want at most 65535s"))
+	}
+}
+
+// wireguardPorts refuses two ports that could not be used at the same time.
+func (r *felixRules) wireguardPorts(s *FelixWireguardSpec) {
+	if s.WireguardListeningPort == nil || s.WireguardListeningPortV6 == nil {
+		return
+	}
+	p4, p6 := *s.WireguardListeningPort, *s.WireguardListeningPortV6
+	if d := p4 - p6; d == 0 || d == 2 || d == -2 {
+		r.add(invalid(r.path.Child("wireguardListeningPortV6"), p6, fmt.Sprintf(
+			"want another than wireguardListeningPort (%d), and not 2 from it: while keys change, the devices of the new ones have a port 2 away from those of the old", p4)))
 	}
 }
 

@@ -58,9 +58,14 @@ func statusOf(device string, port int, node model.NodeName, k model.PublicKey, p
 		Rx: p.rx, Tx: p.tx, AllowedIPs: p.allowed}
 }
 
+// leftTime bounds how long a start waits for processes that hang.
+const leftTime = 2 * time.Second
+
 // Left reads, before the first Apply, the peers of the devices that an earlier process left, without their
-// nodes. A device that does not answer has none.
+// nodes. A device that does not answer within leftTime has none.
 func (d *Driver) Left(ctx context.Context) ([]PeerStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, leftTime)
+	defer cancel()
 	d.running.Lock()
 	defer d.running.Unlock()
 	links, err := d.h.TunnelLinks(ctx)
