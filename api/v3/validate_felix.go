@@ -1,7 +1,6 @@
 package v3
 
 import (
-	"fmt"
 	"math"
 	"math/bits"
 	"strings"
@@ -156,8 +155,8 @@ func (r *felixRules) wireguardPorts(s *FelixWireguardSpec) {
 	}
 	p4, p6 := *s.WireguardListeningPort, *s.WireguardListeningPortV6
 	if d := p4 - p6; d == 0 || d == 2 || d == -2 {
-		r.add(invalid(r.path.Child("wireguardListeningPortV6"), p6, fmt.Sprintf(
-			"want another than wireguardListeningPort (%d), and not 2 from it: while keys change, the devices of the new ones have a port 2 away from those of the old", p4)))
+		r.add(invalid(r.path.Child("wireguardListeningPortV6"), p6,
+			"want another than wireguardListeningPort (%d), and not 2 from it: while keys change, the devices of the new ones have a port 2 away from those of the old", p4))
 	}
 }
 
