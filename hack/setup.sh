@@ -5,9 +5,9 @@ packages="iproute2 iputils-ping"
 case "${1:-}" in
 bench) packages="$packages iperf3 nftables iptables ipset tcpdump" ;;
 test | test-kernel)
-	# iptables and ipset are a backend of policy; from qemu on it is the test machine: the emulator, what its
+	# iptables and ipset are a backend of policy; bird2 and frr are neighbours in BGP; from qemu on it is the test machine: the emulator, what its
 	# file system is made with, what is in it.
-	packages="$packages iperf3 nftables tcpdump iptables ipset procps util-linux mount qemu-system-x86 busybox-static kmod cpio xz-utils dash"
+	packages="$packages iperf3 nftables tcpdump iptables ipset bird2 frr procps util-linux mount qemu-system-x86 busybox-static kmod cpio xz-utils dash"
 	;;
 esac
 missing=""

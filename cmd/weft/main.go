@@ -12,6 +12,7 @@ import (
 	"weft/encryption/wireguard/userspace"
 	"weft/lab"
 	"weft/node"
+	"weft/routing/bgp/speaker"
 )
 
 // version is set by the linker: make build.
@@ -21,6 +22,6 @@ func main() { os.Exit(cli.Execute(context.Background(), root())) }
 
 func root() *cobra.Command {
 	root := cli.Root(version)
-	root.AddCommand(node.Command(version), node.StoreCommand(), lab.Command(), bench.DemoCommand(), bench.Command(), userspace.Command())
+	root.AddCommand(node.Command(version), node.StoreCommand(), lab.Command(), bench.DemoCommand(), bench.Command(), userspace.Command(), speaker.Command())
 	return root
 }

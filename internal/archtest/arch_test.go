@@ -188,6 +188,8 @@ func TestDoors(t *testing.T) {
 		{"weft/policy/nftables", []string{"node"}, "node/wire.go alone names the drivers"},
 		{"weft/policy/iptables", []string{"node"}, "node/wire.go alone names the drivers"},
 		{"weft/encryption/wireguard", []string{"node"}, "node/wire.go alone names the drivers"},
+		{"weft/routing/bgp", []string{"node"}, "node/wire.go alone names the drivers"},
+		{"github.com/osrg/gobgp/v4/pkg/server", []string{"routing/bgp/speaker"}, "a process of its own speaks BGP"},
 	}
 	for _, p := range packages(t) {
 		for _, d := range doors {

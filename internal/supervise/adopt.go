@@ -97,23 +97,27 @@ func Listener(ctx context.Context, socket string) (pid int, err error) {
 		return 0, err
 	}
 	defer c.Close()
-	cred, err := credentials(c.(*net.UnixConn))
-	if err != nil {
+	if pid, err = PeerPID(c.(*net.UnixConn)); err != nil {
 		return 0, fmt.Errorf("ask who listens on %s: %w", socket, err)
 	}
-	if cred.Pid == 0 {
+	if pid == 0 {
 		return 0, fmt.Errorf("socket %s: a process of another PID namespace listens there: end it", socket)
 	}
-	return int(cred.Pid), nil
+	return pid, nil
 }
 
-func credentials(c *net.UnixConn) (*unix.Ucred, error) {
+// PeerPID returns the process at the other end of a connection, as it was when that was made or listened
+// for; 0 where it is in another PID namespace.
+func PeerPID(c *net.UnixConn) (int, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	var cred *unix.Ucred
 	var inner error
 	err = raw.Control(func(fd uintptr) { cred, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	return cred, errors.Join(err, inner)
+	if err := errors.Join(err, inner); err != nil {
+		return 0, err
+	}
+	return int(cred.Pid), nil
 }

@@ -11,6 +11,9 @@ import (
 	"weft/internal/kernel"
 )
 
+// FRRDir is where Debian has the daemons of FRR.
+const FRRDir = "/usr/lib/frr"
+
 // HasVariable names the environment variable that lists, separated by commas, the features that
 // this machine is known to have. Where one of them is found absent the test fails instead of being
 // skipped, so that a broken probe cannot hide tests for ever. "all" stands for every feature.
@@ -36,6 +39,8 @@ const (
 	NFTables  Feature = "nftables" // the nft binary and the inet family
 	IPRoute2  Feature = "iproute2" // the ip and bridge binaries
 	Iperf3    Feature = "iperf3"
+	BIRD      Feature = "bird" // version 2
+	FRR       Feature = "frr"  // its daemons below FRRDir
 )
 
 // RequireRoot skips the test where it does not run as root.
@@ -74,6 +79,10 @@ func probe(t testing.TB, f Feature) error {
 		return find("ip", "bridge")
 	case Iperf3:
 		return find("iperf3")
+	case BIRD:
+		return find("bird", "birdc")
+	case FRR:
+		return find("vtysh", FRRDir+"/zebra", FRRDir+"/bfdd", FRRDir+"/bgpd")
 	case IPv6:
 		_, err := os.Stat("/proc/sys/net/ipv6")
 		return err

@@ -1,0 +1,139 @@
+package speaker
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
+	"github.com/osrg/gobgp/v4/pkg/packet/bgp"
+	"github.com/osrg/gobgp/v4/pkg/server"
+
+	"weft/routing"
+)
+
+// watch takes what GoBGP says until ctx ends.
+func (sp *speaker) watch(ctx context.Context, s *server.BgpServer) error {
+	r := &rib{h: sp.hub, paths: map[netip.Prefix][]path{}}
+	return s.WatchEvent(ctx, server.WatchEventMessageCallbacks{
+		OnBestPath: func(paths []*apiutil.Path, _ time.Time) {
+			if ctx.Err() == nil {
+				r.update(paths)
+			}
+		},
+		OnPeerUpdate: func(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
+			if ctx.Err() == nil && e.Type == apiutil.PEER_EVENT_STATE {
+				sp.onPeer(ctx, s, e.Peer.State, at)
+			}
+		},
+		OnPathEor: func(p *apiutil.Path, _ time.Time) {
+			sp.hub.changePeer(p.PeerAddress, func(x *Peer) { x.EndOfRIB = true })
+		},
+	}, server.WatchPeer(), server.WatchBestPath(true), server.WatchEor(true))
+}
+
+var states = map[bgp.FSMState]PeerState{
+	bgp.BGP_FSM_IDLE: Idle, bgp.BGP_FSM_CONNECT: Connect, bgp.BGP_FSM_ACTIVE: Active,
+	bgp.BGP_FSM_OPENSENT: OpenSent, bgp.BGP_FSM_OPENCONFIRM: OpenConfirm, bgp.BGP_FSM_ESTABLISHED: Established,
+}
+
+func (sp *speaker) onPeer(ctx context.Context, b *server.BgpServer, s apiutil.PeerState, at time.Time) {
+	session, ok := sp.session(s.NeighborAddress)
+	if !ok {
+		return
+	}
+	state, ok := states[s.SessionState]
+	if !ok {
+		state = Idle // it is being removed
+	}
+	why := explainDown(session, s.DisconnectReason)
+	sp.hub.changePeer(s.NeighborAddress, func(p *Peer) {
+		if p.State == state {
+			return
+		}
+		if p.State == Established {
+			p.Flaps++
+		}
+		if state != Established {
+			p.EndOfRIB = false
+		}
+		if state == Idle && why != "" && (p.LastError == "" || time.Since(p.ErrorAt) > time.Second) {
+			p.LastError, p.ErrorAt = why, at
+		}
+		p.State, p.Since, p.RouterID = state, at, s.RouterID
+	})
+	if s.AdminState == api.PeerState_ADMIN_STATE_PFX_CT {
+		sp.pause(ctx, b, s.NeighborAddress)
+	}
+}
+
+// explainDown is for what the log has no word on.
+func explainDown(s routing.Session, why api.PeerState_DisconnectReason) string {
+	switch why {
+	case api.PeerState_DISCONNECT_REASON_READ_FAILED, api.PeerState_DISCONNECT_REASON_WRITE_FAILED, api.PeerState_DISCONNECT_REASON_GRACEFUL_RESTART:
+		return fmt.Sprintf("the TCP connection to %v ended without a NOTIFICATION: its BGP speaker ended, or the way to it broke", s.Peer)
+	case api.PeerState_DISCONNECT_REASON_RESTART_TIMER_EXPIRED:
+		return fmt.Sprintf("%v did not come back within its restart time: its routes are dropped", s.Peer)
+	case api.PeerState_DISCONNECT_REASON_INVALID_MSG:
+		return explainSent(s, "5", "")
+	case api.PeerState_DISCONNECT_REASON_BAD_PEER_AS:
+		return explainSent(s, "2", "2")
+	case api.PeerState_DISCONNECT_REASON_HARD_RESET:
+		return fmt.Sprintf("%v ended the session: %s", s.Peer, notification("6", "9"))
+	}
+	return ""
+}
+
+// pause lets a session begin again some time after its peer announced too many prefixes.
+func (sp *speaker) pause(ctx context.Context, b *server.BgpServer, a netip.Addr) {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	if sp.pauses[a] != nil {
+		return
+	}
+	sp.pauses[a] = time.AfterFunc(limitPause, func() {
+		sp.mu.Lock()
+		delete(sp.pauses, a)
+		sp.mu.Unlock()
+		if ctx.Err() == nil {
+			if err := b.EnablePeer(ctx, &api.EnablePeerRequest{Address: a.String()}); err != nil {
+				sp.log.Warn("a session does not begin again after its pause", "peer", a, "error", err)
+			}
+		}
+	})
+}
+
+// helloSeconds is how long a peer that sends no End-of-RIB gets to tell what it has.
+const helloSeconds = 10
+
+// settle waits until all peers have told what they have, or had the time for it. A session without
+// graceful restart gets none: its peer has forgotten this host, too.
+func (sp *speaker) settle(ctx context.Context, sessions []routing.Session) {
+	begin := time.Now()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		waiting := false
+		for _, p := range sp.hub.snapshot() {
+			for _, s := range sessions {
+				if s.Peer != p.Address || s.RestartSeconds == 0 || p.EndOfRIB {
+					continue
+				}
+				established := p.State == Established && time.Since(p.Since) > helloSeconds*time.Second
+				late := time.Since(begin) > time.Duration(s.RestartSeconds)*time.Second
+				waiting = waiting || !established && !late
+			}
+		}
+		if !waiting && time.Since(begin) > 200*time.Millisecond { // the sessions are there by then
+			sp.hub.settle()
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}

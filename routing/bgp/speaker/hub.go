@@ -1,0 +1,198 @@
+package speaker
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"weft/routing"
+)
+
+// batch is how many routes one event carries at most.
+const batch = 2000
+
+// hub has what is known, and tells those who watch what changed. It keeps for each of them only which
+// prefixes and peers are news, so that a slow one costs no more than there are.
+type hub struct {
+	mu      sync.Mutex
+	routes  map[netip.Prefix]routing.Learned
+	peers   map[netip.Addr]Peer
+	settled bool
+	all     map[*watcher]bool
+}
+
+// watcher is one who watches.
+type watcher struct {
+	h       *hub
+	wake    chan struct{} // of capacity 1
+	routes  map[netip.Prefix]bool
+	peers   map[netip.Addr]bool
+	synced  bool
+	settled bool
+}
+
+func newHub() *hub {
+	return &hub{routes: map[netip.Prefix]routing.Learned{}, peers: map[netip.Addr]Peer{}, all: map[*watcher]bool{}}
+}
+
+// watch returns a watcher to whom everything is news.
+func (h *hub) watch() *watcher {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w := &watcher{h: h, wake: make(chan struct{}, 1), routes: map[netip.Prefix]bool{}, peers: map[netip.Addr]bool{}}
+	for p := range h.routes {
+		w.routes[p] = true
+	}
+	for a := range h.peers {
+		w.peers[a] = true
+	}
+	h.all[w] = true
+	w.poke()
+	return w
+}
+
+func (w *watcher) poke() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (w *watcher) close() {
+	w.h.mu.Lock()
+	defer w.h.mu.Unlock()
+	delete(w.h.all, w)
+}
+
+// next returns the next event; false when there is no news.
+func (w *watcher) next() (Event, bool) {
+	w.h.mu.Lock()
+	defer w.h.mu.Unlock()
+	var e Event
+	for a := range w.peers {
+		if p, ok := w.h.peers[a]; ok {
+			e.Peers = append(e.Peers, p)
+		} else {
+			e.Gone = append(e.Gone, a)
+		}
+	}
+	clear(w.peers)
+	for p := range w.routes {
+		if len(e.Routes)+len(e.Withdrawn) == batch {
+			break
+		}
+		delete(w.routes, p)
+		if l, ok := w.h.routes[p]; ok {
+			e.Routes = append(e.Routes, l)
+		} else {
+			e.Withdrawn = append(e.Withdrawn, p)
+		}
+	}
+	news := len(e.Peers)+len(e.Gone)+len(e.Routes)+len(e.Withdrawn) > 0
+	if len(w.routes) == 0 {
+		if !w.synced {
+			w.synced, e.Synced, news = true, true, true
+		}
+		// After the routes: what comes before it is all that there is.
+		if w.h.settled && !w.settled {
+			w.settled, e.Settled, news = true, true, true
+		}
+	}
+	return e, news
+}
+
+// setRoute notes the best route of a prefix, or that there is none.
+func (h *hub) setRoute(p netip.Prefix, l routing.Learned, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	old, had := h.routes[p]
+	switch {
+	case !ok && !had, ok && had && sameLearned(old, l):
+		return
+	case ok:
+		h.routes[p] = l
+	default:
+		delete(h.routes, p)
+	}
+	for w := range h.all {
+		w.routes[p] = true
+		w.poke()
+	}
+}
+
+func sameLearned(a, b routing.Learned) bool {
+	return a.Peer == b.Peer && a.Priority == b.Priority && slices.Equal(a.NextHops, b.NextHops)
+}
+
+// clearRoutes notes that there are none.
+func (h *hub) clearRoutes() {
+	h.mu.Lock()
+	gone := slices.Collect(maps.Keys(h.routes))
+	h.mu.Unlock()
+	for _, p := range gone {
+		h.setRoute(p, routing.Learned{}, false)
+	}
+}
+
+// changePeer changes what is known of a peer that is configured.
+func (h *hub) changePeer(a netip.Addr, change func(*Peer)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p, ok := h.peers[a]
+	if !ok {
+		return
+	}
+	before := p
+	change(&p)
+	if p == before {
+		return
+	}
+	h.peers[a] = p
+	h.news(a)
+}
+
+// putPeer notes a peer that is configured.
+func (h *hub) putPeer(p Peer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.peers[p.Address] = p
+	h.news(p.Address)
+}
+
+func (h *hub) deletePeer(a netip.Addr) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.peers, a)
+	h.news(a)
+}
+
+// news is called with mu held.
+func (h *hub) news(a netip.Addr) {
+	for w := range h.all {
+		w.peers[a] = true
+		w.poke()
+	}
+}
+
+// snapshot returns the peers by address.
+func (h *hub) snapshot() []Peer {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.SortedFunc(maps.Values(h.peers), func(a, b Peer) int { return a.Address.Compare(b.Address) })
+}
+
+func (h *hub) isSettled() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.settled
+}
+
+func (h *hub) settle() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.settled = true
+	for w := range h.all {
+		w.poke()
+	}
+}
