@@ -159,7 +159,7 @@ func reportAll(cmd *cobra.Command, err error) error {
 }
 
 // kindList is what the list of all kinds begins with.
-const kindList = v3.KindBlockAffinity + ", "
+const kindList = v3.KindBGPConfiguration + ", "
 
 // flatten takes joined errors apart, as far as nothing was said about several of them together.
 func flatten(err error) []error {

@@ -80,6 +80,7 @@ type BGPPassword struct {
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.nodeToNodeMeshEnabled) || self.nodeToNodeMeshEnabled || !has(self.nodeMeshPassword)",message="nodeMeshPassword needs the node-to-node mesh"
 // +kubebuilder:validation:XValidation:rule="!has(self.nodeToNodeMeshEnabled) || self.nodeToNodeMeshEnabled || !has(self.nodeMeshMaxRestartTime)",message="nodeMeshMaxRestartTime needs the node-to-node mesh"
+// +kubebuilder:validation:XValidation:rule="!has(self.communities) || size(self.communities) == 0 || (has(self.prefixAdvertisements) && size(self.prefixAdvertisements) > 0)",message="communities are used by prefixAdvertisements: there are none"
 type BGPConfigurationSpec struct {
 	// LogSeverityScreen is the least severity that the speaker logs; Info when unset.
 	//
@@ -210,6 +211,7 @@ type BGPConfigurationSpec struct {
 // +kubebuilder:printcolumn:name="MESH",type=boolean,JSONPath=`.spec.nodeToNodeMeshEnabled`
 // +kubebuilder:printcolumn:name="PORT",type=integer,JSONPath=`.spec.listenPort`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || self.metadata.name.startsWith('node.')",message="the name is default, or node.<name>"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || !has(self.spec) || !(has(self.spec.nodeToNodeMeshEnabled) || has(self.spec.asNumber) || has(self.spec.serviceClusterIPs) || has(self.spec.serviceExternalIPs) || has(self.spec.serviceLoadBalancerIPs) || has(self.spec.serviceLoadBalancerAggregation) || has(self.spec.nodeMeshPassword) || has(self.spec.nodeMeshMaxRestartTime) || has(self.spec.routeReflectorThreshold))",message="the mesh, asNumber, the ranges of services and routeReflectorThreshold stand in the BGPConfiguration default only"
 type BGPConfiguration struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

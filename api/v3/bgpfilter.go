@@ -113,7 +113,7 @@ type BGPFilterRule struct {
 	// +kubebuilder:validation:Enum=Accept;Reject
 	Action string `json:"action"`
 
-	// CIDR is what the route's prefix is compared with.
+	// CIDR is what the route's prefix is compared with; bits after its prefix length do not count.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxLength=43
@@ -179,11 +179,13 @@ type BGPFilterSpec struct {
 	// ExportV4 is for IPv4 routes that the node announces.
 	//
 	// +optional
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || ((!has(self.prefixLength.min) || self.prefixLength.min <= 32) && (!has(self.prefixLength.max) || self.prefixLength.max <= 32))",message="prefixLength of an IPv4 rule is 0 to 32"
 	ExportV4 []BGPFilterRule `json:"exportV4,omitempty"`
 
 	// ImportV4 is for IPv4 routes that the peer announces.
 	//
 	// +optional
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || ((!has(self.prefixLength.min) || self.prefixLength.min <= 32) && (!has(self.prefixLength.max) || self.prefixLength.max <= 32))",message="prefixLength of an IPv4 rule is 0 to 32"
 	ImportV4 []BGPFilterRule `json:"importV4,omitempty"`
 
 	// ExportV6 is for IPv6 routes that the node announces.

@@ -29,7 +29,8 @@ const (
 	DefaultBFDMultiplier     = 3
 )
 
-// BGPPeerBFD notices within fractions of a second that a peer is gone (RFC 5880, RFC 5881: single hop).
+// BGPPeerBFD notices within fractions of a second that a peer on the node's own link is gone (RFC 5880,
+// RFC 5881).
 type BGPPeerBFD struct {
 	// Interval of the packets in both directions, in steps of a millisecond; 300ms when unset.
 	//
@@ -47,7 +48,9 @@ type BGPPeerBFD struct {
 // BGPPeerSpec says which nodes speak BGP with whom, and how.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.node) || size(self.node) == 0 || !has(self.nodeSelector) || size(self.nodeSelector) == 0",message="node and nodeSelector exclude each other"
-// +kubebuilder:validation:XValidation:rule="(has(self.peerIP) && size(self.peerIP) > 0 ? 1 : 0) + (has(self.peerSelector) && size(self.peerSelector) > 0 ? 1 : 0) + (has(self.localWorkloadSelector) && size(self.localWorkloadSelector) > 0 ? 1 : 0) <= 1",message="peerIP, peerSelector and localWorkloadSelector exclude each other"
+// +kubebuilder:validation:XValidation:rule="(has(self.peerIP) && size(self.peerIP) > 0 ? 1 : 0) + (has(self.peerSelector) && size(self.peerSelector) > 0 ? 1 : 0) + (has(self.localWorkloadSelector) && size(self.localWorkloadSelector) > 0 ? 1 : 0) == 1",message="want one of peerIP, peerSelector, localWorkloadSelector"
+// +kubebuilder:validation:XValidation:rule="!has(self.peerSelector) || size(self.peerSelector) == 0 || !has(self.asNumber)",message="the nodes that peerSelector picks have AS numbers of their own"
+// +kubebuilder:validation:XValidation:rule="!has(self.localWorkloadSelector) || size(self.localWorkloadSelector) == 0 || has(self.asNumber)",message="localWorkloadSelector needs asNumber"
 // +kubebuilder:validation:XValidation:rule="!has(self.reachableBy) || size(self.reachableBy) == 0 || (has(self.peerIP) && size(self.peerIP) > 0)",message="reachableBy needs peerIP"
 // +kubebuilder:validation:XValidation:rule="!has(self.keepOriginalNextHop) || !self.keepOriginalNextHop || !has(self.nextHopMode)",message="keepOriginalNextHop is the older form of nextHopMode: leave one of them out"
 type BGPPeerSpec struct {
@@ -80,7 +83,8 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:MaxLength=1024
 	LocalWorkloadSelector string `json:"localWorkloadSelector,omitempty"`
 
-	// ASNumber of the peer. Not with peerSelector.
+	// ASNumber of the peer; the node's own when unset. Not with peerSelector, and needed with
+	// localWorkloadSelector.
 	//
 	// +optional
 	ASNumber ASNumber `json:"asNumber,omitempty"`
@@ -131,17 +135,19 @@ type BGPPeerSpec struct {
 	//
 	// +optional
 	// +kubebuilder:validation:Minimum=0
-	// +kubebuilder:validation:Maximum=10
+	// +kubebuilder:validation:Maximum=255
 	NumAllowedLocalASNumbers *int32 `json:"numAllowedLocalASNumbers,omitempty"`
 
 	// TTLSecurity is the number of hops that the peer is away at most: packets from further away are not
 	// accepted (GTSM, RFC 5082). Off when unset or 0.
 	//
 	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=255
 	TTLSecurity *uint8 `json:"ttlSecurity,omitempty"`
 
-	// ReachableBy is a gateway on the node's link that leads to the peer: a route to the peer by way of it
-	// is added.
+	// ReachableBy is a gateway on the node's link that leads to peerIP, of the same family: a route to the
+	// peer by way of it is added.
 	//
 	// +optional
 	ReachableBy string `json:"reachableBy,omitempty"`
@@ -168,6 +174,8 @@ type BGPPeerSpec struct {
 	// when unset or 0. An addition of this project.
 	//
 	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4294967295
 	MaxPrefixes *uint32 `json:"maxPrefixes,omitempty"`
 }
 

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -16,6 +17,15 @@ import (
 // standard decoder stops at the first, and names the Go field.
 type checker struct {
 	strict bool // unknown fields are errors
+}
+
+// checkTree returns what keeps tree from being read into an object of o's type.
+func checkTree(c checker, tree any, o Object) field.ErrorList {
+	errs := c.check(nil, tree, reflect.TypeOf(o).Elem())
+	if _, ok := o.(*corev1.Secret); ok {
+		errs = redacted(append(errs, checkSecretData(tree)...))
+	}
+	return errs
 }
 
 // check returns what keeps v from being read into a t. path is nil at the root.
@@ -28,6 +38,19 @@ func (c checker) check(path *field.Path, v any, t reflect.Type) field.ErrorList 
 	}
 	if reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
 		return checkUnmarshaler(path, v, t)
+	}
+	switch {
+	case t == reflect.TypeFor[BGPPassword]():
+		// Somebody may have written the password itself.
+		if _, ok := v.(map[string]any); !ok {
+			return redacted(wrongType(path, v, "want secretKeyRef, with the name of a Secret and a key in it"))
+		}
+		return redacted(c.checkStruct(path, v, t))
+	case t == reflect.TypeFor[[]byte]():
+		if _, ok := v.(string); !ok {
+			return wrongType(path, v, "want base64: put it in quotes")
+		}
+		return nil
 	}
 	switch t.Kind() {
 	case reflect.Struct:
@@ -53,7 +76,11 @@ func (c checker) checkStruct(path *field.Path, v any, t reflect.Type) field.Erro
 		if ft, ok := known[name]; ok {
 			errs = append(errs, c.check(child, fields[name], ft)...)
 		} else if c.strict {
-			errs = append(errs, field.Invalid(child, excerpt(fields[name]), unknownField(name, known)))
+			unknown := field.ErrorList{field.Invalid(child, excerpt(fields[name]), unknownField(name, known))}
+			if strings.Contains(strings.ToLower(name), "pass") {
+				redacted(unknown)
+			}
+			errs = append(errs, unknown...)
 		}
 	}
 	return errs
@@ -77,7 +104,7 @@ func (c checker) checkMap(path *field.Path, v any, t reflect.Type) field.ErrorLi
 	}
 	var errs field.ErrorList
 	for _, key := range sortedKeys(entries) {
-		if entries[key] == nil && t.Elem().Kind() != reflect.Pointer {
+		if entries[key] == nil && t.Elem().Kind() != reflect.Pointer && t.Elem() != reflect.TypeFor[[]byte]() {
 			errs = append(errs, wrongType(path.Key(key), nil, want(t.Elem()))...)
 			continue
 		}
@@ -87,9 +114,6 @@ func (c checker) checkMap(path *field.Path, v any, t reflect.Type) field.ErrorLi
 }
 
 func (c checker) checkSlice(path *field.Path, v any, t reflect.Type) field.ErrorList {
-	if _, isText := v.(string); isText && t.Elem().Kind() == reflect.Uint8 {
-		return nil
-	}
 	list, ok := v.([]any)
 	if !ok {
 		return wrongType(path, v, "want a list")

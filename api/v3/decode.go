@@ -69,7 +69,7 @@ func decodeTree(where string, tree any, inherit schema.GroupVersionKind) ([]Obje
 	}
 	fields["apiVersion"] = info.GroupVersion.String()
 	o := info.New()
-	if errs := (checker{strict: true}).check(nil, fields, reflect.TypeOf(o).Elem()); len(errs) > 0 {
+	if errs := checkTree(checker{strict: true}, fields, o); len(errs) > 0 {
 		return nil, locate(where, errs)
 	}
 	b, err := json.Marshal(fields)
@@ -200,7 +200,7 @@ func explain(data []byte, o Object, err error) error {
 	if _, ok := tree.(map[string]any); !ok {
 		return fmt.Errorf("got %s, want an object", excerpt(tree))
 	}
-	if errs := (checker{}).check(nil, tree, reflect.TypeOf(o).Elem()); len(errs) > 0 {
+	if errs := checkTree(checker{}, tree, o); len(errs) > 0 {
 		return errs.ToAggregate()
 	}
 	return err

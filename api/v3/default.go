@@ -6,9 +6,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Default fills in what o leaves out. It is idempotent. FelixConfiguration is left as it is: there an
-// unset field means "as the wider configuration says", and the reader of the last of them applies the
-// default that the field's comment names.
+// Default fills in what o leaves out. It is idempotent. FelixConfiguration and BGPConfiguration are left
+// as they are: there an unset field means "as the wider configuration says", and the reader of the last of
+// them applies the default that the field's comment names.
 func Default(o Object) {
 	if isNil(o) {
 		return
@@ -30,7 +30,7 @@ func Default(o Object) {
 	case *corev1.Namespace:
 		defaultNamespace(o)
 	default:
-		defaultPolicyKind(o)
+		defaultBGPKind(o)
 	}
 }
 

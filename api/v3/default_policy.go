@@ -31,6 +31,8 @@ func defaultPolicyKind(o Object) {
 		}
 	case *networkingv1.NetworkPolicy:
 		defaultKubernetesPolicy(&o.Spec)
+	case *corev1.Secret:
+		defaultSecret(o)
 	case *corev1.Service:
 		defaultService(&o.Spec)
 	case *discoveryv1.EndpointSlice:

@@ -19,6 +19,9 @@ func FuzzDecode(f *testing.F) {
 		"", "---", "--- {}", "a: &a [*a]", "a: &a [x, x]\nb: [*a, *a]", "{\"a\":1}{", "[1e999]", "{\"kind\":\"List\",\"items\":[null]}",
 		"apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {name: a}\nspec: {bgp: {asNumber: \"1.10\"}}",
 		"apiVersion: projectcalico.org/v3\nkind: IPPoolList\nitems: [{metadata: {name: a}, spec: {cidr: 0/0}}]",
+		"apiVersion: v1\nkind: Secret\nmetadata: {name: a, namespace: b}\ndata: {a: null, b: \"\", c: YQ==}\nstringData: {a: x, \"\": y}",
+		"apiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata: {name: a}\nspec: {peerIP: \"[fe80::1%eth0]:179\", asNumber: \"1.10\", keepaliveTime: 1h, ttlSecurity: 255}",
+		"apiVersion: projectcalico.org/v3\nkind: BGPFilter\nmetadata: {name: a}\nspec: {importV6: [{action: Accept, operations: [], asPathPrefix: [], communities: {values: []}}]}",
 		"apiVersion: v1\nkind: Namespace\nmetadata: {name: a, managedFields: [{fieldsV1: {f:x: {}}}], creationTimestamp: null}",
 	} {
 		f.Add([]byte(s))

@@ -13,12 +13,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestRefused holds every limit of the kinds of network policy to the message that a person sees. The
+// TestRefused holds every limit of the kinds of network policy and BGP to the message that a person sees. The
 // files list, in order: a kind, metadata or spec in YAML, and behind "->" what is wrong with it; "ok" is
-// nothing. {N x TEXT} stands for TEXT N times, # in it for a number that counts, RULE, PATH and such for one of
+// nothing. "as NAME" before the spec names the object. {N x TEXT} stands for TEXT N times, # in it for a number that counts, RULE, PATH and such for one of
 // those, LONG for a name of 64 letters.
 func TestRefused(t *testing.T) {
-	for _, file := range []string{"testdata/refused/policy.txt", "testdata/refused/kubernetes.txt"} {
+	for _, file := range []string{"testdata/refused/policy.txt", "testdata/refused/kubernetes.txt", "testdata/refused/bgp.txt"} {
 		cases, refused := 0, 0
 		var out bytes.Buffer
 		for _, line := range strings.Split(strings.TrimSuffix(string(readFile(t, file)), "\n"), "\n") {
@@ -58,6 +58,10 @@ func refusals(t *testing.T, line string) []string {
 		t.Fatalf("%s: unknown kind", kind)
 	}
 	meta := "name: a"
+	if rest, ok := strings.CutPrefix(body, "as "); ok {
+		meta, body, _ = strings.Cut(rest, " ")
+		meta = "name: " + meta
+	}
 	if info.Namespaced {
 		meta += ", namespace: shop"
 	}
@@ -91,6 +95,7 @@ func repeated(s string) string {
 		items := make([]string, n)
 		for i := range items {
 			items[i] = strings.NewReplacer("#", strconv.Itoa(i%250), "RULE", "{action: Allow}", "PATH", "{exact: /a}",
+				"PREFIX", `{cidr: 10.0.0.0/8, communities: ["1:1"]}`, "COMMUNITY", `{name: "a#", value: "1:1"}`, "OPERATION", "{setPriority: {value: 1}}",
 				"CNPRULE", "{action: Deny, from: [{namespaces: {}}]}", "ENDPOINT", "{addresses: [10.0.0.1]}").Replace(parts[2])
 		}
 		return strings.Join(items, ", ")

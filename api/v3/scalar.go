@@ -25,9 +25,11 @@ func (f *Flag) UnmarshalJSON(b []byte) error {
 }
 
 // ASNumber is a BGP autonomous system number (RFC 6793: 32 bits). It is read from a number, from a
-// string of digits, and from the dotted form "high.low" of RFC 5396; a number is written.
+// string of digits, and from the dotted form "high.low" of RFC 5396 in quotes; a number is written.
 //
 // +kubebuilder:validation:XIntOrString
+// +kubebuilder:validation:Type=""
+// +kubebuilder:validation:Format=""
 type ASNumber uint32
 
 // UnmarshalJSON reads the forms named at ASNumber.
@@ -37,6 +39,9 @@ func (n *ASNumber) UnmarshalJSON(b []byte) error {
 		if err := json.Unmarshal(b, &text); err != nil {
 			return err
 		}
+	} else if strings.Contains(text, ".") {
+		// A reader of YAML makes 1.1 of 1.10, which is another AS.
+		return fmt.Errorf(`AS number %s: want the dotted form in quotes, such as "1.10"`, text)
 	}
 	parsed, err := ParseASNumber(text)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -44,7 +45,7 @@ func Validate(o Object) error {
 	case *FelixConfiguration:
 		errs = append(errs, validateFelix(o)...)
 	default:
-		errs = append(errs, validatePolicyKind(spec, o)...)
+		errs = append(errs, validateBGPKind(spec, o)...)
 	}
 	return errs.ToAggregate()
 }
@@ -76,6 +77,8 @@ func ValidateUpdate(updated, old Object) error {
 		was := old.(*BlockAffinity)
 		errs = append(errs, unchanged(spec.Child("cidr"), o.Spec.CIDR, was.Spec.CIDR, "it is the affinity's identity")...)
 		errs = append(errs, unchanged(spec.Child("node"), o.Spec.Node, was.Spec.Node, "it is the affinity's identity")...)
+	case *corev1.Secret:
+		errs = append(errs, validateSecretUpdate(o, old.(*corev1.Secret))...)
 	case *discoveryv1.EndpointSlice:
 		errs = append(errs, unchanged(field.NewPath("addressType"), o.AddressType, old.(*discoveryv1.EndpointSlice).AddressType, "create another slice")...)
 	}
@@ -104,6 +107,8 @@ func validateName(path *field.Path, name, kind string) field.ErrorList {
 	switch {
 	case name == "":
 		return field.ErrorList{field.Required(path, "every object has a name")}
+	case kind == KindBGPConfiguration && !isConfigurationName(name):
+		return field.ErrorList{field.Invalid(path, excerpt(name), "want default, for all nodes, or node.<name>, for one")}
 	case (kind == KindIPAMConfiguration || kind == KindClusterInformation) && name != "default":
 		return field.ErrorList{field.Invalid(path, excerpt(name), "the only "+kind+" is named default")}
 	case kind == KindNamespace || kind == KindTier:

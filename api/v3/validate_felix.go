@@ -96,7 +96,7 @@ func (r *felixRules) mask(name string, v *uint32) {
 func validateFelix(c *FelixConfiguration) field.ErrorList {
 	r := &felixRules{path: field.NewPath("spec")}
 	at := r.path.Child("nodeSelector")
-	fixed := c.Name == "default" || strings.HasPrefix(c.Name, "node.")
+	fixed := isConfigurationName(c.Name)
 	switch {
 	case fixed && c.Spec.NodeSelector != "":
 		r.add(invalid(at, excerpt(c.Spec.NodeSelector), "not allowed in %q: its name says which nodes it is for", excerpt(c.Name)))

@@ -20,7 +20,10 @@ func validateNode(n *Node) field.ErrorList {
 		errs = append(errs, checkNodeAddress(bgp.Child("ipv4Address"), b.IPv4Address, 4)...)
 		errs = append(errs, checkNodeAddress(bgp.Child("ipv6Address"), b.IPv6Address, 6)...)
 		addr(bgp.Child("ipv4IPIPTunnelAddr"), b.IPv4IPIPTunnelAddr, 4)
-		addr(bgp.Child("routeReflectorClusterID"), b.RouteReflectorClusterID, 4)
+		if b.ASNumber != nil {
+			errs = append(errs, checkASNumber(bgp.Child("asNumber"), *b.ASNumber)...)
+		}
+		errs = append(errs, checkClusterID(bgp.Child("routeReflectorClusterID"), b.RouteReflectorClusterID)...)
 	}
 	addr(spec.Child("ipv4VXLANTunnelAddr"), n.Spec.IPv4VXLANTunnelAddr, 4)
 	addr(spec.Child("ipv6VXLANTunnelAddr"), n.Spec.IPv6VXLANTunnelAddr, 6)
@@ -36,6 +39,18 @@ func validateNode(n *Node) field.ErrorList {
 	}
 	errs = append(errs, validateNodeLists(spec, &n.Spec)...)
 	return append(errs, validateNodeStatus(status, &n.Status)...)
+}
+
+// checkClusterID wants the identity of a cluster of route reflectors (RFC 4456), which is no address and
+// written like one.
+func checkClusterID(path *field.Path, s string) field.ErrorList {
+	if s == "" {
+		return nil
+	}
+	if a, err := netip.ParseAddr(s); err != nil || !a.Is4() || a.IsUnspecified() {
+		return invalid(path, excerpt(s), "want 32 bits that are not all zero, written like an IPv4 address: 224.0.0.1")
+	}
+	return nil
 }
 
 // checkNodeAddress wants an underlay address, with or without the prefix length of its subnet.

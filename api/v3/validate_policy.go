@@ -51,6 +51,8 @@ func validatePolicyKind(spec *field.Path, o Object) field.ErrorList {
 		return validateKubernetesPolicy(spec, &o.Spec)
 	case *policyv1alpha2.ClusterNetworkPolicy:
 		return validateClusterPolicy(spec, &o.Spec)
+	case *corev1.Secret:
+		return validateSecret(o)
 	case *corev1.Service:
 		return validateServiceSpec(spec, &o.Spec)
 	case *discoveryv1.EndpointSlice:

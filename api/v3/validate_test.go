@@ -138,7 +138,7 @@ func TestNodeRules(t *testing.T) {
 		{`{bgp: {ipv4Address: 0.0.0.0/0}}`, `spec.bgp.ipv4Address: Invalid value: "0.0.0.0/0": want an address that other nodes can reach`},
 		{`{bgp: {ipv4Address: autodetect}}`, `spec.bgp.ipv4Address: Invalid value: "autodetect": want an IPv4 address with the prefix length of its subnet such as 192.0.2.1/24`},
 		{`{bgp: {ipv4IPIPTunnelAddr: 10.0.0.1/32}}`, `spec.bgp.ipv4IPIPTunnelAddr: Invalid value: "10.0.0.1/32": want an IPv4 address such as 192.0.2.1`},
-		{`{bgp: {routeReflectorClusterID: "1"}}`, `spec.bgp.routeReflectorClusterID: Invalid value: "1": want an IPv4 address such as 192.0.2.1`},
+		{`{bgp: {routeReflectorClusterID: "1"}}`, `spec.bgp.routeReflectorClusterID: Invalid value: "1": want 32 bits that are not all zero, written like an IPv4 address: 224.0.0.1`},
 		{`{ipv4VXLANTunnelAddr: "fd00::1"}`, `spec.ipv4VXLANTunnelAddr: Invalid value: "fd00::1": want an IPv4 address such as 192.0.2.1`},
 		{`{ipv6VXLANTunnelAddr: "fe80::1%eth0"}`, `spec.ipv6VXLANTunnelAddr: Invalid value: "fe80::1%eth0": want an IPv6 address such as 2001:db8::1`},
 		{`{vxlanTunnelMACAddr: 66-01-02-03-04-05}`, `spec.vxlanTunnelMACAddr: Invalid value: "66-01-02-03-04-05": want six octets such as 66:01:02:03:04:05`},
