@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -18,6 +19,12 @@ func felixInEffect() []string {
 		"natOutgoingExclusions", "natPortRange", "nftablesMode", "nodeSelector", "prometheusWireGuardMetricsEnabled", "vxlanMTU", "vxlanMTUV6", "vxlanPort", "vxlanVNI",
 		"wireguardEnabled", "wireguardEnabledV6", "wireguardKeepAlive", "wireguardKeyEpoch", "wireguardListeningPort",
 		"wireguardListeningPortV6", "wireguardMTU", "wireguardMTUV6", "wireguardThreadingEnabled", "workloadSourceSpoofing"}
+}
+
+// bgpInEffect are the fields of the kinds of BGP, and those of Node about BGP, that the node service acts
+// on. docs/resources.md says the same, and a test holds the two to each other.
+func bgpInEffect() []string {
+	return []string{}
 }
 
 // warnOfNoEffect names the fields of a written resource that ask for something this release keeps
@@ -52,12 +59,55 @@ func withoutEffect(o v3.Object) ([]string, error) {
 			}
 			fields = append(fields, "spec."+name+"="+strings.Trim(string(data), `"`))
 		}
+	case *v3.BGPConfiguration, *v3.BGPPeer, *v3.BGPFilter, *v3.CalicoNodeStatus, *v3.Node:
+		var err error
+		if fields, err = bgpWithoutEffect(o); err != nil {
+			return nil, err
+		}
 	default:
 		if p := v3.PolicyOf(o); p != nil {
 			fields = requests("spec.ingress", p.Ingress)
 		}
 	}
 	slices.Sort(fields)
+	return fields, nil
+}
+
+// bgpWithoutEffect names the fields of BGP that ask for more than the kind's defaults do.
+func bgpWithoutEffect(o v3.Object) ([]string, error) {
+	kind, _ := v3.KindOf(o)
+	info, _ := v3.LookupKind(kind)
+	plain := info.New()
+	v3.Default(plain)
+	var specs [2]map[string]any
+	for i, o := range []v3.Object{o, plain} {
+		m, err := toMap(o)
+		if err != nil {
+			return nil, err
+		}
+		specs[i], _ = m["spec"].(map[string]any)
+	}
+	path := ""
+	if kind == v3.KindNode {
+		bgp, _ := specs[0]["bgp"].(map[string]any)
+		path, specs[0], specs[1] = "bgp.", map[string]any{}, nil
+		for _, name := range []string{"asNumber", "routeReflectorClusterID"} {
+			specs[0][name] = bgp[name]
+		}
+	}
+	var fields []string
+	for name, value := range specs[0] {
+		if slices.Contains(bgpInEffect(), kind+"."+path+name) || value == nil || value == false || value == "" || reflect.DeepEqual(value, specs[1][name]) {
+			continue
+		}
+		text := "spec." + path + name
+		switch value.(type) {
+		case map[string]any, []any:
+		default:
+			text += fmt.Sprintf("=%v", value)
+		}
+		fields = append(fields, text)
+	}
 	return fields, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	v3 "weft/api/v3"
 )
@@ -27,6 +28,29 @@ func TestFelixInEffectIsWhatTheDocumentSays(t *testing.T) {
 	}
 }
 
+// The same for the fields of BGP, which the table names with their kinds.
+func TestBGPInEffectIsWhatTheDocumentSays(t *testing.T) {
+	doc, err := os.ReadFile("../docs/resources.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	rows := regexp.MustCompile("(?m)^\\| `(\\w+\\.[\\w.]+)` \\| ([a-z ]+) \\|").FindAllStringSubmatch(string(doc), -1)
+	for _, row := range rows {
+		if row[2] == "in effect" {
+			want = append(want, row[1])
+		}
+	}
+	if len(rows) < 40 {
+		t.Fatalf("the table of the fields of BGP has %d rows", len(rows))
+	}
+	slices.Sort(want)
+	have := slices.Sorted(slices.Values(bgpInEffect()))
+	if d := cmp.Diff(want, have, cmpopts.EquateEmpty()); d != "" {
+		t.Errorf("fields in effect (-document +warnings):\n%s", d)
+	}
+}
+
 func TestWithoutEffect(t *testing.T) {
 	pool := &v3.IPPool{}
 	pool.Spec.CIDR = "10.1.0.0/16"
@@ -34,6 +58,14 @@ func TestWithoutEffect(t *testing.T) {
 	pool.Spec.NATOutgoing = true
 	ipip := pool.DeepCopy()
 	ipip.Spec.VXLANMode, ipip.Spec.IPIPMode = v3.EncapNever, v3.EncapCrossSubnet
+	bgp := func(kind, spec string) v3.Object {
+		docs, err := v3.Decode([]byte("apiVersion: projectcalico.org/v3\nkind: " + kind + "\nmetadata: {name: default}\nspec: " + spec))
+		if err != nil {
+			t.Fatal(err)
+		}
+		v3.Default(docs[0])
+		return docs[0]
+	}
 	felix := func(spec string) v3.Object {
 		docs, err := v3.Decode([]byte("apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: default}\nspec: " + spec))
 		if err != nil {
@@ -57,6 +89,11 @@ func TestWithoutEffect(t *testing.T) {
 		{"felix, off", felix("{wireguardEnabled: false, floatingIPs: Disabled}"), nil},
 		{"felix", felix("{wireguardEnabled: true, floatingIPs: Enabled, reportingInterval: 30s, bpfEnabled: true}"),
 			[]string{"spec.bpfEnabled=true", "spec.floatingIPs=Enabled", "spec.reportingInterval=30s"}},
+		{"a peer", bgp("BGPPeer", "{peerIP: 192.0.2.1, asNumber: 64513, password: {secretKeyRef: {name: a, key: b}}, keepOriginalNextHop: false}"),
+			[]string{"spec.asNumber=64513", "spec.password", "spec.peerIP=192.0.2.1"}},
+		{"a filter", bgp("BGPFilter", "{exportV4: [{action: Reject}]}"), []string{"spec.exportV4"}},
+		{"a configuration", bgp("BGPConfiguration", "{nodeToNodeMeshEnabled: false, serviceLoadBalancerAggregation: Disabled}"), []string{"spec.serviceLoadBalancerAggregation=Disabled"}},
+		{"a node", bgp("Node", "{bgp: {asNumber: 64513, ipv4Address: 192.0.2.1}}"), []string{"spec.bgp.asNumber=64513"}},
 	} {
 		got, err := withoutEffect(c.o)
 		if err != nil {

@@ -44,6 +44,8 @@ Kinds go by their plural, singular and short names: ippools, ippool, pool. Names
 looked up in the namespace "default", unless -n or -A says otherwise. The selector of -l is the one
 of the resources themselves (rack == 'r1' && !has(old)); rack=r1,old!=yes is understood as well.
 
+The values of Secrets are shown where one is asked for by its name, as YAML or JSON, and nowhere else.
+
 With -w the changes are shown as they come, until interrupted, also over a restart of the store; as
 JSON, each is {"type": "ADDED"|"MODIFIED"|"DELETED", "object": ...}.`,
 		Example: `  weft get nodes
@@ -151,6 +153,7 @@ type getter struct {
 type found struct {
 	kind    v3.KindInfo
 	objects []v3.Object
+	named   bool // each was asked for by its name
 }
 
 func (g getter) get(ctx context.Context, targets []target) error {
@@ -169,7 +172,7 @@ func (g getter) get(ctx context.Context, targets []target) error {
 		if err != nil {
 			return err
 		}
-		all = append(all, found{t.kind, objects})
+		all = append(all, found{t.kind, objects, len(t.names) > 0})
 	}
 	if !one || missing == 0 {
 		if err := g.print(all, one); err != nil {
@@ -264,12 +267,14 @@ func (g getter) print(all []found, one bool) error {
 	out := g.cmd.OutOrStdout()
 	switch g.o.output {
 	case "yaml", "json":
-		var objects []v3.Object
+		var objects []any
 		for _, f := range all {
-			objects = append(objects, f.objects...)
+			for _, o := range f.objects {
+				objects = append(objects, shown(o, f.named))
+			}
 		}
 		if one {
-			return printObject(out, g.o.output, objects[0])
+			return printValue(out, g.o.output, objects[0])
 		}
 		return printList(out, g.o.output, objects)
 	case "name":

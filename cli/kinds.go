@@ -61,8 +61,9 @@ func (e *internalKindError) Error() string {
 // management, then the rest. Deleting goes the other way.
 func writeRank(kind string) int {
 	order := []string{
-		v3.KindNamespace, v3.KindServiceAccount, v3.KindClusterInformation, v3.KindIPAMConfiguration, v3.KindIPReservation,
+		v3.KindNamespace, v3.KindServiceAccount, v3.KindSecret, v3.KindClusterInformation, v3.KindIPAMConfiguration, v3.KindIPReservation,
 		v3.KindIPPool, v3.KindFelixConfiguration, v3.KindTier, v3.KindNetworkSet, v3.KindGlobalNetworkSet, v3.KindNode,
+		v3.KindBGPFilter, v3.KindBGPConfiguration,
 	}
 	if i := slices.Index(order, kind); i >= 0 {
 		return i

@@ -11,20 +11,23 @@ import (
 	v3 "weft/api/v3"
 )
 
-// printObject writes one resource as YAML or JSON, as apply takes it.
-func printObject(w io.Writer, format string, o v3.Object) error {
-	return printValue(w, format, o)
+// shown is what is printed of a resource: of a Secret, the values only when it was asked for by its name.
+func shown(o v3.Object, named bool) any {
+	if named {
+		return o
+	}
+	return v3.Redacted(o)
 }
 
 // printList writes resources as one List, which apply takes as well.
-func printList(w io.Writer, format string, objects []v3.Object) error {
-	items := make([]any, 0, len(objects))
-	for _, o := range objects {
-		items = append(items, o)
+func printList(w io.Writer, format string, objects []any) error {
+	if objects == nil {
+		objects = []any{}
 	}
-	return printValue(w, format, map[string]any{"apiVersion": "v1", "kind": "List", "items": items})
+	return printValue(w, format, map[string]any{"apiVersion": "v1", "kind": "List", "items": objects})
 }
 
+// printValue writes a resource or what is made of some as YAML or JSON, as apply takes it.
 func printValue(w io.Writer, format string, v any) error {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)

@@ -129,13 +129,14 @@ func (s *watchSink) named(k datastore.Key) bool {
 
 func (s *watchSink) print(event string, o v3.Object) {
 	out := s.g.cmd.OutOrStdout()
+	value := shown(o, len(s.target.names) > 0)
 	switch s.g.o.output {
 	case "yaml":
 		_, err := io.WriteString(out, "---\n# "+event+"\n")
 		s.check(err)
-		s.check(printObject(out, "yaml", o))
+		s.check(printValue(out, "yaml", value))
 	case "json":
-		s.check(printValue(out, "json", map[string]any{"type": event, "object": o}))
+		s.check(printValue(out, "json", map[string]any{"type": event, "object": value}))
 	case "name":
 		_, err := fmt.Fprintln(out, clean(refOf(s.target.kind, o.GetName())))
 		s.check(err)

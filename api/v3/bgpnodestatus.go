@@ -32,12 +32,12 @@ const (
 
 // CalicoNodeStatusSpec says what to report of which node.
 type CalicoNodeStatusSpec struct {
-	// Node that is reported on.
+	// Node is the one that reports.
 	//
 	// +kubebuilder:validation:MinLength=1
 	Node string `json:"node"`
 
-	// Classes of what is reported: Agent, BGP, Routes.
+	// Classes are what is reported: Agent, BGP, Routes.
 	//
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=3

@@ -83,7 +83,7 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:MaxLength=1024
 	LocalWorkloadSelector string `json:"localWorkloadSelector,omitempty"`
 
-	// ASNumber of the peer; the node's own when unset. Not with peerSelector, and needed with
+	// ASNumber is the peer's; the node's own when unset. Not with peerSelector, and needed with
 	// localWorkloadSelector.
 	//
 	// +optional
@@ -106,7 +106,7 @@ type BGPPeerSpec struct {
 	// +optional
 	KeepOriginalNextHop bool `json:"keepOriginalNextHop,omitempty"`
 
-	// Password of the sessions.
+	// Password is that of the sessions.
 	//
 	// +optional
 	Password *BGPPassword `json:"password,omitempty"`
