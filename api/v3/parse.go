@@ -213,7 +213,8 @@ func yamlMessage(err error, start int) string {
 		return fmt.Sprintf("line %d", n+start-1)
 	})
 	text = strings.ReplaceAll(text, "already set in map", "is a duplicate field")
-	// What begins with * is quoted in the message, and may be the password of a Secret.
+	// What is quoted in these messages may be the password of a Secret.
+	text = regexp.MustCompile("(!!\\w+) `.*`").ReplaceAllString(text, "$1")
 	text = regexp.MustCompile(`unknown anchor '.*' referenced`).ReplaceAllString(text, "a value begins with *, which YAML takes for an alias: put it in quotes")
 	lines := strings.Split(text, "\n")
 	for i := range lines {
