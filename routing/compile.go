@@ -227,7 +227,7 @@ func comparePrefix(a, b netip.Prefix) int {
 // after a #. The zero plan prints nothing.
 func (p Plan) Format() string {
 	var b strings.Builder
-	all := slices.Concat(p.Routes, p.Pods)
+	all := slices.Concat(p.Routes, p.Pods, p.Learned)
 	slices.SortFunc(all, CompareRoutes)
 	for _, r := range all {
 		b.WriteString("route ")
@@ -253,7 +253,15 @@ func (r Route) String() string {
 	if r.Via.IsValid() {
 		s += " via " + r.Via.String()
 	}
-	s += " dev " + r.Device
+	if r.Device != "" {
+		s += " dev " + r.Device
+	}
+	if !r.Hops.IsZero() {
+		s += " " + r.Hops.String()
+	}
+	if r.Metric != 0 {
+		s += fmt.Sprintf(" metric %d", r.Metric)
+	}
 	if r.Source.IsValid() {
 		s += " src " + r.Source.String()
 	}

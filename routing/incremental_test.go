@@ -68,7 +68,7 @@ func TestCompilerProperty(t *testing.T) {
 				})
 			},
 			"": func(t *rapid.T) {
-				old, before := c.plan, Plan{slices.Clone(c.plan.Routes), slices.Clone(c.plan.Pods)}
+				old, before := c.plan, Plan{Routes: slices.Clone(c.plan.Routes), Pods: slices.Clone(c.plan.Pods)}
 				got, gotErr := c.Compile(view, eps)
 				want, wantErr := Compile(view, slices.Collect(maps.Values(eps)))
 				if !same(got, want) {

@@ -4,12 +4,15 @@ package routing
 
 import (
 	"net/netip"
+
+	"weft/model"
 )
 
-// Plan is every route that this host keeps. The zero plan means "gone". No prefix is in both.
+// Plan is every route that this host keeps. The zero plan means "gone". No prefix is in it twice.
 type Plan struct {
-	Routes []Route // to blocks and to addresses of other nodes, sorted by Dst
-	Pods   []Route // to addresses of this host's pods, sorted by Dst
+	Routes  []Route // to blocks and to addresses of other nodes, sorted by Dst
+	Pods    []Route // to addresses of this host's pods, sorted by Dst
+	Learned []Route // from BGP, sorted by Dst: LearnedCompiler
 }
 
 // Route is one route of the main table with our protocol number.
@@ -19,6 +22,8 @@ type Route struct {
 	Unreachable bool       // another node's, with no way to it: refused rather than sent elsewhere
 	Via         netip.Addr // invalid: Dst is on Device itself (a local pod)
 	Device      string
+	Hops        model.Hops // two or more next hops, in place of Via and Device
+	Metric      int        // 0: that of all routes of ours
 	Source      netip.Addr // preferred source; may be invalid
 	MTU         int        // bytes; 0: the device's
 	Why         string     // not written to the kernel

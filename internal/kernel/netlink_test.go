@@ -93,12 +93,12 @@ func TestRouteEncodingReadsBack(t *testing.T) {
 		{Table: 7, Dst: netip.MustParsePrefix("fd00::/64"), Metric: 1}:              via6,
 		{Table: MainTable, Dst: netip.MustParsePrefix("10.0.0.1/32"), Metric: 9}: {Type: Unicast, Via: netip.MustParseAddr("192.0.2.1"),
 			Device: "if7", Source: netip.MustParseAddr("192.0.2.9"), MTU: 1450},
+		{Table: MainTable, Dst: netip.MustParsePrefix("10.0.1.0/24")}: {Type: Unicast, OnLink: true, Hops: model.HopsOf([]model.Hop{
+			{Via: netip.MustParseAddr("192.0.2.1"), Device: "if7"}, {Via: netip.MustParseAddr("fe80::1"), Device: "if8"}})},
+		{Table: MainTable, Dst: netip.MustParsePrefix("fd00:1::/64"), Metric: 1024}: {Type: Unicast, MTU: 1400, Hops: model.HopsOf([]model.Hop{
+			{Via: netip.MustParseAddr("fd00::2"), Device: "if7"}, {Via: netip.MustParseAddr("fd00::3"), Device: "if7"}})},
 	} {
-		oif := 0
-		if r.Device != "" {
-			oif = 7
-		}
-		raw, ok := parseRoute(encodeRoute(k, r, oif))
+		raw, ok := parseRoute(encodeRoute(k, r, map[string]int{"if7": 7, "if8": 8}))
 		got := raw.named(func(int) string { return "" })
 		if !ok || got.key != k || got.route != r || got.protocol != RouteProtocol {
 			t.Errorf("%v %v: got %v, %v %v", k, r, ok, got.key, got.route)
@@ -122,7 +122,9 @@ func TestUnderlayChoice(t *testing.T) {
 		route("0.0.0.0/0", "172.31.1.254", "eth0", 100),
 		route("0.0.0.0/0", "172.31.9.254", "eth1", 50),
 		route("172.31.1.0/24", "", "eth0", 0, func(r *readRoute) { r.route.Source = netip.MustParseAddr("172.31.1.1") }),
-		route("172.31.2.0/24", "172.31.1.253", "eth0 and 1 more", 0), // ECMP
+		route("172.31.2.0/24", "", "", 0, func(r *readRoute) { // ECMP
+			r.route.Hops = model.HopsOf([]model.Hop{{Via: netip.MustParseAddr("172.31.1.254"), Device: "eth0"}, {Via: netip.MustParseAddr("172.31.1.253"), Device: "eth0"}})
+		}),
 		route("172.31.3.0/24", "172.31.1.7", "eth1", 0),
 		route("172.31.3.0/24", "172.31.1.6", "eth0", 0),
 		route("10.244.1.0/26", "172.31.1.2", "eth0", 1024, func(r *readRoute) { r.protocol = RouteProtocol }),
@@ -160,7 +162,9 @@ func TestUnderlayChoice(t *testing.T) {
 // on.
 func FuzzMessages(f *testing.F) {
 	k := RouteKey{MainTable, netip.MustParsePrefix("10.0.0.0/26"), 1024}
-	r := encodeRoute(k, Route{Type: Unicast, Via: netip.MustParseAddr("fe80::1"), Device: "a", MTU: 1400}, 3)
+	r := encodeRoute(k, Route{Type: Unicast, Via: netip.MustParseAddr("fe80::1"), Device: "a", MTU: 1400}, map[string]int{"a": 3})
+	f.Add(appendMessage(nil, unix.RTM_NEWROUTE, 0, 1, r))
+	r = encodeRoute(k, Route{Type: Unicast, Hops: model.HopsOf([]model.Hop{{Via: netip.MustParseAddr("192.0.2.1"), Device: "a"}, {Via: netip.MustParseAddr("192.0.2.2"), Device: "a"}})}, map[string]int{"a": 3})
 	f.Add(appendMessage(nil, unix.RTM_NEWROUTE, 0, 1, r))
 	f.Add(appendMessage(nil, unix.RTM_NEWLINK, 0, 1, ifInfo(3, 1, 0).str(unix.IFLA_IFNAME, "eth0").b))
 	f.Add(appendMessage(nil, unix.RTM_NEWADDR, 0, 1, (&encoder{}).raw(2, 24, 0, 0, 3, 0, 0, 0).addr(unix.IFA_LOCAL, netip.MustParseAddr("192.0.2.1")).b))

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -48,6 +49,9 @@ func (r Route) String() string {
 	}
 	if r.Device != "" {
 		s += " dev " + r.Device
+	}
+	if !r.Hops.IsZero() {
+		s += " " + r.Hops.String()
 	}
 	if r.OnLink {
 		s += " onlink"
@@ -150,15 +154,15 @@ func (t routeTable) PutMany(ctx context.Context, puts []reconcile.Change[RouteKe
 		if errs[i] = checkRoute(c.Key, r); errs[i] != nil {
 			continue
 		}
-		if r.Device != "" && index[r.Device] == 0 {
-			errs[i] = fmt.Errorf("device %s: %w", r.Device, unix.ENODEV)
+		if missing := slices.IndexFunc(r.devices(), func(d string) bool { return index[d] == 0 }); missing >= 0 {
+			errs[i] = fmt.Errorf("device %s: %w", r.devices()[missing], unix.ENODEV)
 			continue
 		}
 		flags := uint16(unix.NLM_F_CREATE | unix.NLM_F_EXCL)
 		if c.Exists {
 			flags = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
 		}
-		reqs = append(reqs, request{unix.RTM_NEWROUTE, flags, encodeRoute(c.Key, r, index[r.Device])})
+		reqs = append(reqs, request{unix.RTM_NEWROUTE, flags, encodeRoute(c.Key, r, index)})
 		at = append(at, i)
 	}
 	answers, _ := t.h.exec(ctx, reqs) // its error is in each answer that it touches
@@ -198,11 +202,23 @@ func (t routeTable) DeleteMany(ctx context.Context, deletes []reconcile.Change[R
 func devicesOf(puts []reconcile.Change[RouteKey, Route]) map[string]bool {
 	res := make(map[string]bool)
 	for _, c := range puts {
-		if d := c.Want.canonical().Device; d != "" {
+		for _, d := range c.Want.canonical().devices() {
 			res[d] = true
 		}
 	}
 	return res
+}
+
+// devices returns the devices that the route leads out by.
+func (r Route) devices() []string {
+	var all []string
+	if r.Device != "" {
+		all = append(all, r.Device)
+	}
+	for _, h := range r.Hops.All() {
+		all = append(all, h.Device)
+	}
+	return all
 }
 
 // indexes looks up interface indexes: by name for some, else all in one dump. A name that does not
@@ -246,8 +262,10 @@ func checkRoute(k RouteKey, r Route) error {
 	switch {
 	case !k.Dst.IsValid() || k.Dst != k.Dst.Masked():
 		return fmt.Errorf("destination %v: want a prefix without host bits", k.Dst)
-	case r.Type == Unicast && r.Device == "":
+	case r.Type == Unicast && len(r.devices()) == 0:
 		return fmt.Errorf("a unicast route needs a device")
+	case !r.Hops.IsZero() && (r.Device != "" || r.Via.IsValid()):
+		return fmt.Errorf("a route has one next hop or several, not both")
 	case r.Source.IsValid() && model.FamilyOf(r.Source) != model.FamilyOf(k.Dst.Addr()):
 		return fmt.Errorf("source %v is of another family than %v", r.Source, k.Dst)
 	}
@@ -279,26 +297,22 @@ func rtMsg(k RouteKey, typ, scope uint8, flags uint32) *encoder {
 	return e
 }
 
-func encodeRoute(k RouteKey, r Route, oif int) []byte {
+func encodeRoute(k RouteKey, r Route, index map[string]int) []byte {
 	scope, flags := uint8(unix.RT_SCOPE_UNIVERSE), uint32(0)
-	if r.Type == Unicast && !r.Via.IsValid() {
+	if r.Type == Unicast && !r.Via.IsValid() && r.Hops.IsZero() {
 		scope = unix.RT_SCOPE_LINK
 	}
 	if r.OnLink {
 		flags = unix.RTNH_F_ONLINK
 	}
 	e := rtMsg(k, routeTypes[r.Type], scope, flags)
-	if oif != 0 {
-		e.u32(unix.RTA_OIF, uint32(oif))
+	if !r.Hops.IsZero() {
+		e.attr(unix.RTA_MULTIPATH, encodeHops(k, r, index, uint8(flags)))
 	}
-	switch {
-	case !r.Via.IsValid():
-	case r.Via.Is4() == k.Dst.Addr().Is4():
-		e.addr(unix.RTA_GATEWAY, r.Via)
-	default: // an IPv4 route via an IPv6 next hop: RFC 5549, Linux 5.2
-		via := binary.NativeEndian.AppendUint16(nil, uint16(familyOf(r.Via)))
-		e.attr(unix.RTA_VIA, append(via, r.Via.AsSlice()...))
+	if r.Device != "" {
+		e.u32(unix.RTA_OIF, uint32(index[r.Device]))
 	}
+	e.via(k, r.Via)
 	if r.Source.IsValid() {
 		e.addr(unix.RTA_PREFSRC, r.Source)
 	}
@@ -306,6 +320,30 @@ func encodeRoute(k RouteKey, r Route, oif int) []byte {
 		e.nest(unix.RTA_METRICS, func(e *encoder) { e.u32(unix.RTAX_MTU, uint32(r.MTU)) })
 	}
 	return e.b
+}
+
+// via appends the next hop, if there is one.
+func (e *encoder) via(k RouteKey, via netip.Addr) {
+	switch {
+	case !via.IsValid():
+	case via.Is4() == k.Dst.Addr().Is4():
+		e.addr(unix.RTA_GATEWAY, via)
+	default: // an IPv4 route via an IPv6 next hop: RFC 5549, Linux 5.2
+		family := binary.NativeEndian.AppendUint16(nil, uint16(familyOf(via)))
+		e.attr(unix.RTA_VIA, append(family, via.AsSlice()...))
+	}
+}
+
+// encodeHops makes a struct rtnexthop of each next hop. A weight of 0 there is 1.
+func encodeHops(k RouteKey, r Route, index map[string]int, flags uint8) []byte {
+	var all []byte
+	for _, h := range r.Hops.All() {
+		e := &encoder{}
+		e.raw(0, 0, flags, 0).rawU32(uint32(index[h.Device])).via(k, h.Via)
+		binary.NativeEndian.PutUint16(e.b, uint16(len(e.b)))
+		all = append(all, e.b...)
+	}
+	return all
 }
 
 // routeFilter selects what a dump returns; zero fields select everything.
@@ -397,20 +435,34 @@ func (h *Handle) RouteTo(ctx context.Context, dst netip.Addr) (Route, error) {
 type rawRoute struct {
 	readRoute
 	oif  int
-	hops int // next hops of a multipath route
+	hops []rawHop // of a multipath route
+}
+
+// rawHop is a next hop of a multipath route.
+type rawHop struct {
+	via    netip.Addr
+	oif    int
+	onLink bool
+	weight int // less 1
 }
 
 func (r rawRoute) named(name func(index int) string) readRoute {
 	res := r.readRoute
+	device := func(index int) string { return cmp.Or(name(index), "if"+strconv.Itoa(index)) }
 	if r.oif != 0 {
-		if res.route.Device = name(r.oif); res.route.Device == "" {
-			res.route.Device = "if" + strconv.Itoa(r.oif)
+		res.route.Device = device(r.oif)
+	}
+	if len(r.hops) < 2 {
+		return res
+	}
+	hops := make([]model.Hop, len(r.hops))
+	for i, h := range r.hops {
+		hops[i] = model.Hop{Via: h.via, Device: device(h.oif)}
+		if h.weight != r.hops[0].weight || h.onLink != r.hops[0].onLink || slices.Contains(hops[:i], hops[i]) {
+			hops[i].Device += " otherwise" // we write none such: this can never be equal to one of ours
 		}
 	}
-	if r.hops > 1 {
-		// We write no multipath routes: this can never be equal to one of ours.
-		res.route.Device += " and " + strconv.Itoa(r.hops-1) + " more"
-	}
+	res.route.Via, res.route.Device, res.route.Hops = netip.Addr{}, "", model.HopsOf(hops)
 	return res
 }
 
@@ -467,14 +519,14 @@ func (r *rawRoute) parseHops(b []byte) {
 		if n < rtNextHopSize || n > len(b) {
 			return
 		}
-		if r.hops++; r.hops == 1 {
-			r.route.OnLink = b[2]&unix.RTNH_F_ONLINK != 0
-			r.oif = int(binary.NativeEndian.Uint32(b[4:]))
-			eachAttr(b[rtNextHopSize:n], func(typ uint16, v []byte) {
-				if typ == unix.RTA_GATEWAY || typ == unix.RTA_VIA {
-					r.route.Via = getVia(typ, v)
-				}
-			})
+		h := rawHop{onLink: b[2]&unix.RTNH_F_ONLINK != 0, weight: int(b[3]), oif: int(binary.NativeEndian.Uint32(b[4:]))}
+		eachAttr(b[rtNextHopSize:n], func(typ uint16, v []byte) {
+			if typ == unix.RTA_GATEWAY || typ == unix.RTA_VIA {
+				h.via = getVia(typ, v)
+			}
+		})
+		if r.hops = append(r.hops, h); len(r.hops) == 1 {
+			r.route.OnLink, r.oif, r.route.Via = h.onLink, h.oif, h.via
 		}
 		b = b[min(align4(n), len(b)):]
 	}

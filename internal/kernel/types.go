@@ -18,7 +18,8 @@ type Route struct {
 	Type   RouteType
 	Via    netip.Addr // invalid: on link
 	Device string
-	OnLink bool       // Via is reachable on Device whatever the addresses say (RTNH_F_ONLINK)
+	Hops   model.Hops // two or more, in place of Via and Device
+	OnLink bool       // next hops are reachable on their device whatever the addresses say (RTNH_F_ONLINK)
 	Source netip.Addr // preferred source; may be invalid
 	MTU    int        // bytes; 0: the device's
 }

@@ -69,12 +69,16 @@ func underlay(links []Link, addrs map[int][]netip.Prefix, routes []readRoute) mo
 	}
 	best := make(map[netip.Prefix]model.UnderlayRoute)
 	for _, r := range routes {
-		device, _, _ := strings.Cut(r.route.Device, " ") // of a multipath route
+		via, device := r.route.Via, r.route.Device
+		if hops := r.route.Hops.All(); len(hops) > 0 {
+			via = hops[0].Via
+			device, _, _ = strings.Cut(hops[0].Device, " ")
+		}
 		_, known := up[device]
 		if r.typ != unix.RTN_UNICAST || r.cloned || r.protocol == RouteProtocol || r.key.Table != MainTable || !known {
 			continue
 		}
-		n := model.UnderlayRoute{Dst: r.key.Dst, Via: r.route.Via, Device: device,
+		n := model.UnderlayRoute{Dst: r.key.Dst, Via: via, Device: device,
 			MTU: r.route.MTU, Src: r.route.Source, Metric: r.key.Metric}
 		if have, ok := best[n.Dst]; !ok || compareUnderlay(n, have) < 0 {
 			best[n.Dst] = n

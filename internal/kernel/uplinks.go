@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 
@@ -23,7 +22,7 @@ func (h *Handle) UplinksTo(ctx context.Context, addrs []netip.Addr) (map[int]boo
 		if !ok || m.typ != unix.RTM_NEWROUTE || r.typ != unix.RTN_UNICAST || r.cloned || r.protocol == RouteProtocol || r.key.Table != MainTable {
 			continue
 		}
-		routes[r.key.Dst] = append(routes[r.key.Dst], hopLinks(r, m.body)...)
+		routes[r.key.Dst] = append(routes[r.key.Dst], hopLinks(r)...)
 	}
 	out := map[int]bool{}
 	for _, a := range addrs {
@@ -43,23 +42,13 @@ func (h *Handle) UplinksTo(ctx context.Context, addrs []netip.Addr) (map[int]boo
 }
 
 // hopLinks returns the interfaces of all next hops of a route.
-func hopLinks(r rawRoute, body []byte) []int {
-	if r.hops < 2 {
+func hopLinks(r rawRoute) []int {
+	if len(r.hops) < 2 {
 		return []int{r.oif}
 	}
-	var out []int
-	eachAttr(body[rtMsgSize:], func(typ uint16, v []byte) {
-		if typ != unix.RTA_MULTIPATH {
-			return
-		}
-		for len(v) >= rtNextHopSize {
-			n := int(binary.NativeEndian.Uint16(v))
-			if n < rtNextHopSize || n > len(v) {
-				return
-			}
-			out = append(out, int(binary.NativeEndian.Uint32(v[4:])))
-			v = v[min(align4(n), len(v)):]
-		}
-	})
+	out := make([]int, len(r.hops))
+	for i, h := range r.hops {
+		out[i] = h.oif
+	}
 	return out
 }

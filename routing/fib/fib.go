@@ -4,6 +4,7 @@
 package fib
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -15,8 +16,8 @@ import (
 	"weft/routing"
 )
 
-// Metric is the metric of every route that we write, of both families. It is IPv6's own default,
-// so that a route means the same in both; an administrator's route with a lower metric wins over
+// Metric is the metric of every route that we write, of both families, where the plan has no other. It is IPv6's
+// own default, so that a route means the same in both; an administrator's route with a lower metric wins over
 // ours.
 const Metric = 1024
 
@@ -52,10 +53,15 @@ func (u use) add(routes []routing.Route) {
 		if r.Device != last.Device {
 			u.devices[r.Device] = true
 		}
+		if r.Hops != last.Hops {
+			for _, h := range r.Hops.All() {
+				u.devices[h.Device] = true
+			}
+		}
 		if r.Source != last.Source {
 			u.sources[r.Source] = true
 		}
-		last.Device, last.Source = r.Device, r.Source
+		last.Device, last.Source, last.Hops = r.Device, r.Source, r.Hops
 	}
 }
 
@@ -78,6 +84,7 @@ func (f *FIB) Apply(ctx context.Context, p routing.Plan) (reconcile.Result, erro
 	u := use{map[string]bool{}, map[netip.Addr]bool{}}
 	u.add(p.Routes)
 	u.add(p.Pods)
+	u.add(p.Learned)
 	f.mu.Lock()
 	// Until this Apply is over, an event about anything that it uses may be what it needs.
 	f.use, f.failed = u, true
@@ -85,11 +92,11 @@ func (f *FIB) Apply(ctx context.Context, p routing.Plan) (reconcile.Result, erro
 	if err := f.readLinks(ctx); err != nil {
 		return reconcile.Result{}, fmt.Errorf("apply routes: %w", err)
 	}
-	res, err := f.syncer.SyncSlice(ctx, p.Routes, p.Pods)
+	res, err := f.syncer.SyncSlice(ctx, p.Routes, p.Pods, p.Learned)
 	f.mu.Lock()
 	f.failed = err != nil
 	f.mu.Unlock()
-	f.log.Debug("routes applied", "wanted", len(p.Routes)+len(p.Pods), "change", res.String(), "err", err)
+	f.log.Debug("routes applied", "wanted", len(p.Routes)+len(p.Pods)+len(p.Learned), "change", res.String(), "err", err)
 	if err != nil {
 		return res, fmt.Errorf("apply routes: %w", err)
 	}
@@ -124,7 +131,11 @@ func key(dst netip.Prefix) kernel.RouteKey {
 	return kernel.RouteKey{Table: kernel.MainTable, Dst: dst, Metric: Metric}
 }
 
-func entry(r routing.Route) (kernel.RouteKey, kernel.Route) { return key(r.Dst), kernelRoute(r) }
+func entry(r routing.Route) (kernel.RouteKey, kernel.Route) {
+	k := key(r.Dst)
+	k.Metric = cmp.Or(r.Metric, k.Metric)
+	return k, kernelRoute(r)
+}
 
 func kernelRoute(r routing.Route) kernel.Route {
 	if r.Blackhole {
@@ -134,10 +145,10 @@ func kernelRoute(r routing.Route) kernel.Route {
 		return kernel.Route{Type: kernel.UnreachableType}
 	}
 	return kernel.Route{
-		Type: kernel.Unicast, Via: r.Via, Device: r.Device, Source: r.Source, MTU: r.MTU,
+		Type: kernel.Unicast, Via: r.Via, Device: r.Device, Hops: r.Hops, Source: r.Source, MTU: r.MTU,
 		// A next hop behind a tunnel, and one in a subnet that this host has no address of, is on
 		// no connected route: the device is what counts.
-		OnLink: r.Via.IsValid(),
+		OnLink: r.Via.IsValid() || !r.Hops.IsZero(),
 	}
 }
 
@@ -206,7 +217,7 @@ func (f *FIB) observeLink(e kernel.Event) bool {
 	case !e.Removed && now.up:
 		return f.failed // what is written was written while it was up
 	default:
-		f.syncer.Forget(func(_ kernel.RouteKey, r kernel.Route) bool { return r.Device == now.name })
+		f.syncer.Forget(func(_ kernel.RouteKey, r kernel.Route) bool { return r.Device == now.name || r.Hops.On(now.name) })
 	}
 	return true
 }

@@ -1,0 +1,181 @@
+package routing
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"weft/model"
+)
+
+func testUnderlay() model.Underlay {
+	return model.Underlay{
+		Links: []model.Link{{Name: "eth0", Up: true, Addresses: []netip.Prefix{prefix("172.31.1.1/24"), prefix("fd00:31:1::1/64")}},
+			{Name: "eth1", Up: true, Addresses: []netip.Prefix{prefix("172.31.9.1/24")}}, {Name: "eth2"}},
+		Routes: []model.UnderlayRoute{
+			{Dst: prefix("0.0.0.0/0"), Via: addr("172.31.1.254"), Device: "eth0", Metric: 100},
+			{Dst: prefix("172.31.1.0/24"), Device: "eth0"}, {Dst: prefix("172.31.9.0/24"), Device: "eth1"},
+			{Dst: prefix("172.31.2.0/24"), Via: addr("172.31.1.253"), Device: "eth0"},
+			{Dst: prefix("172.31.3.0/24"), Device: "eth2"},
+			{Dst: prefix("fd00:31:1::/64"), Device: "eth0"},
+		},
+	}
+}
+
+func learn(p string, hops ...string) Learned {
+	l := Learned{Prefix: prefix(p), Peer: addr("172.31.1.254")}
+	for _, h := range hops {
+		l.NextHops = append(l.NextHops, addr(h))
+	}
+	return l
+}
+
+func TestLearnedRoutes(t *testing.T) {
+	in := LearnedInput{
+		Underlay: testUnderlay(),
+		Services: []netip.Prefix{prefix("10.96.0.0/12")},
+		Priority: map[model.Family]uint32{model.IPv6: 512},
+		Routes: []Learned{
+			learn("10.96.0.0/12", "172.31.1.2"), learn("10.97.0.1/32", "172.31.1.2"), // of services
+			learn("10.244.0.0/16", "172.31.1.2"),  // a less specific one of a pool may be
+			learn("10.244.0.5/32", "172.31.1.2"),  // a pod of this host
+			learn("10.244.1.0/26", "172.31.1.66"), // which the store knows better
+			learn("10.244.1.0/27", "172.31.1.2"),
+			learn("192.168.1.0/24", "172.31.1.254"),             // on link
+			learn("192.168.2.0/24", "172.31.2.9"),               // by a gateway
+			learn("192.168.3.0/24", "172.31.1.5", "172.31.9.5"), // both ways
+			learn("192.168.4.0/24", "172.31.2.8", "172.31.2.9"), // by one gateway
+			learn("192.168.5.0/24", "172.31.1.5", "172.31.3.5"), // a device is down, so by default
+			learn("192.168.6.0/24", "172.31.1.1"),               // ourselves
+			learn("192.168.7.0/24", "fe80::1%eth1"), learn("192.168.8.0/24", "fe80::1"), learn("192.168.9.0/24", "fe80::1%eth2"),
+			learn("0.0.0.0/0", "172.31.1.254"), learn("128.0.0.0/1", "172.31.1.254"),
+			learn("2001:db8::/32", "fd00:31:1::2"), learn("2001:db9::/32", "172.31.1.2"), learn("2001:dba::/32", "fd00:31:7::2"),
+			{Prefix: prefix("192.168.10.0/24"), NextHops: []netip.Addr{addr("172.31.1.5")}, Peer: addr("172.31.1.5"), Priority: 77},
+			learn("192.168.11.0/24"),
+		},
+	}
+	slices.SortFunc(in.Routes, compareLearned)
+	p := Plan{Routes: []Route{{Dst: prefix("10.244.0.0/26"), Blackhole: true}, {Dst: prefix("10.244.1.0/26"), Via: addr("172.31.1.3"), Device: "eth0"}},
+		Pods: []Route{{Dst: prefix("10.244.0.5/32"), Device: "weft0"}}}
+	var c LearnedCompiler
+	got, err := c.Compile(p, in)
+	want := `route 10.244.0.0/16 via 172.31.1.2 dev eth0  # BGP, from 172.31.1.254
+route 10.244.1.0/27 via 172.31.1.2 dev eth0  # BGP, from 172.31.1.254
+route 192.168.1.0/24 via 172.31.1.254 dev eth0  # BGP, from 172.31.1.254
+route 192.168.2.0/24 via 172.31.1.253 dev eth0  # BGP, from 172.31.1.254
+route 192.168.3.0/24 nexthop via 172.31.1.5 dev eth0 nexthop via 172.31.9.5 dev eth1  # BGP, from 172.31.1.254
+route 192.168.4.0/24 via 172.31.1.253 dev eth0  # BGP, from 172.31.1.254
+route 192.168.5.0/24 nexthop via 172.31.1.5 dev eth0 nexthop via 172.31.1.254 dev eth0  # BGP, from 172.31.1.254
+route 192.168.7.0/24 via fe80::1 dev eth1  # BGP, from 172.31.1.254
+route 192.168.10.0/24 via 172.31.1.5 dev eth0 metric 77  # BGP, from 172.31.1.5
+route 2001:db8::/32 via fd00:31:1::2 dev eth0 metric 512  # BGP, from 172.31.1.254
+`
+	if diff := cmp.Diff(want, Plan{Learned: got.Learned}.Format()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	for _, want := range []string{
+		"BGP next hop 172.31.1.1 of 1 routes: it is this host's own address", "BGP next hop fe80::1 of 1 routes: it is link-local",
+		"BGP next hop fe80::1%eth2 of 1 routes: its interface eth2 is not up", "BGP next hop fd00:31:7::2 of 1 routes: the underlay has no route",
+		"BGP next hop 172.31.1.2 of 1 routes: it is IPv4 and the prefixes are IPv6", "route to 0.0.0.0/0 from BGP peer 172.31.1.254", "route to 128.0.0.0/1",
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got error\n%v\nwant one that says %q", err, want)
+		}
+	}
+	again, err2 := c.Compile(p, in)
+	if &again.Learned[0] != &got.Learned[0] || fmt.Sprint(err2) != fmt.Sprint(err) {
+		t.Error("the same input makes other memory, or loses the error")
+	}
+	in.Routes = slices.Clone(in.Routes)
+	if again, _ = c.Compile(p, in); &again.Learned[0] != &got.Learned[0] {
+		t.Error("equal input makes other memory")
+	}
+	if empty, err := c.Compile(p, LearnedInput{Underlay: testUnderlay()}); len(empty.Learned) != 0 || err != nil {
+		t.Errorf("nothing learned: %v, %v", empty.Learned, err)
+	}
+}
+
+// With a memory or without, over any changes, the plan is the same, and has no prefix twice.
+func TestLearnedCompilerForgetsNothing(t *testing.T) {
+	kept := 0
+	rapid.Check(t, func(t *rapid.T) {
+		var c LearnedCompiler
+		in, p := LearnedInput{Underlay: testUnderlay()}, Plan{}
+		number := rapid.IntRange(0, 12)
+		t.Repeat(map[string]func(*rapid.T){
+			"learned": func(t *rapid.T) {
+				in.Routes = nil
+				for i := range 12 {
+					if rapid.Bool().Draw(t, "there") {
+						in.Routes = append(in.Routes, learn(fmt.Sprintf("10.0.%d.0/24", i), rapid.SampledFrom([]string{"172.31.1.2", "172.31.1.3", "10.9.9.9"}).Draw(t, "hop")))
+					}
+				}
+			},
+			"plan": func(t *rapid.T) {
+				p = Plan{}
+				for i := range number.Draw(t, "routes") {
+					p.Routes = append(p.Routes, Route{Dst: prefix(fmt.Sprintf("10.0.%d.0/24", i))})
+				}
+			},
+			"link": func(*rapid.T) {
+				in.Underlay = testUnderlay()
+				in.Underlay.Links[0].Up = number.Draw(t, "up") > 3
+			},
+			"": func(t *rapid.T) {
+				got, gotErr := c.Compile(p, in)
+				want, wantErr := (&LearnedCompiler{}).Compile(p, in)
+				if got.Format() != want.Format() || fmt.Sprint(gotErr) != fmt.Sprint(wantErr) {
+					t.Fatalf("got\n%s%v\nwant\n%s%v", got.Format(), gotErr, want.Format(), wantErr)
+				}
+				kept += len(got.Learned)
+				for _, r := range got.Learned {
+					if slices.ContainsFunc(p.Routes, func(o Route) bool { return o.Dst == r.Dst }) {
+						t.Fatalf("%v is in the plan already", r)
+					}
+				}
+			},
+		})
+	})
+	if kept == 0 {
+		t.Error("nothing was ever learned")
+	}
+}
+
+// manyLearned are n routes over a few next hops, every third over two.
+func manyLearned(n int) LearnedInput {
+	in := LearnedInput{Underlay: testUnderlay(), Services: []netip.Prefix{prefix("10.96.0.0/12")}}
+	for i := range n {
+		l := Learned{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{20 + byte(i>>16), byte(i >> 8), byte(i), 0}), 24), Peer: addr("172.31.1.254"),
+			NextHops: []netip.Addr{netip.AddrFrom4([4]byte{172, 31, 1, byte(2 + i%50)})}}
+		if i%3 == 0 {
+			l.NextHops = append(l.NextHops, netip.AddrFrom4([4]byte{172, 31, 9, byte(2 + i%50)}))
+		}
+		in.Routes = append(in.Routes, l)
+	}
+	return in
+}
+
+func BenchmarkLearned(b *testing.B) {
+	const n = 100_000
+	in, one := manyLearned(n), manyLearned(n+1)
+	p := Plan{Routes: []Route{{Dst: prefix("10.244.0.0/26"), Blackhole: true}}}
+	b.Run("unchanged", func(b *testing.B) {
+		var c LearnedCompiler
+		for b.Loop() {
+			_, _ = c.Compile(p, in)
+		}
+	})
+	b.Run("one-more", func(b *testing.B) {
+		var c LearnedCompiler
+		for i := 0; b.Loop(); i++ {
+			if got, err := c.Compile(p, []LearnedInput{in, one}[i%2]); err != nil || len(got.Learned) != n+i%2 {
+				b.Fatal(err, len(got.Learned))
+			}
+		}
+	})
+}
