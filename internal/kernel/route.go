@@ -302,12 +302,12 @@ func encodeRoute(k RouteKey, r Route, index map[string]int) []byte {
 	if r.Type == Unicast && !r.Via.IsValid() && r.Hops.IsZero() {
 		scope = unix.RT_SCOPE_LINK
 	}
-	if r.OnLink {
+	if r.OnLink && r.Hops.IsZero() { // of several, each has its own
 		flags = unix.RTNH_F_ONLINK
 	}
 	e := rtMsg(k, routeTypes[r.Type], scope, flags)
 	if !r.Hops.IsZero() {
-		e.attr(unix.RTA_MULTIPATH, encodeHops(k, r, index, uint8(flags)))
+		e.attr(unix.RTA_MULTIPATH, encodeHops(k, r, index))
 	}
 	if r.Device != "" {
 		e.u32(unix.RTA_OIF, uint32(index[r.Device]))
@@ -335,7 +335,11 @@ func (e *encoder) via(k RouteKey, via netip.Addr) {
 }
 
 // encodeHops makes a struct rtnexthop of each next hop. A weight of 0 there is 1.
-func encodeHops(k RouteKey, r Route, index map[string]int, flags uint8) []byte {
+func encodeHops(k RouteKey, r Route, index map[string]int) []byte {
+	flags := uint8(0)
+	if r.OnLink {
+		flags = unix.RTNH_F_ONLINK
+	}
 	var all []byte
 	for _, h := range r.Hops.All() {
 		e := &encoder{}
