@@ -4,7 +4,7 @@ package kernel
 
 // What is ours in a network namespace. Everything else belongs to somebody else.
 const (
-	// RouteProtocol marks every route that we write (rtnetlink rtm_protocol; 87 is 'W' and is
+	// RouteProtocol marks every route and routing rule that we write (rtnetlink rtm_protocol; 87 is 'W' and is
 	// assigned to nobody in /etc/iproute2/rt_protos).
 	RouteProtocol = 87
 
@@ -23,6 +23,12 @@ const (
 	// PolicyMark are the bits of a packet's mark that policy drivers may use while a packet is in
 	// their chains; they are cleared before it leaves them.
 	PolicyMark = 0x0f000000
+
+	// HostTable is the routing table that leads to other nodes' own addresses where these are encrypted, and
+	// UnderlayMark the bit of a packet's mark that keeps a packet from being looked up there: the encrypting
+	// devices' own have it. The rules that say so have RouteProtocol.
+	HostTable    = 8787
+	UnderlayMark = 0x10000000
 
 	// HeldMark is the bit of a connection's mark (ct mark) that says: policy denies it now, drop it.
 	HeldMark = 0x08000000

@@ -23,11 +23,12 @@ func monitorGroups() []int {
 		unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
 		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+		unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
 		unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF,
 	}
 }
 
-// Monitor reports what changes in one network namespace: links, addresses, routes, neighbours, FDB
+// Monitor reports what changes in one network namespace: links, addresses, routes, routing rules, neighbours, FDB
 // entries and forwarding settings, whoever changes them. The kernel keeps events for it from
 // NewMonitor on, so that what is read after NewMonitor plus the events is the whole truth.
 type Monitor struct {
@@ -180,6 +181,10 @@ func (m *Monitor) event(typ uint16, body []byte, f func(Event)) {
 			n := r.named(m.name)
 			f(Event{Kind: EventRoute, Removed: typ == unix.RTM_DELROUTE, Link: m.links[r.oif],
 				RouteKey: n.key, Route: n.route, Protocol: n.protocol})
+		}
+	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
+		if r, protocol, ok := parseRule(body); ok {
+			f(Event{Kind: EventRule, Removed: typ == unix.RTM_DELRULE, Rule: r, Protocol: protocol})
 		}
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		m.neighbour(typ == unix.RTM_DELNEIGH, body, f)

@@ -63,6 +63,7 @@ const (
 	EventLink  EventKind = "link"
 	EventAddr  EventKind = "address"
 	EventRoute EventKind = "route"
+	EventRule  EventKind = "rule"
 	EventNeigh EventKind = "neighbour"
 	EventFDB   EventKind = "fdb"
 	// EventSysctl is a changed per-interface setting (netconf), such as forwarding.
@@ -81,7 +82,9 @@ type Event struct {
 
 	RouteKey RouteKey // EventRoute
 	Route    Route
-	Protocol int // of the route
+	Protocol int // of the route or rule
+
+	Rule Rule // EventRule
 
 	NeighKey NeighKey  // EventNeigh
 	MAC      model.MAC // EventNeigh: link-layer address

@@ -59,7 +59,7 @@ func (d *Driver) knownUplinks(ctx context.Context, there *applied, sources []tun
 		return false, nil
 	}
 	for a := range come {
-		r, err := d.h.RouteTo(ctx, a)
+		r, err := d.h.UnderlayTo(ctx, a)
 		if err != nil {
 			continue // no route yet: its coming is an event
 		}
