@@ -42,7 +42,7 @@ func Compile(v *topology.View, cfg model.EncryptionConfig, keys map[int]PrivateK
 			continue
 		}
 		p.Devices = append(p.Devices, Device{Name: t.Device, Epoch: t.End.Epoch, Key: key, Port: t.End.Port,
-			Addresses: t.Addresses, MTU: t.MTU, Threading: cfg.Threading})
+			Addresses: t.Addresses, MTU: t.MTU, FwMark: cfg.Mark, Threading: cfg.Threading})
 		peers, err := peersOf(t, v.Peers, cfg, own)
 		p.Peers = append(p.Peers, peers...)
 		errs = append(errs, err)

@@ -48,6 +48,8 @@ type EncryptionConfig struct {
 	Threading bool // wireguardThreadingEnabled: NAPI threads of the kernel's device
 	// Priority is that of the rule which leads to encrypted node addresses (wireguardRoutingRulePriority).
 	Priority int
+	// Mark is on what the devices send, so that this rule passes it by; 0: none.
+	Mark uint32
 	// MTU of the devices in bytes; 0 computes (wireguardMTU, wireguardMTUV6).
 	MTU4, MTU6 int
 }
@@ -83,6 +85,9 @@ type EncryptionState struct {
 	// Seen are the nodes that have had a key since encryption was enabled: they are never again
 	// reached in clear.
 	Seen map[NodeName]bool
+	// Hosts are the nodes whose own addresses were reached in cipher text since that was switched on: they are never
+	// again reached in clear.
+	Hosts map[NodeName]bool
 	// Refused are the nodes that go on sending in clear for longer than a change of settings takes to
 	// get around.
 	Refused map[NodeName]bool

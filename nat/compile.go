@@ -56,8 +56,12 @@ func Compile(cfg model.NATConfig, pools []model.Pool, nodes map[model.NodeName]*
 		p.Outgoing = append(p.Outgoing, o)
 	}
 	for i := range tunnels {
+		pods := tunnels[i].End.Encap == model.EncapWireGuard
 		for _, a := range tunnels[i].Addresses {
-			p.Tunnels = append(p.Tunnels, Tunnel{tunnels[i].Device, a})
+			p.Tunnels = append(p.Tunnels, Tunnel{tunnels[i].Device, a, pods})
+		}
+		if pods && len(tunnels[i].Addresses) > 0 && p.Pods == nil {
+			p.Pods = Merge(ranges(pools))
 		}
 	}
 	slices.SortFunc(p.Tunnels, func(a, b Tunnel) int {
@@ -65,6 +69,14 @@ func Compile(cfg model.NATConfig, pools []model.Pool, nodes map[model.NodeName]*
 	})
 	p.Tunnels = slices.Compact(p.Tunnels)
 	return p, errors.Join(errs...)
+}
+
+func ranges(pools []model.Pool) []netip.Prefix {
+	all := make([]netip.Prefix, len(pools))
+	for i := range pools {
+		all[i] = pools[i].CIDR
+	}
+	return all
 }
 
 func hosts(nodes map[model.NodeName]*model.Node, f model.Family) []netip.Addr {

@@ -14,7 +14,14 @@ func (p Plan) Format() string {
 		p.Outgoing[i].format(&b)
 	}
 	for _, t := range p.Tunnels {
-		fmt.Fprintf(&b, "source %s dev %s\n", t.Address, t.Device)
+		fmt.Fprintf(&b, "source %s dev %s", t.Address, t.Device)
+		if t.Pods {
+			b.WriteString(" to pods")
+		}
+		b.WriteByte('\n')
+	}
+	for _, r := range p.Pods {
+		fmt.Fprintf(&b, "pods %s\n", r)
 	}
 	if p.Hold {
 		b.WriteString("hold\n")

@@ -14,6 +14,7 @@ import (
 type Plan struct {
 	Outgoing []Outgoing // at most one a family, IPv4 first
 	Tunnels  []Tunnel   // sorted by device, then address
+	Pods     []Range    // destinations of a Tunnel with Pods, of both families; as Merge gives them
 	// Hold keeps what translates the packets of connections that were translated before, although
 	// no new one would be. It makes nothing that is not there.
 	Hold bool
@@ -39,6 +40,9 @@ type Outgoing struct {
 type Tunnel struct {
 	Device  string
 	Address netip.Addr
+	// Pods limits it to what is sent to addresses of pools: nodes' own may be reached through Device, too, and
+	// answer there whatever the source.
+	Pods bool
 }
 
 // IsZero tells whether p means "gone".

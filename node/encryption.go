@@ -18,6 +18,7 @@ import (
 	"weft/encryption"
 	"weft/encryption/keys"
 	"weft/encryption/wireguard"
+	"weft/internal/kernel"
 	"weft/internal/reconcile"
 	"weft/model"
 	"weft/model/topology"
@@ -414,7 +415,7 @@ const (
 // encryptionSettings merges what the FelixConfigurations of this node say about encryption, as tunnelSettings
 // does.
 func (c *cluster) encryptionSettings() model.EncryptionConfig {
-	e := model.EncryptionConfig{Port4: defaultWireGuardPort, Port6: defaultWireGuardPort6, Priority: defaultRulePriority}
+	e := model.EncryptionConfig{Port4: defaultWireGuardPort, Port6: defaultWireGuardPort6, Priority: defaultRulePriority, Mark: kernel.UnderlayMark}
 	for _, f := range c.felixChain() {
 		s := &f.Spec
 		override(&e.Enabled4, s.WireguardEnabled)

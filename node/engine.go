@@ -38,6 +38,7 @@ type plans struct {
 	encryption encryption.Plan
 	nat        nat.Plan
 	routing    routing.Plan
+	hosts      routing.Hosts
 
 	endpoints map[model.EndpointID]model.Endpoint // that routing was compiled with
 	snapshot  *model.Snapshot                     // that the view was compiled from
@@ -45,7 +46,7 @@ type plans struct {
 
 // keep takes over what an earlier run compiled from the same.
 func (p *plans) keep(last *plans) {
-	p.view, p.tunnel, p.encryption, p.nat, p.snapshot = last.view, last.tunnel, last.encryption, last.nat, last.snapshot
+	p.view, p.tunnel, p.encryption, p.nat, p.hosts, p.snapshot = last.view, last.tunnel, last.encryption, last.nat, last.hosts, last.snapshot
 }
 
 // engine turns the cluster's state into plans and plans into kernel state.
@@ -63,6 +64,7 @@ type engine struct {
 	collector *collector
 	announcer *announcer
 	encryptor *encryptor
+	store     []uint16            // TCP ports of the store
 	onLinks   func([]model.Link)  // optional: this host's interfaces are others than before
 	onOverlay func(model.Overlay) // optional: of every new view
 
@@ -183,6 +185,7 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 			e.note("encryption", err)
 			p.nat, err = nat.Compile(snap.NAT, snap.Pools, snap.Nodes, p.view.Tunnels)
 			e.note("nat", err)
+			p.hosts = routing.CompileHosts(p.view, e.hostRouting(snap.Encryption.Priority))
 		}
 	}
 	p.endpoints = e.endpoints()

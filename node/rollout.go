@@ -18,6 +18,7 @@ type rollout struct {
 	Since time.Time                    `json:"since"` // when encryption was switched on, as this node learnt
 	Over  bool                         `json:"over"`  // see model.EncryptionState
 	Seen  map[model.NodeName]bool      `json:"seen,omitempty"`
+	Hosts map[model.NodeName]bool      `json:"hosts,omitempty"`
 	clear map[model.NodeName]time.Time // since when nodes that should not send in clear say that they may
 	late  map[model.NodeName]bool
 }
@@ -34,8 +35,12 @@ func (r rollout) next(s *model.Snapshot, v *topology.View, settled bool, now tim
 		next.Since = now
 	}
 	next.Over = next.Over || now.Sub(next.Since) >= grace || settled && topology.RolledOut(s)
+	if s.Encryption.Host {
+		next.Hosts = r.Hosts
+	}
 	if settled {
 		next.Seen = withAll(r.Seen, v.Encrypted)
+		next.Hosts = withAll(next.Hosts, encryptedHosts(v))
 	}
 	self := s.Nodes[s.Self]
 	if self == nil || self.Tunnels == nil || !self.Tunnels.EncryptedOnly {
@@ -60,6 +65,17 @@ func (r rollout) next(s *model.Snapshot, v *topology.View, settled bool, now tim
 		}
 	}
 	return next
+}
+
+// encryptedHosts are the nodes whose own addresses are reached in cipher text, as far as they are ready for it.
+func encryptedHosts(v *topology.View) map[model.NodeName]bool {
+	nodes := map[model.NodeName]bool{}
+	for i := range v.Hosts {
+		if p := &v.Hosts[i]; p.Reach == topology.WireGuard && !p.Unready {
+			nodes[p.Node] = true
+		}
+	}
+	return nodes
 }
 
 // withAll returns a with all of b; a itself where that changes nothing.
@@ -97,15 +113,15 @@ func (r rollout) wait(now time.Time, grace time.Duration) time.Duration {
 
 // state is what the compilers are told.
 func (r rollout) state() model.EncryptionState {
-	return model.EncryptionState{Over: r.Over, Seen: r.Seen, Refused: r.late}
+	return model.EncryptionState{Over: r.Over, Seen: r.Seen, Hosts: r.Hosts, Refused: r.late}
 }
 
 // same tells whether the compilers would be told the same.
 func (r rollout) same(o rollout) bool {
-	return r.Over == o.Over && maps.Equal(r.Seen, o.Seen) && maps.Equal(r.late, o.late)
+	return r.Over == o.Over && maps.Equal(r.Seen, o.Seen) && maps.Equal(r.Hosts, o.Hosts) && maps.Equal(r.late, o.late)
 }
 
 // lasting tells whether two have the same to remember over a restart.
 func (r rollout) lasting(o rollout) bool {
-	return r.Since.Equal(o.Since) && r.Over == o.Over && maps.Equal(r.Seen, o.Seen)
+	return r.Since.Equal(o.Since) && r.Over == o.Over && maps.Equal(r.Seen, o.Seen) && maps.Equal(r.Hosts, o.Hosts)
 }

@@ -171,9 +171,9 @@ func (s *service) servePlan(w http.ResponseWriter, r *http.Request) {
 	case "nat":
 		fmt.Fprint(w, p.nat.Format())
 	case "routing":
-		fmt.Fprint(w, p.routing.Format())
+		fmt.Fprint(w, p.routing.Format(), p.hosts.Format())
 	case "encryption":
-		fmt.Fprint(w, p.encryption.Format())
+		fmt.Fprint(w, p.encryption.Format(), p.hosts.Format())
 	default:
 		http.Error(w, fmt.Sprintf("no plan %q: want topology, tunnel, encryption, nat, routing or policy", area), http.StatusNotFound)
 	}

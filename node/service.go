@@ -213,7 +213,7 @@ func (s *service) build(ctx context.Context) error {
 	s.drivers = s.served(tunnels)
 	s.ipam = ipam.New(s.store, s.cfg.NodeName, ipam.Options{View: s.ipamView, InUse: s.inUse, Log: s.log})
 	s.engine = &engine{log: s.log, cluster: s.cluster, underlay: s.underlay, compiler: topology.NewCompiler(s.drivers),
-		endpoints: s.registry.Endpoints, metrics: s.metrics,
+		endpoints: s.registry.Endpoints, metrics: s.metrics, store: storePorts(s.cfg.Datastore.Endpoints),
 		announcer: &announcer{kick: func() { s.publish.Kick() }, again: func() { s.engine.runner.Kick() }, now: time.Now}}
 	var devices devices
 	if s.wireguard != nil {

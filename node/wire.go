@@ -54,7 +54,7 @@ const removal = "/remove"
 // parts lists what is applied, in this order and for these reasons.
 func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 	sysctls := fib.NewSysctls("", s.log)
-	routes := fib.New(s.handle, s.log)
+	routes, hosts := fib.New(s.handle, s.log), fib.NewHosts(s.handle, s.log)
 	mtus := cni.NewMTUSyncer(s.registry, s.links, s.log)
 	healer := cni.NewLinkHealer(s.registry, s.links, s.log)
 	parts := []part{{
@@ -122,6 +122,10 @@ func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 		name: "routing/fib", why: "routes lead to what stands by now",
 		apply:   func(ctx context.Context, p *plans) (reconcile.Result, error) { return routes.Apply(ctx, p.routing) },
 		observe: routes.Observe, resync: routes.Resync,
+	}, part{
+		name: "routing/hosts", why: "what is sent to nodes themselves is led into devices that stand, and away from them before they go",
+		apply:   func(ctx context.Context, p *plans) (reconcile.Result, error) { return hosts.Apply(ctx, p.hosts) },
+		observe: hosts.Observe, resync: hosts.Resync,
 	}, part{
 		name: "pods/mtu", why: "and more only when more fits everywhere",
 		apply:   func(ctx context.Context, p *plans) (reconcile.Result, error) { return mtus.Apply(ctx, p.view.PodMTU) },

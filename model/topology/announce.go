@@ -102,7 +102,8 @@ func RolledOut(s *model.Snapshot) bool {
 }
 
 func (v *View) uses(device string) bool {
-	return slices.ContainsFunc(v.Paths, func(p Path) bool { return p.Device == device })
+	by := func(p Path) bool { return p.Device == device }
+	return slices.ContainsFunc(v.Paths, by) || slices.ContainsFunc(v.Hosts, by)
 }
 
 func (v *View) goesDirect() bool {

@@ -81,19 +81,25 @@ func newCompiler(s *model.Snapshot, drivers []Driver) (*compiler, error) {
 // view puts together what was decided; paths and peers are sorted.
 func (c *compiler) view(paths []Path, peers []Peer) *View {
 	v := &View{Self: c.s.Self, Paths: paths, Peers: peers, Tunnels: c.tunnels, Uplinks: slices.Sorted(maps.Keys(c.carriers))}
-	v.Guard, v.Encrypted = c.guard(peers), c.ready()
-	v.Problems = slices.Clone(c.problems)
-	for i := range paths {
-		if p := &paths[i]; p.Reach == Unreachable {
-			v.Problems = append(v.Problems, fmt.Sprintf("node %s is not reachable over %s: %s", p.Node, model.FamilyOf(p.Dst.Addr()), p.Why))
-		} else if p.Unready {
-			v.Problems = append(v.Problems, fmt.Sprintf("node %s may not be reachable over %s: %s", p.Node, model.FamilyOf(p.Dst.Addr()), p.Why))
-		}
-	}
+	v.Guard, v.Encrypted, v.Hosts = c.guard(peers), c.ready(), c.hosts()
+	v.Problems = append(slices.Clone(c.problems), notReached("", paths)...)
+	v.Problems = append(v.Problems, notReached("'s own address", v.Hosts)...)
 	c.podMTU(v)
 	slices.Sort(v.Problems)
 	v.Problems = slices.Compact(v.Problems)
 	return v
+}
+
+// notReached returns a sentence for each path that leads nowhere, or may; what says what of a node it leads to.
+func notReached(what string, paths []Path) (problems []string) {
+	for i := range paths {
+		if p := &paths[i]; p.Reach == Unreachable {
+			problems = append(problems, fmt.Sprintf("node %s%s is not reachable over %s: %s", p.Node, what, model.FamilyOf(p.Dst.Addr()), p.Why))
+		} else if p.Unready {
+			problems = append(problems, fmt.Sprintf("node %s%s may not be reachable over %s: %s", p.Node, what, model.FamilyOf(p.Dst.Addr()), p.Why))
+		}
+	}
+	return problems
 }
 
 // addPool takes a pool in. A disabled pool may share its range with the one that replaces it: then

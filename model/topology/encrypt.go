@@ -201,7 +201,7 @@ func (c *compiler) keysDiffer(s *model.Snapshot, changed map[model.NodeName]bool
 
 func sameEncryption(a, b *model.Snapshot) bool {
 	x, y := &a.EncryptionState, &b.EncryptionState
-	return a.Encryption == b.Encryption && x.Over == y.Over && maps.Equal(x.Seen, y.Seen) && maps.Equal(x.Refused, y.Refused) &&
+	return a.Encryption == b.Encryption && x.Over == y.Over && maps.Equal(x.Seen, y.Seen) && maps.Equal(x.Refused, y.Refused) && maps.Equal(x.Hosts, y.Hosts) &&
 		(x.Met == nil) == (y.Met == nil) && maps.Equal(x.Met, y.Met)
 }
 

@@ -2,6 +2,7 @@ package topology
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -12,10 +13,13 @@ func (v *View) Format() string {
 	for _, t := range v.Tunnels {
 		fmt.Fprintf(&b, "tunnel %s over %s from %s, MTU %d\n", t.Device, t.Parent, t.Local, t.MTU)
 	}
-	for _, p := range v.Paths {
+	for _, p := range slices.Concat(v.Paths, v.Hosts) {
 		fmt.Fprintf(&b, "%s on %s: %s", p.Dst, p.Node, p.Reach)
 		if p.Via.IsValid() {
-			fmt.Fprintf(&b, " via %s dev %s", p.Via, p.Device)
+			fmt.Fprintf(&b, " via %s", p.Via)
+		}
+		if p.Device != "" {
+			fmt.Fprintf(&b, " dev %s", p.Device)
 		}
 		if p.Source.IsValid() {
 			fmt.Fprintf(&b, " src %s", p.Source)

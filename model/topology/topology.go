@@ -132,6 +132,9 @@ type View struct {
 	Tunnels []Tunnel // sorted by Device
 	Uplinks []string // the interfaces that carry this node's addresses, sorted
 	Guard   Guard
+	// Hosts are the paths to the other nodes' own addresses, where these are to be encrypted; sorted by Dst. Direct
+	// leaves an address to the underlay's own routes.
+	Hosts []Path
 	// Encrypted are the nodes that this host can reach by WireGuard as soon as the View is applied.
 	Encrypted map[model.NodeName]bool
 	PodMTU    int // bytes: what a pod interface may have so that every path takes it

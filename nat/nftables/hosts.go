@@ -14,7 +14,7 @@ import (
 // sameButHosts tells whether two plans differ in no more than which nodes are spared: what changes often
 // in a big cluster.
 func sameButHosts(a, b nat.Plan) bool {
-	return a.Hold == b.Hold && slices.Equal(a.Tunnels, b.Tunnels) && slices.EqualFunc(a.Outgoing, b.Outgoing, func(a, b nat.Outgoing) bool {
+	return a.Hold == b.Hold && slices.Equal(a.Tunnels, b.Tunnels) && slices.Equal(a.Pods, b.Pods) && slices.EqualFunc(a.Outgoing, b.Outgoing, func(a, b nat.Outgoing) bool {
 		return a.Family == b.Family && a.To == b.To && a.Ports == b.Ports && a.UDPPorts == b.UDPPorts && a.Interface == b.Interface &&
 			slices.Equal(a.From, b.From) && slices.Equal(a.Spared, b.Spared) && (len(a.Hosts) > 0) == (len(b.Hosts) > 0)
 	})

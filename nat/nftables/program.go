@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	lib "github.com/google/nftables"
@@ -33,16 +34,19 @@ func program(p nat.Plan, held bool) nft.Program {
 		return nft.Program{}
 	}
 	post := nft.Chain{Name: chainPost, Base: &nft.Base{Type: lib.ChainTypeNAT, Hook: lib.ChainHookPostrouting, Priority: priority}}
+	pods, podSets := podRanges(p)
 	for _, t := range p.Tunnels {
-		post.Rules = append(post.Rules, tunnelRules(t)...)
+		if _, any := pods[model.FamilyOf(t.Address)]; any || !t.Pods {
+			post.Rules = append(post.Rules, tunnelRules(t)...)
+		}
 	}
 	if len(p.Outgoing) == 0 {
 		// The kernel tracks connections, without which it translates nothing, for as long as a rule
 		// somewhere asks about them.
 		post.Rules = append(post.Rules, nft.Rule(connState(expr.CtStateBitNEW), nft.Accept()))
-		return nft.Program{Chains: []nft.Chain{post}}
+		return nft.Program{Chains: []nft.Chain{post}, Sets: podSets}
 	}
-	out := nft.Program{Counters: []string{counterInvalid}}
+	out := nft.Program{Counters: []string{counterInvalid}, Sets: podSets}
 	forward := nft.Chain{Name: chainForward, Base: &nft.Base{Type: lib.ChainTypeFilter, Hook: lib.ChainHookForward, Priority: *lib.ChainPriorityFilter}}
 	var translate []nft.Chain
 	for i := range p.Outgoing {
@@ -68,6 +72,7 @@ func suffix(f model.Family) string {
 func chainOf(f model.Family) string   { return prefix + "outgoing" + suffix(f) }
 func setFrom(f model.Family) string   { return prefix + "from" + suffix(f) }
 func setSpared(f model.Family) string { return prefix + "pools" + suffix(f) }
+func setPods(f model.Family) string   { return prefix + "pods" + suffix(f) }
 func setHosts(f model.Family) string  { return prefix + "hosts" + suffix(f) }
 
 // leaves matches the packets of which o speaks.
@@ -104,19 +109,36 @@ func connState(bit uint32) []expr.Any {
 // native is a number as the kernel keeps it in a register.
 func native(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
 
+// interval is a set of ranges.
+func interval(name string, f model.Family, ranges []nat.Range) nft.Set {
+	return nft.Set{Spec: lib.Set{Name: name, KeyType: nft.AddrType(f), KeyByteOrder: binaryutil.BigEndian, Interval: true},
+		Elements: func() []lib.SetElement {
+			e := make([]lib.SetElement, 0, len(ranges))
+			for _, r := range ranges {
+				e = append(e, lib.SetElement{Key: r.First.AsSlice(), KeyEnd: r.Last.AsSlice()})
+			}
+			return e
+		}}
+}
+
+// podRanges returns, by family, what Tunnels with Pods are for, and the sets that hold it.
+func podRanges(p nat.Plan) (of map[model.Family][]nat.Range, all []nft.Set) {
+	of = map[model.Family][]nat.Range{}
+	for _, r := range p.Pods {
+		f := model.FamilyOf(r.First)
+		of[f] = append(of[f], r)
+	}
+	for _, f := range []model.Family{model.IPv4, model.IPv6} {
+		if len(of[f]) > 0 && slices.ContainsFunc(p.Tunnels, func(t nat.Tunnel) bool { return t.Pods && model.FamilyOf(t.Address) == f }) {
+			all = append(all, interval(setPods(f), f, of[f]))
+		}
+	}
+	return of, all
+}
+
 // sets returns the sets that leaves looks into.
 func sets(o *nat.Outgoing) []nft.Set {
-	interval := func(name string, ranges []nat.Range) nft.Set {
-		return nft.Set{Spec: lib.Set{Name: name, KeyType: nft.AddrType(o.Family), KeyByteOrder: binaryutil.BigEndian, Interval: true},
-			Elements: func() []lib.SetElement {
-				e := make([]lib.SetElement, 0, len(ranges))
-				for _, r := range ranges {
-					e = append(e, lib.SetElement{Key: r.First.AsSlice(), KeyEnd: r.Last.AsSlice()})
-				}
-				return e
-			}}
-	}
-	out := []nft.Set{interval(setFrom(o.Family), o.From), interval(setSpared(o.Family), o.Spared)}
+	out := []nft.Set{interval(setFrom(o.Family), o.Family, o.From), interval(setSpared(o.Family), o.Family, o.Spared)}
 	if len(o.Hosts) == 0 {
 		return out
 	}
@@ -190,6 +212,9 @@ func tunnelRules(t nat.Tunnel) [][]expr.Any {
 			&expr.Fib{Register: unix.NFT_REG_1, FlagSADDR: true, ResultADDRTYPE: true},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: native(unix.RTN_LOCAL)},
 		})
+	if t.Pods {
+		own = nft.Rule(own, nft.In(setPods(f), nft.DestAddr(f)))
+	}
 	to := []expr.Any{&expr.Immediate{Register: regAddr, Data: t.Address.AsSlice()}, snat(f)}
 	const tcpFlags, synAck, syn = 13, 0x12, 0x02 // RFC 9293: offset of the flags, bits
 	opening := nft.Payload(expr.PayloadBaseTransportHeader, tcpFlags, 1).Masked([]byte{synAck}).Is(syn)

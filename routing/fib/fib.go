@@ -1,5 +1,6 @@
-// Package fib makes the main routing table of this host hold the routes of a routing.Plan, and
-// keeps the forwarding sysctls that they need. It owns the main-table routes with our protocol
+// Package fib makes the main routing table of this host hold the routes of a routing.Plan, a table of
+// our own and routing rules what routing.Hosts says, and
+// keeps the forwarding sysctls that they need. It owns the routes of the two tables and the rules with our protocol
 // number, and no other: a foreign route is never changed, not even one that is in the way.
 package fib
 
@@ -25,6 +26,7 @@ const Metric = 1024
 type FIB struct {
 	h      *kernel.Handle
 	log    *slog.Logger
+	table  int
 	syncer *reconcile.SliceSyncer[routing.Route, kernel.RouteKey, kernel.Route]
 
 	mu     sync.Mutex
@@ -66,11 +68,19 @@ func (u use) add(routes []routing.Route) {
 }
 
 // New returns a driver that has not touched the kernel yet.
-func New(h *kernel.Handle, log *slog.Logger) *FIB {
+func New(h *kernel.Handle, log *slog.Logger) *FIB { return newTable(h, log, kernel.MainTable) }
+
+func newTable(h *kernel.Handle, log *slog.Logger, table int) *FIB {
+	entry := func(r routing.Route) (kernel.RouteKey, kernel.Route) {
+		k := key(table, r.Dst)
+		k.Metric = cmp.Or(r.Metric, k.Metric)
+		return k, kernelRoute(r)
+	}
 	return &FIB{
-		h:   h,
-		log: log,
-		syncer: reconcile.NewSliceSyncer(reconcile.NewSyncer(kernel.RouteTable(h), reconcile.DeleteAfterCleanPuts),
+		h:     h,
+		log:   log,
+		table: table,
+		syncer: reconcile.NewSliceSyncer(reconcile.NewSyncer(kernel.RouteTable(h, table), reconcile.DeleteAfterCleanPuts),
 			entry, routing.CompareRoutes),
 		links: make(map[int]linkState),
 	}
@@ -127,14 +137,8 @@ func (f *FIB) readLinks(ctx context.Context) error {
 	return nil
 }
 
-func key(dst netip.Prefix) kernel.RouteKey {
-	return kernel.RouteKey{Table: kernel.MainTable, Dst: dst, Metric: Metric}
-}
-
-func entry(r routing.Route) (kernel.RouteKey, kernel.Route) {
-	k := key(r.Dst)
-	k.Metric = cmp.Or(r.Metric, k.Metric)
-	return k, kernelRoute(r)
+func key(table int, dst netip.Prefix) kernel.RouteKey {
+	return kernel.RouteKey{Table: table, Dst: dst, Metric: Metric}
 }
 
 func kernelRoute(r routing.Route) kernel.Route {
@@ -181,7 +185,7 @@ func (f *FIB) Observe(e kernel.Event) bool {
 }
 
 func (f *FIB) observeRoute(e kernel.Event) bool {
-	if e.RouteKey.Table != kernel.MainTable {
+	if e.RouteKey.Table != f.table {
 		return false
 	}
 	if e.Protocol == kernel.RouteProtocol {

@@ -1,0 +1,161 @@
+package routing
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"weft/model"
+	"weft/model/topology"
+)
+
+// Hosts is what leads to other nodes' own addresses where these are encrypted: a table of routes, and the rules
+// that send packets to look into it. The zero value means "gone".
+type Hosts struct {
+	Routes []Route // of the table, sorted by Dst
+	Rules  []Rule  // sorted; none where there are no routes
+}
+
+// Rule is a routing policy rule: a packet that it fits is looked up in Table. Zero conditions fit everything.
+type Rule struct {
+	Family     model.Family
+	Priority   int            // the kernel asks lower ones first
+	Unmarked   uint32         // packets that have none of these bits
+	Protocol   model.Protocol // 0: any
+	SourcePort uint16         // 0: any
+	DestPort   uint16         // 0: any
+	Table      int
+	Why        string // not written to the kernel
+}
+
+// HostConfig says how the rules are to be.
+type HostConfig struct {
+	Priority int // of the rule that leads to Table (wireguardRoutingRulePriority); at least 1
+	Table    int
+	Main     int      // the number of the main table
+	Mark     uint32   // of packets that the encrypting devices send
+	Store    []uint16 // TCP ports of the store
+}
+
+// exceptions is what goes between hosts in clear, as the main table says: what a node needs of others before it can
+// encrypt, or to find that it cannot.
+func exceptions(cfg HostConfig) []Rule {
+	var rules []Rule
+	both := func(p model.Protocol, port uint16, why string) {
+		rules = append(rules, Rule{Protocol: p, DestPort: port, Why: why}, Rule{Protocol: p, SourcePort: port, Why: why})
+	}
+	for _, port := range cfg.Store {
+		both(model.TCP, port, "the store: nodes learn from it how to encrypt")
+	}
+	both(model.TCP, 2380, "etcd among its members: without most of them there is no store")
+	both(model.TCP, 6443, "the Kubernetes API: what starts a node service may have to ask it first")
+	both(model.TCP, 179, "BGP (RFC 4271) tells of the underlay's own state")
+	rules = append(rules, Rule{Protocol: model.UDP, DestPort: 3784, Why: "BFD (RFC 5881) asks about the underlay's links"},
+		Rule{Protocol: model.UDP, DestPort: 4784, Why: "BFD over several hops (RFC 5883), the same"})
+	return rules
+}
+
+// CompileHosts says which routes and rules encrypt what is sent to other nodes' own addresses, by v.Hosts. What
+// no route is for stays with the main table. The exceptions have a priority one lower than the rule they are
+// from, so that they come first.
+func CompileHosts(v *topology.View, cfg HostConfig) Hosts {
+	var h Hosts
+	families := map[model.Family]bool{}
+	for i := range v.Hosts {
+		p := &v.Hosts[i]
+		r := Route{Dst: p.Dst, Why: fmt.Sprintf("node %s: %s", p.Node, p.Why)}
+		switch p.Reach {
+		case topology.WireGuard:
+			r.Device, r.Source = p.Device, p.Source
+			if p.MTU < p.DeviceMTU {
+				r.MTU = p.MTU
+			}
+		case topology.Unreachable:
+			r.Unreachable = true
+		default:
+			continue
+		}
+		h.Routes = append(h.Routes, r)
+		families[model.FamilyOf(p.Dst.Addr())] = true
+	}
+	for _, f := range []model.Family{model.IPv4, model.IPv6} {
+		if !families[f] {
+			continue
+		}
+		for _, r := range slices.Concat(exceptions(cfg), carriers(v, f)) {
+			r.Family, r.Priority, r.Table = f, cfg.Priority-1, cfg.Main
+			h.Rules = append(h.Rules, r)
+		}
+		h.Rules = append(h.Rules, Rule{Family: f, Priority: cfg.Priority, Unmarked: cfg.Mark, Table: cfg.Table,
+			Why: "other nodes' own addresses are encrypted, but not what the encrypting devices send"})
+	}
+	slices.SortFunc(h.Routes, CompareRoutes)
+	slices.SortFunc(h.Rules, CompareRules)
+	h.Rules = slices.CompactFunc(h.Rules, func(a, b Rule) bool { return CompareRules(a, b) == 0 })
+	return h
+}
+
+// carriers are the packets of tunnels: those of the encrypting devices, should they have lost their mark, and
+// those of the others, which bring what is not to be encrypted.
+func carriers(v *topology.View, f model.Family) []Rule {
+	var rules []Rule
+	for i := range v.Tunnels {
+		t := &v.Tunnels[i]
+		if t.Family != f {
+			continue
+		}
+		r := Rule{Protocol: model.UDP, DestPort: uint16(t.Port), Why: "packets of " + t.Device}
+		switch t.End.Encap {
+		case model.EncapIPIP:
+			r.Protocol, r.DestPort = model.IPIP, 0
+		case model.EncapWireGuard: // a peer behind NAT has any port
+			rules = append(rules, Rule{Protocol: model.UDP, SourcePort: uint16(t.Port), Why: r.Why})
+		}
+		rules = append(rules, r)
+	}
+	return rules
+}
+
+// CompareRules is the order of Hosts.Rules. It looks at all but the reason.
+func CompareRules(a, b Rule) int {
+	return cmp.Or(cmp.Compare(a.Family, b.Family), cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Protocol, b.Protocol),
+		cmp.Compare(a.DestPort, b.DestPort), cmp.Compare(a.SourcePort, b.SourcePort), cmp.Compare(a.Unmarked, b.Unmarked), cmp.Compare(a.Table, b.Table))
+}
+
+// Format prints the plan as canonical text, in the words of ip(8), with reasons after a #. The zero value prints
+// nothing.
+func (h Hosts) Format() string {
+	var b strings.Builder
+	for _, r := range h.Rules {
+		fmt.Fprintf(&b, "rule %s  # %s\n", r, r.Why)
+	}
+	table := 0
+	for _, r := range h.Rules {
+		if r.Unmarked != 0 {
+			table = r.Table
+		}
+	}
+	for _, r := range h.Routes {
+		fmt.Fprintf(&b, "route %s table %d  # %s\n", r, table, r.Why)
+	}
+	return b.String()
+}
+
+// String prints the rule in the words of ip(8), without its reason.
+func (r Rule) String() string {
+	s := fmt.Sprintf("%s pref %d", r.Family, r.Priority)
+	if r.Unmarked != 0 {
+		s += fmt.Sprintf(" not fwmark 0x%x/0x%x", r.Unmarked, r.Unmarked)
+	}
+	if r.Protocol != 0 {
+		s += " ipproto " + r.Protocol.String()
+	}
+	if r.SourcePort != 0 {
+		s += fmt.Sprintf(" sport %d", r.SourcePort)
+	}
+	if r.DestPort != 0 {
+		s += fmt.Sprintf(" dport %d", r.DestPort)
+	}
+	return s + fmt.Sprintf(" lookup %d", r.Table)
+}
