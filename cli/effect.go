@@ -17,8 +17,8 @@ func felixInEffect() []string {
 	return []string{"defaultEndpointToHostAction", "encryptionMode", "failsafeInboundHostPorts", "failsafeOutboundHostPorts", "ipipMTU", "iptablesBackend",
 		"iptablesNATOutgoingInterfaceFilter", "mtuIfacePattern", "mtuMode", "mtuProfile", "natOutgoingAddress",
 		"natOutgoingExclusions", "natPortRange", "nftablesMode", "nodeSelector", "prometheusWireGuardMetricsEnabled", "vxlanMTU", "vxlanMTUV6", "vxlanPort", "vxlanVNI",
-		"wireguardEnabled", "wireguardEnabledV6", "wireguardKeepAlive", "wireguardKeyEpoch", "wireguardListeningPort",
-		"wireguardListeningPortV6", "wireguardMTU", "wireguardMTUV6", "wireguardThreadingEnabled", "workloadSourceSpoofing"}
+		"wireguardEnabled", "wireguardEnabledV6", "wireguardHostEncryptionEnabled", "wireguardKeepAlive", "wireguardKeyEpoch", "wireguardListeningPort",
+		"wireguardListeningPortV6", "wireguardMTU", "wireguardMTUV6", "wireguardRoutingRulePriority", "wireguardThreadingEnabled", "workloadSourceSpoofing"}
 }
 
 // bgpInEffect are the fields of the kinds of BGP, and those of Node about BGP, that the node service acts

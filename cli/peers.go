@@ -177,6 +177,9 @@ func encryptionLine(e *status.Encryption) string {
 		text += ", rolling out: " + ready
 	}
 	text += ", " + clearText(e)
+	if h := e.Hosts; h != nil {
+		text += fmt.Sprintf(", hosts too: %d of %d", len(h.Encrypted), len(h.Encrypted)+len(h.Clear)+len(h.Unreachable))
+	}
 	switch {
 	case e.Error != "":
 		text += ", refused packets cannot be counted"
@@ -205,5 +208,5 @@ func epochNumbers(epochs []int) string {
 // weak tells whether something that is to be encrypted is not, or cannot be told.
 func weak(e *status.Encryption) bool {
 	silent := e.OnForGood && e.Ready < e.Nodes && len(e.OtherEpochs) == 0
-	return e.On && (e.Driver == "" || len(e.Clear) > 0 || len(e.Unreachable) > 0 || silent || e.Error != "")
+	return e.On && (e.Driver == "" || e.Hosts != nil && len(e.Hosts.Clear)+len(e.Hosts.Unreachable) > 0 || len(e.Clear) > 0 || len(e.Unreachable) > 0 || silent || e.Error != "")
 }

@@ -88,6 +88,12 @@ func TestEncryptionLine(t *testing.T) {
 			"WireGuard (kernel) for IPv4, Required, key epoch 1 (and 0 until nothing is sent by it), on for good (1 of 1 peer ready), clear-text peers: 0, refused packets: 0 out, 0 in", false},
 		{with(func(e *status.Encryption) { e.Mode, e.Clear = "Preferred", []string{"n2"} }),
 			"WireGuard (kernel) for IPv4, Preferred, key epoch 0, 1 of 1 peer ready, clear-text peers: 1", true},
+		{with(func(e *status.Encryption) {
+			e.OnForGood, e.Hosts = true, &status.HostEncryption{Encrypted: []string{"n2"}}
+		}),
+			"WireGuard (kernel) for IPv4, Required, key epoch 0, on for good (1 of 1 peer ready), clear-text peers: 0, hosts too: 1 of 1, refused packets: 0 out, 0 in", false},
+		{with(func(e *status.Encryption) { e.OnForGood, e.Hosts = true, &status.HostEncryption{Clear: []string{"n2"}} }),
+			"WireGuard (kernel) for IPv4, Required, key epoch 0, on for good (1 of 1 peer ready), clear-text peers: 0, hosts too: 0 of 1, refused packets: 0 out, 0 in", true},
 		{with(func(e *status.Encryption) { e.Driver, e.Ready, e.Unreachable = "", 0, []string{"n2"} }),
 			"ON, BUT THIS HOST HAS NO WIREGUARD, Required: clear-text peers: 0, unreachable: 1", true},
 		{with(func(e *status.Encryption) { e.Error = "no answer" }),

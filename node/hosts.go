@@ -1,11 +1,16 @@
 package node
 
 import (
+	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
 
 	"weft/internal/kernel"
+	"weft/model"
+	"weft/model/topology"
+	"weft/node/status"
 	"weft/routing"
 )
 
@@ -35,4 +40,65 @@ func storePorts(endpoints []string) []uint16 {
 	}
 	slices.Sort(ports)
 	return slices.Compact(ports)
+}
+
+// hostEncryptionOf is what the plans say of the encryption of other nodes' own addresses; nil when that is off.
+func hostEncryptionOf(p *plans) *status.HostEncryption {
+	if !p.snapshot.Encryption.Host || !p.snapshot.Encryption.Any() {
+		return nil
+	}
+	how := map[model.NodeName]mix{}
+	for i := range p.view.Hosts {
+		path := &p.view.Hosts[i]
+		h := how[path.Node]
+		h.clear = h.clear || path.Reach == topology.Direct
+		h.unreachable = h.unreachable || path.Reach == topology.Unreachable
+		how[path.Node] = h
+	}
+	e := &status.HostEncryption{}
+	e.Encrypted, e.Clear, e.Unreachable = sortedOut(how)
+	return e
+}
+
+// sortedOut lists the nodes that are reached in cipher text only, partly in clear, and else partly not at all.
+func sortedOut(how map[model.NodeName]mix) (encrypted, clear, unreachable []string) {
+	encrypted, clear, unreachable = []string{}, []string{}, []string{}
+	for _, node := range slices.Sorted(maps.Keys(how)) {
+		switch h := how[node]; {
+		case h.clear:
+			clear = append(clear, string(node))
+		case h.unreachable:
+			unreachable = append(unreachable, string(node))
+		default:
+			encrypted = append(encrypted, string(node))
+		}
+	}
+	return encrypted, clear, unreachable
+}
+
+// addHosts adds a sentence for each address of a node itself: to the row of the device that it goes by.
+func (b *peerRows) addHosts() {
+	for i := range b.plans.view.Hosts {
+		path := &b.plans.view.Hosts[i]
+		device := path.Device
+		if path.Reach != topology.WireGuard {
+			device = b.any(path.Node)
+		}
+		row := b.row(path.Node, device)
+		why := path.Why
+		if slices.Contains(row.Why, why) {
+			why = "the same"
+		}
+		row.Hosts = append(row.Hosts, path.Dst.Addr().String())
+		row.Why = append(row.Why, fmt.Sprintf("the node's own address %s: %s", path.Dst.Addr(), why))
+	}
+}
+
+// any returns a device that has the node as its peer; "" when there is none.
+func (b *peerRows) any(node model.NodeName) string {
+	devices := slices.Sorted(slices.Values(b.devices[node]))
+	if len(devices) == 0 {
+		return ""
+	}
+	return devices[0]
 }

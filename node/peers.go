@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -54,7 +53,7 @@ func (s *service) encryption(ctx context.Context, p *plans) *status.Encryption {
 func encryptionOf(p *plans) *status.Encryption {
 	cfg := p.snapshot.Encryption
 	e := &status.Encryption{On: cfg.Any(), Families: []string{}, KeyEpoch: cfg.Epoch, Nodes: max(len(p.snapshot.Nodes)-1, 0),
-		Ready: len(p.view.Encrypted), Encrypted: []string{}, Clear: []string{}, Unreachable: []string{}}
+		Ready: len(p.view.Encrypted)}
 	for _, f := range []model.Family{model.IPv4, model.IPv6} {
 		if cfg.Enabled(f) {
 			e.Families = append(e.Families, f.String())
@@ -73,17 +72,8 @@ func encryptionOf(p *plans) *status.Encryption {
 		}
 	}
 	slices.Sort(e.OtherEpochs)
-	how := encryptedReach(p)
-	for _, node := range slices.Sorted(maps.Keys(how)) {
-		switch h := how[node]; {
-		case h.clear:
-			e.Clear = append(e.Clear, string(node))
-		case h.unreachable:
-			e.Unreachable = append(e.Unreachable, string(node))
-		default:
-			e.Encrypted = append(e.Encrypted, string(node))
-		}
-	}
+	e.Encrypted, e.Clear, e.Unreachable = sortedOut(encryptedReach(p))
+	e.Hosts = hostEncryptionOf(p)
 	return e
 }
 
@@ -169,6 +159,7 @@ func peersOf(p *plans, have []wireguard.PeerStatus, complete bool) []status.Encr
 	}
 	out := b.addPeers(have)
 	b.addPaths()
+	b.addHosts()
 	b.addSilent()
 	for id, row := range b.rows {
 		row.Node, row.Device = string(id.node), id.device

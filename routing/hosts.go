@@ -91,7 +91,7 @@ func CompileHosts(v *topology.View, cfg HostConfig) Hosts {
 			Why: "other nodes' own addresses are encrypted, but not what the encrypting devices send"})
 	}
 	slices.SortFunc(h.Routes, CompareRoutes)
-	slices.SortFunc(h.Rules, CompareRules)
+	slices.SortStableFunc(h.Rules, CompareRules)
 	h.Rules = slices.CompactFunc(h.Rules, func(a, b Rule) bool { return CompareRules(a, b) == 0 })
 	return h
 }

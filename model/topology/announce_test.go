@@ -66,6 +66,7 @@ type simHost struct {
 	k       *Compiler
 	devices map[model.TunnelEnd]bool
 	routes  map[model.NodeName]Path // to the block of each peer
+	own     map[model.NodeName]Path // to the address of each peer itself, where that is encrypted
 
 	view *View           // of the run that is under way
 	from *model.Snapshot // what it was compiled from
@@ -106,7 +107,7 @@ func newWorld(ignore bool) *world {
 	s.IgnoreReadiness = ignore
 	w := &world{history: []*model.Snapshot{s}, hosts: map[model.NodeName]*simHost{}, ignore: ignore, sessions: map[session]bool{}}
 	for name := range s.Nodes {
-		w.hosts[name] = &simHost{name: name, k: NewCompiler(testDrivers()), devices: map[model.TunnelEnd]bool{}, routes: map[model.NodeName]Path{}}
+		w.hosts[name] = &simHost{name: name, k: NewCompiler(testDrivers()), devices: map[model.TunnelEnd]bool{}, routes: map[model.NodeName]Path{}, own: map[model.NodeName]Path{}}
 	}
 	return w
 }
@@ -143,8 +144,11 @@ func (w *world) advance(h *simHost, t interface{ Fatal(...any) }) bool {
 		if !s.Encryption.Any() {
 			h.state = model.EncryptionState{}
 		}
+		if !s.Encryption.Host {
+			h.state.Hosts = nil
+		}
 		w.note("%s runs on %d of %d, %v %v, state %v", h.name, h.seen, len(w.history)-1, modeText(&s.Pools[0]), s.Encryption, h.state)
-		s.EncryptionState = model.EncryptionState{Over: h.state.Over, Seen: maps.Clone(h.state.Seen), Met: w.met(h)}
+		s.EncryptionState = model.EncryptionState{Over: h.state.Over, Seen: maps.Clone(h.state.Seen), Hosts: maps.Clone(h.state.Hosts), Met: w.met(h)}
 		if h.took != nil {
 			s.Nodes = maps.Clone(s.Nodes)
 			s.Nodes[h.name] = s.Nodes[h.name].Pending(*h.took)
@@ -166,6 +170,8 @@ func (w *world) advance(h *simHost, t interface{ Fatal(...any) }) bool {
 				w.note("%s sends to %s by %s %s", h.name, p.Node, p.Reach, p.Why)
 			}
 		}
+		peers := slices.DeleteFunc([]model.NodeName{"n1", "n2", "n3"}, func(n model.NodeName) bool { return n == h.name })
+		h.lead(peers[h.step-2])
 	case 4: // and go after them
 		maps.DeleteFunc(h.devices, func(e model.TunnelEnd, _ bool) bool {
 			return !slices.ContainsFunc(h.view.Tunnels, func(t Tunnel) bool { return t.End == e })
@@ -178,6 +184,15 @@ func (w *world) advance(h *simHost, t interface{ Fatal(...any) }) bool {
 				h.state.Seen = map[model.NodeName]bool{}
 			}
 			maps.Copy(h.state.Seen, h.view.Encrypted)
+			for _, p := range h.view.Hosts {
+				if h.from.Encryption.Host && p.Reach == WireGuard && !p.Unready {
+					h.state.Hosts = maps.Clone(h.state.Hosts)
+					if h.state.Hosts == nil {
+						h.state.Hosts = map[model.NodeName]bool{}
+					}
+					h.state.Hosts[p.Node] = true
+				}
+			}
 		}
 		say := Announce(h.from, h.view, func(string) bool { return true }, true)
 		w.note("%s would say %v", h.name, say)
@@ -185,6 +200,16 @@ func (w *world) advance(h *simHost, t interface{ Fatal(...any) }) bool {
 	}
 	h.step = (h.step + 1) % 6
 	return h.step != 0
+}
+
+// lead makes the kernel send to a peer's own address as the run decided.
+func (h *simHost) lead(peer model.NodeName) {
+	delete(h.own, peer)
+	for _, p := range h.view.Hosts {
+		if p.Node == peer && p.Reach != Direct {
+			h.own[peer] = p
+		}
+	}
 }
 
 // publish makes one step of writing the host's record: taking what to say, between two runs, then
@@ -229,6 +254,12 @@ func simUnderlay(n model.NodeName) model.Underlay {
 // lost returns the pairs whose packets would be lost now.
 func (w *world) lost() (out []string) {
 	for _, from := range w.hosts {
+		for peer, p := range from.own {
+			e := wireguardEnd(p.Why)
+			if p.Reach != WireGuard || !w.hosts[peer].devices[e] || !from.devices[e] || !w.sessions[sessionOf(from.name, peer, e)] {
+				out = append(out, fmt.Sprintf("%s sends to %s itself by %s %s (%s), which has %v", from.name, peer, p.Reach, p.Device, p.Why, w.hosts[peer].devices))
+			}
+		}
 		for peer, p := range from.routes {
 			to := w.hosts[peer]
 			if p.Reach != WireGuard && (from.guard.refuses(blockOf[peer]) || to.guard.refuses(blockOf[from.name])) {
@@ -314,12 +345,13 @@ func (w *world) drawn(t *rapid.T, check func(string)) {
 			w.write(func(s *model.Snapshot) {
 				s.Encryption.Enabled4 = rapid.Bool().Draw(t, fmt.Sprint("enabled", i))
 				s.Encryption.Epoch = rapid.IntRange(0, 1).Draw(t, fmt.Sprint("epoch", i))
+				s.Encryption.Host = rapid.Bool().Draw(t, fmt.Sprint("hosts", i))
 			})
 		case what == 0:
 			w.setPool(rapid.SampledFrom(simModes).Draw(t, fmt.Sprint("mode", i)))
 		case what == 1: // killed and started: the kernel and the store are all that is left
 			w.note("%s starts again", h.name)
-			*h = simHost{name: h.name, seen: len(w.history) - 1, k: NewCompiler(testDrivers()), devices: h.devices, routes: h.routes, guard: h.guard, state: h.state}
+			*h = simHost{name: h.name, seen: len(w.history) - 1, k: NewCompiler(testDrivers()), devices: h.devices, routes: h.routes, own: h.own, guard: h.guard, state: h.state}
 		case what == 2:
 			w.round(h, t)
 		case what < 5 && w.encrypts && rapid.Bool().Draw(t, fmt.Sprint("meets", i)):

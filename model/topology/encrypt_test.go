@@ -35,6 +35,12 @@ func TestEncryptionLosesNothing(t *testing.T) {
 					t.Fatalf("%s refuses clear text with %s: %v, want %v", h.name, peer, !want, want)
 				}
 			}
+			hosts := want && w.last().Encryption.Host
+			for _, peer := range []model.NodeName{"n1", "n2", "n3"} {
+				if p, led := h.own[peer]; peer != h.name && (led != hosts || led && p.Reach != WireGuard) {
+					t.Fatalf("%s reaches %s itself by %s (%s), want encrypted: %v", h.name, peer, p.Reach, p.Why, hosts)
+				}
+			}
 			for e := range h.devices {
 				if e.Encap == model.EncapWireGuard && (!want || e.Epoch != w.last().Encryption.Epoch) {
 					t.Fatalf("%s is left with %s", h.name, e)

@@ -27,10 +27,20 @@ type Encryption struct {
 	Encrypted   []string `json:"encrypted"`
 	Clear       []string `json:"clear"`
 	Unreachable []string `json:"unreachable"`
+	// Hosts is the same of what is sent to other nodes' own addresses; nil: that is not to be encrypted.
+	Hosts *HostEncryption `json:"hosts,omitempty"`
 	// RefusedOut and RefusedIn count packets in clear that the guard dropped; Error says why they cannot be read.
 	RefusedOut uint64 `json:"refusedOut"`
 	RefusedIn  uint64 `json:"refusedIn"`
 	Error      string `json:"error,omitempty"`
+}
+
+// HostEncryption is how the own addresses of other nodes are reached; each node is in one of the lists, as in
+// those of Encryption. Sorted.
+type HostEncryption struct {
+	Encrypted   []string `json:"encrypted"`
+	Clear       []string `json:"clear"`
+	Unreachable []string `json:"unreachable"`
 }
 
 // Peers is the document behind `weft peers`: GET /peers on the node's socket.
@@ -57,4 +67,6 @@ type EncryptionPeer struct {
 	// Reach says how the prefixes of the node are reached that Why is about; none: nothing goes this way.
 	Reach []string `json:"reach"`
 	Why   []string `json:"why"` // sentences
+	// Hosts are the node's own addresses that are reached by the device, or should be; Why has a sentence for each.
+	Hosts []string `json:"hosts,omitempty"`
 }
