@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"weft/model"
 	"weft/model/topology"
 )
@@ -91,5 +93,40 @@ func TestRolloutOfAll(t *testing.T) {
 	var back rollout
 	if err := json.Unmarshal(text, &back); err != nil || !back.lasting(r) || !back.Over || !back.Seen["n3"] {
 		t.Errorf("%s is read as %+v, %v", text, back, err)
+	}
+}
+
+// TestRolloutOfHosts: whose own addresses were reached in cipher text is remembered, over a restart too, until that is
+// switched off.
+func TestRolloutOfHosts(t *testing.T) {
+	s := rolloutSnapshot(true)
+	s.Encryption.Host = true
+	v := &topology.View{Hosts: []topology.Path{{Node: "n2", Reach: topology.WireGuard}, {Node: "n3", Reach: topology.Direct}, {Node: "n4", Reach: topology.WireGuard, Unready: true}}}
+	now := time.Unix(1000, 0)
+	if r := (rollout{}).next(s, v, false, now, time.Hour); len(r.Hosts) > 0 {
+		t.Errorf("a run that failed reached %v", r.Hosts)
+	}
+	first := rollout{}.next(s, v, true, now, time.Hour)
+	want := map[model.NodeName]bool{"n2": true}
+	if d := cmp.Diff(want, first.state().Hosts); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if none := (rollout{Since: first.Since, Over: first.Over, Seen: first.Seen}); first.same(none) || first.lasting(none) {
+		t.Error("nothing tells that there is something to remember")
+	}
+	text, err := json.Marshal(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r rollout
+	if err := json.Unmarshal(text, &r); err != nil {
+		t.Fatal(err)
+	}
+	if r = r.next(s, &topology.View{}, true, now, time.Hour); !r.Hosts["n2"] || len(r.Hosts) != 1 {
+		t.Errorf("later it remembers %v", r.Hosts)
+	}
+	s.Encryption.Host = false
+	if r = r.next(s, &topology.View{}, true, now, time.Hour); len(r.Hosts) > 0 {
+		t.Errorf("switched off, it remembers %v", r.Hosts)
 	}
 }

@@ -180,6 +180,20 @@ func TestTunnelSource(t *testing.T) {
 	if got, err := seen(t, w.node, "tcp", nodeAddr+":7777", farAddr); err != nil || got.Port() != 7777 {
 		t.Errorf("a socket at port 7777 is seen as %v, %v", got, err)
 	}
+	// With Pods, what is sent elsewhere by the device stays as it is.
+	for pods, translated := range map[string]bool{farAddr + "/24": true, "203.0.113.0/24": false} {
+		p := compile(t, model.NATConfig{})
+		for i := range p.Tunnels {
+			p.Tunnels[i].Pods = true
+		}
+		p.Pods = nat.Merge([]netip.Prefix{netip.MustParsePrefix(pods)})
+		w.apply(t, p)
+		for _, network := range []string{"udp", "tcp"} {
+			if got, err := seen(t, w.node, network, nodeAddr+":0", farAddr); (err == nil) != translated {
+				t.Errorf("%s, when %s is pods': seen as %v, %v", network, pods, got, err)
+			}
+		}
+	}
 	// What is not this host's own stays.
 	if got, err := seen(t, w.pod, "tcp", "", farAddr); err != nil || got.Addr().String() != podAddr {
 		t.Errorf("a pod is seen through the tunnel as %v, %v", got, err)

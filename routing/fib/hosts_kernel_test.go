@@ -169,7 +169,6 @@ func TestHostsRepaired(t *testing.T) {
 		"ip route replace 172.31.1.2 dev eth0 table 8787 metric 1024 protocol 87",
 		"ip route add 172.31.1.99 dev eth0 table 8787 protocol 87",
 		"ip link set weft-wg down && ip link set weft-wg up",
-		"ip addr del 172.31.1.1/24 dev eth0 && ip addr add 172.31.1.1/24 dev eth0",
 	} {
 		before, n := r.ours(t)
 		testkit.Run(t, r.ns, "sh", "-c", s)
