@@ -7,11 +7,11 @@ import (
 
 // What a BGPConfiguration means where it says nothing.
 const (
-	DefaultASNumber                ASNumber = 64512
-	DefaultBGPListenPort                    = 179
-	DefaultBGPRestartSeconds                = 120
-	DefaultNormalRoutePriority              = 1024
-	DefaultRouteReflectorThreshold          = 100
+	DefaultASNumber                = ASNumber(64512)
+	DefaultBGPListenPort           = 179
+	DefaultBGPRestartSeconds       = 120
+	DefaultNormalRoutePriority     = 1024
+	DefaultRouteReflectorThreshold = 100
 )
 
 // BGPPasswordNamespace is where the Secrets are that BGP passwords are taken from.

@@ -14,9 +14,9 @@ func bgpKinds() []KindInfo {
 			GroupVersion: v3, New: newObject[BGPConfiguration](v3), Columns: bgpConfigurationColumns()},
 		{Kind: KindBGPFilter, Plural: "bgpfilters", Singular: "bgpfilter",
 			GroupVersion: v3, New: newObject[BGPFilter](v3), Columns: bgpFilterColumns()},
-		{Kind: KindBGPPeer, Plural: "bgppeers", Singular: "bgppeer",
+		{Kind: KindBGPPeer, Plural: "bgppeers", Singular: "bgppeer", Short: []string{"bgpp", "bp"},
 			GroupVersion: v3, New: newObject[BGPPeer](v3), Columns: bgpPeerColumns()},
-		{Kind: KindCalicoNodeStatus, Plural: "caliconodestatuses", Singular: "caliconodestatus",
+		{Kind: KindCalicoNodeStatus, Plural: "caliconodestatuses", Singular: "caliconodestatus", Short: []string{"nodestatus", "nodestatuses"},
 			GroupVersion: v3, New: newObject[CalicoNodeStatus](v3), Columns: nodeStatusColumns()},
 	}
 }

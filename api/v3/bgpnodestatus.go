@@ -226,7 +226,7 @@ type CalicoNodeRouteLearnedFrom struct {
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
-// +kubebuilder:resource:scope=Cluster,path=caliconodestatuses,singular=caliconodestatus
+// +kubebuilder:resource:scope=Cluster,path=caliconodestatuses,singular=caliconodestatus,shortName=nodestatus;nodestatuses
 // +kubebuilder:printcolumn:name="NODE",type=string,JSONPath=`.spec.node`
 // +kubebuilder:printcolumn:name="UPDATED",type=string,JSONPath=`.status.lastUpdated`
 type CalicoNodeStatus struct {

@@ -176,13 +176,14 @@ type BGPPeerSpec struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=4294967295
+	// +kubebuilder:validation:Format=int64
 	MaxPrefixes *uint32 `json:"maxPrefixes,omitempty"`
 }
 
 // BGPPeer makes nodes speak BGP with a router, with other nodes, or with pods of their own.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,path=bgppeers,singular=bgppeer
+// +kubebuilder:resource:scope=Cluster,path=bgppeers,singular=bgppeer,shortName=bgpp;bp
 // +kubebuilder:printcolumn:name="PEERIP",type=string,JSONPath=`.spec.peerIP`
 // +kubebuilder:printcolumn:name="NODE",type=string,JSONPath=`.spec.node`
 // +kubebuilder:printcolumn:name="ASN",type=string,JSONPath=`.spec.asNumber`

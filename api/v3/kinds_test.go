@@ -32,6 +32,7 @@ type customResource struct {
 // schemaNode is what the tests read of a schema.
 type schemaNode struct {
 	Type        string
+	Format      string
 	Enum        []string
 	Minimum     *float64
 	Maximum     *float64
@@ -149,7 +150,8 @@ func TestLookupKind(t *testing.T) {
 		"netpol": "KubernetesNetworkPolicy", "KubernetesNetworkPolicy": "KubernetesNetworkPolicy", "networkpolicies.policy.networking.k8s.io": "",
 		"clusternetworkpolicies.policy.networking.k8s.io": "ClusterNetworkPolicy", "clusternetpol": "ClusterNetworkPolicy",
 		"svc": "Service", "sa": "ServiceAccount", "endpointslices.discovery.k8s.io": "EndpointSlice", "gnp": "GlobalNetworkPolicy",
-		"nodes.v1": "", "ippools.crd.projectcalico.org": "", "ippool.": "", "": "", "pods": "", "namespace.": "Namespace",
+		"bgpconfig": "BGPConfiguration", "BGPConfigurations": "BGPConfiguration", "bgppeer": "BGPPeer", "bgpfilter": "BGPFilter", "caliconodestatus": "CalicoNodeStatus", "bgpp": "BGPPeer", "nodestatus": "CalicoNodeStatus",
+		"secrets": "Secret", "nodes.v1": "", "ippools.crd.projectcalico.org": "", "ippool.": "", "": "", "pods": "", "namespace.": "Namespace",
 	} {
 		got, ok := LookupKind(name)
 		if got.Kind != want || ok != (want != "") {
