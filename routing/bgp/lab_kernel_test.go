@@ -67,6 +67,7 @@ func agent(dir string) error {
 // host is one with a driver: 10.77.0.1 and fd77::1 on eth0.
 type host struct {
 	testkit.NS
+	sw     testkit.NS // the switch; the i-th is on port p<i>
 	dir    string
 	driver *Driver
 }
@@ -100,7 +101,7 @@ func lab(t testing.TB, neighbours int) (*host, []testkit.NS) {
 		testkit.Run(t, ns, "ip", "addr", "add", fmt.Sprintf("fd77::%d/64", i+1), "dev", "eth0", "nodad")
 		all = append(all, ns)
 	}
-	h := &host{NS: all[0], dir: t.TempDir()}
+	h := &host{NS: all[0], sw: sw, dir: t.TempDir()}
 	h.renew(t)
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -25,7 +25,7 @@ func (sp *speaker) watch(ctx context.Context, s *server.BgpServer) error {
 		},
 		OnPeerUpdate: func(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 			if ctx.Err() == nil && e.Type == apiutil.PEER_EVENT_STATE {
-				sp.onPeer(ctx, s, e.Peer.State, at)
+				sp.onPeer(e.Peer.State, at)
 			}
 		},
 		OnPathEor: func(p *apiutil.Path, _ time.Time) {
@@ -39,7 +39,7 @@ var states = map[bgp.FSMState]PeerState{
 	bgp.BGP_FSM_OPENSENT: OpenSent, bgp.BGP_FSM_OPENCONFIRM: OpenConfirm, bgp.BGP_FSM_ESTABLISHED: Established,
 }
 
-func (sp *speaker) onPeer(ctx context.Context, b *server.BgpServer, s apiutil.PeerState, at time.Time) {
+func (sp *speaker) onPeer(s apiutil.PeerState, at time.Time) {
 	session, ok := sp.session(s.NeighborAddress)
 	if !ok {
 		return
@@ -64,9 +64,6 @@ func (sp *speaker) onPeer(ctx context.Context, b *server.BgpServer, s apiutil.Pe
 		}
 		p.State, p.Since, p.RouterID = state, at, s.RouterID
 	})
-	if s.AdminState == api.PeerState_ADMIN_STATE_PFX_CT {
-		sp.pause(ctx, b, s.NeighborAddress)
-	}
 }
 
 // explainDown is for what the log has no word on.
@@ -77,33 +74,86 @@ func explainDown(s routing.Session, why api.PeerState_DisconnectReason) string {
 	case api.PeerState_DISCONNECT_REASON_RESTART_TIMER_EXPIRED:
 		return fmt.Sprintf("%v did not come back within its restart time: its routes are dropped", s.Peer)
 	case api.PeerState_DISCONNECT_REASON_INVALID_MSG:
-		return explainSent(s, "5", "")
+		return explainSent(s, "5", "", "")
 	case api.PeerState_DISCONNECT_REASON_BAD_PEER_AS:
-		return explainSent(s, "2", "2")
+		return explainSent(s, "2", "2", "")
 	case api.PeerState_DISCONNECT_REASON_HARD_RESET:
 		return fmt.Sprintf("%v ended the session: %s", s.Peer, notification("6", "9"))
 	}
 	return ""
 }
 
-// pause lets a session begin again some time after its peer announced too many prefixes.
-func (sp *speaker) pause(ctx context.Context, b *server.BgpServer, a netip.Addr) {
-	sp.mu.Lock()
-	defer sp.mu.Unlock()
-	if sp.pauses[a] != nil {
+// pause ends a session whose peer announced too many prefixes, and begins it again some time later. GoBGP
+// itself ends it too, but as if the peer restarted gracefully: what it announced would stay.
+func (sp *speaker) pause(a netip.Addr) {
+	sp.configuring.Lock()
+	defer sp.configuring.Unlock()
+	s, ok := sp.session(a)
+	if !ok || sp.bgp == nil || sp.pauses[a] != nil {
 		return
 	}
-	sp.pauses[a] = time.AfterFunc(limitPause, func() {
-		sp.mu.Lock()
-		delete(sp.pauses, a)
-		sp.mu.Unlock()
-		if ctx.Err() == nil {
-			if err := b.EnablePeer(ctx, &api.EnablePeerRequest{Address: a.String()}); err != nil {
-				sp.log.Warn("a session does not begin again after its pause", "peer", a, "error", err)
-			}
-		}
-	})
+	if err := sp.deletePeer(context.Background(), s, false); err != nil {
+		sp.log.Warn("a session over its limit is not ended", "peer", a, "error", err)
+		return
+	}
+	sp.pauses[a] = time.AfterFunc(limitPause, func() { sp.resume(a) })
 }
+
+func (sp *speaker) resume(a netip.Addr) {
+	sp.configuring.Lock()
+	defer sp.configuring.Unlock()
+	s, ok := sp.session(a)
+	if !ok || sp.bgp == nil || sp.pauses[a] == nil {
+		return
+	}
+	delete(sp.pauses, a)
+	if err := sp.bgp.AddPeer(context.Background(), &api.AddPeerRequest{Peer: peerOf(s, false)}); err != nil {
+		sp.log.Warn("a session does not begin again after its pause", "peer", a, "error", err)
+	}
+}
+
+// renew begins a session anew that is not up, and that GoBGP would not bring up, or not for long.
+func (sp *speaker) renew(a netip.Addr, why string) {
+	sp.configuring.Lock()
+	defer sp.configuring.Unlock()
+	s, ok := sp.session(a)
+	if !ok || sp.bgp == nil || sp.pauses[a] != nil {
+		return
+	}
+	sp.log.Info("a session begins anew", "peer", a, "why", why)
+	err := sp.deletePeer(context.Background(), s, false)
+	if err == nil {
+		err = sp.bgp.AddPeer(context.Background(), &api.AddPeerRequest{Peer: peerOf(s, false)})
+	}
+	if err != nil {
+		sp.log.Warn("a session does not begin anew", "peer", a, "error", err)
+	}
+}
+
+// mind looks after what GoBGP does not: it has no time limit for a session that is almost up, whose peer
+// falls silent.
+func (sp *speaker) mind(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, p := range sp.hub.snapshot() {
+			s, ok := sp.session(p.Address)
+			if !ok || p.State != OpenSent && p.State != OpenConfirm || time.Since(p.Since) < max(openTimeout, time.Duration(s.HoldSeconds)*time.Second) {
+				continue
+			}
+			sp.hub.changePeer(p.Address, func(p *Peer) { p.LastError, p.ErrorAt = explainSilence(s), time.Now() })
+			sp.renew(p.Address, "its peer fell silent while it came up")
+		}
+	}
+}
+
+// openTimeout is the least time that a peer gets to bring a session up once it is connected.
+const openTimeout = 10 * time.Second
 
 // helloSeconds is how long a peer that sends no End-of-RIB gets to tell what it has.
 const helloSeconds = 10

@@ -182,6 +182,12 @@ func (h *hub) snapshot() []Peer {
 	return slices.SortedFunc(maps.Values(h.peers), func(a, b Peer) int { return a.Address.Compare(b.Address) })
 }
 
+func (h *hub) state(a netip.Addr) PeerState {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.peers[a].State
+}
+
 func (h *hub) isSettled() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

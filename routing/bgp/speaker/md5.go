@@ -8,9 +8,11 @@ import (
 	"time"
 )
 
-// md5Counters are those of the network namespace of segments whose TCP-MD5 signature is not as it should
-// be. They do not say whose.
-var md5Counters = []string{"TCPMD5NotFound", "TCPMD5Unexpected", "TCPMD5Failure"}
+// badMD5 says what was wrong with the TCP-MD5 signatures of segments that came of late. The kernel counts
+// them by network namespace: whose they were is not known.
+type badMD5 struct {
+	wrong, missing, unexpected bool
+}
 
 // md5Memory is how long a bad segment is held to explain why a session does not come up.
 const md5Memory = 30 * time.Second
@@ -18,39 +20,41 @@ const md5Memory = 30 * time.Second
 type md5Watch struct {
 	mu    sync.Mutex
 	known bool
-	last  uint64
-	at    time.Time // when the counters last rose
+	last  [3]uint64
+	at    [3]time.Time // when each counter last rose
 }
 
-// recent tells whether the counters rose of late.
-func (m *md5Watch) recent() bool {
+// recent tells which counters rose of late.
+func (m *md5Watch) recent() badMD5 {
 	b, err := os.ReadFile("/proc/thread-self/net/netstat")
 	if err != nil {
-		return false
+		return badMD5{}
 	}
-	n := sumCounters(string(b), md5Counters)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.known && n > m.last {
-		m.at = time.Now()
+	for i, name := range []string{"TCPMD5Failure", "TCPMD5NotFound", "TCPMD5Unexpected"} {
+		n := counter(string(b), name)
+		if m.known && n > m.last[i] {
+			m.at[i] = time.Now()
+		}
+		m.last[i] = n
 	}
-	m.known, m.last = true, n
-	return time.Since(m.at) < md5Memory
+	m.known = true
+	late := func(i int) bool { return time.Since(m.at[i]) < md5Memory }
+	return badMD5{wrong: late(0), missing: late(1), unexpected: late(2)}
 }
 
-// sumCounters adds counters of /proc/net/netstat: lines of names, each followed by one of values.
-func sumCounters(text string, names []string) (sum uint64) {
+// counter reads one of /proc/net/netstat: lines of names, each followed by one of values.
+func counter(text, name string) uint64 {
 	lines := strings.Split(text, "\n")
 	for i := 0; i+1 < len(lines); i += 2 {
 		keys, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
 		for j := range min(len(keys), len(values)) {
-			for _, n := range names {
-				if keys[j] == n {
-					v, _ := strconv.ParseUint(values[j], 10, 64)
-					sum += v
-				}
+			if keys[j] == name {
+				n, _ := strconv.ParseUint(values[j], 10, 64)
+				return n
 			}
 		}
 	}
-	return sum
+	return 0
 }

@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// retrySeconds is between attempts to connect, and idleSeconds after a session ended.
-	retrySeconds = 4
+	// retrySeconds is between attempts to connect, and idleSeconds after a session ended. An attempt may take
+	// a second less: longer than the kernel needs to know that nobody has the address.
+	retrySeconds = 5
 	idleSeconds  = 2
 	// deferSeconds is how long a process that takes over waits for what its peers have to tell, before it
 	// tells them what it has (RFC 4724, Selection_Deferral_Timer).
@@ -80,6 +81,26 @@ func (sp *speaker) addPeer(ctx context.Context, s routing.Session, restarting bo
 
 // removePeer ends a session. again tells that one with the same peer follows, which is no news to who watches.
 func (sp *speaker) removePeer(ctx context.Context, s routing.Session, again bool) error {
+	paused := sp.pauses[s.Peer]
+	if paused != nil {
+		paused.Stop()
+		delete(sp.pauses, s.Peer)
+	}
+	if err := sp.deletePeer(ctx, s, paused != nil); err != nil {
+		return err
+	}
+	sp.setSession(s.Peer, nil)
+	if !again {
+		sp.hub.deletePeer(s.Peer)
+	}
+	return nil
+}
+
+// deletePeer ends a session in GoBGP, if it is there.
+func (sp *speaker) deletePeer(ctx context.Context, s routing.Session, gone bool) error {
+	if gone {
+		return nil
+	}
 	if s.Password != "" {
 		// GoBGP takes the password from its listening sockets only when it is told of a neighbour without one.
 		p := peerOf(s, false)
@@ -91,10 +112,6 @@ func (sp *speaker) removePeer(ctx context.Context, s routing.Session, again bool
 	if err := sp.bgp.DeletePeer(ctx, &api.DeletePeerRequest{Address: s.Peer.String()}); err != nil {
 		return fmt.Errorf("end BGP session %s with %v: %w", s.Name, s.Peer, err)
 	}
-	sp.setSession(s.Peer, nil)
-	if !again {
-		sp.hub.deletePeer(s.Peer)
-	}
 	return nil
 }
 
@@ -102,7 +119,7 @@ func (sp *speaker) removePeer(ctx context.Context, s routing.Session, again bool
 func (sp *speaker) changePeer(ctx context.Context, old, s routing.Session) error {
 	sp.setSession(s.Peer, &s)
 	sp.hub.changePeer(s.Peer, func(p *Peer) { p.Name = s.Name })
-	if old.MaxPrefixes == s.MaxPrefixes && old.BFD == s.BFD {
+	if old.MaxPrefixes == s.MaxPrefixes && old.BFD == s.BFD || sp.pauses[s.Peer] != nil {
 		return nil
 	}
 	p := peerOf(s, false)

@@ -42,9 +42,10 @@ type speaker struct {
 	sets        map[string]routing.PrefixSet
 	links       []Link
 
+	pauses map[netip.Addr]*time.Timer // of sessions that are not in GoBGP now
+
 	mu       sync.Mutex // a leaf: GoBGP may hold locks of its own
 	sessions map[netip.Addr]routing.Session
-	pauses   map[netip.Addr]*time.Timer
 }
 
 // global is what cannot be changed without ending every session.
@@ -82,10 +83,6 @@ func (sp *speaker) setSession(a netip.Addr, s *routing.Session) {
 	defer sp.mu.Unlock()
 	if s == nil {
 		delete(sp.sessions, a)
-		if t := sp.pauses[a]; t != nil {
-			t.Stop()
-			delete(sp.pauses, a)
-		}
 	} else {
 		sp.sessions[a] = *s
 	}
@@ -183,7 +180,7 @@ func (sp *speaker) configure(ctx context.Context, want routing.Speaker) (int, er
 			note(sp.changePeer(ctx, s, w))
 			fallthrough
 		default:
-			if refilter {
+			if refilter && sp.pauses[w.Peer] == nil {
 				errs = append(errs, sp.refilter(ctx, s, w, sets, !reflect.DeepEqual(sp.links, links)))
 			}
 		}
@@ -287,6 +284,7 @@ func (sp *speaker) start(ctx context.Context, want routing.Speaker) (restarting 
 		sp.log.Warn("a process that takes over will not know that it does", "error", err)
 	}
 	sp.bgp, sp.stopWatch, sp.global, sp.policy = bgp, stop, globalOf(want), nil
+	go sp.mind(watching)
 	if !sp.hub.isSettled() {
 		go sp.settle(watching, want.Sessions)
 	}
@@ -335,6 +333,9 @@ func (sp *speaker) unsay(ctx context.Context, peers []netip.Addr) error {
 	}
 	sp.policy = policy
 	for _, a := range peers {
+		if sp.pauses[a] != nil {
+			continue
+		}
 		err := sp.bgp.ResetPeer(ctx, &api.ResetPeerRequest{Address: a.String(), Soft: true, Direction: api.ResetPeerRequest_DIRECTION_OUT})
 		if err != nil {
 			return fmt.Errorf("withdraw all from %v: %w", a, err)
@@ -361,6 +362,10 @@ func (sp *speaker) stop(ctx context.Context, keep bool) error {
 	sp.stopWatch()
 	sp.bgp, sp.policy = nil, nil
 	clear(sp.adverts)
+	for _, t := range sp.pauses {
+		t.Stop()
+	}
+	clear(sp.pauses)
 	for a := range sp.known() {
 		sp.setSession(a, nil)
 		sp.hub.deletePeer(a)

@@ -25,7 +25,14 @@ var tapped = map[string]bool{
 	"Session will be reset due to malformed BGP Header": true, "Session will be reset due to malformed BGP message": true,
 	"Session will be reset due to malformed BGP update message": true, "the received Update message was treated as withdraw": true,
 	"Some attributes were discarded": true, "hold timer expired": true, "prefix limit reached": true, "failed to set md5": true,
+	bfdExpired: true, bfdRemote: true,
 }
+
+// What GoBGP says when a BFD session goes down, before it ends the BGP session.
+const (
+	bfdExpired = "Expired"
+	bfdRemote  = "Remote peer signaled BFD down"
+)
 
 // Enabled is true: what is tapped may be of any level.
 func (t *logTap) Enabled(context.Context, slog.Level) bool { return true }
@@ -38,9 +45,13 @@ func (t *logTap) Handle(ctx context.Context, r slog.Record) error {
 			attrs[a.Key] = a.Value.String()
 			return true
 		})
+		of := attrs["Key"]
+		if attrs["Topic"] == "bfd" {
+			of = attrs["Peer"]
+		}
 		if t.peer.IsValid() {
 			t.said(t.peer, r.Message, attrs)
-		} else if a, err := netip.ParseAddr(attrs["Key"]); err == nil {
+		} else if a, err := netip.ParseAddr(of); err == nil {
 			t.said(a, r.Message, attrs)
 		}
 	}
@@ -71,9 +82,9 @@ func (t *logTap) WithGroup(name string) slog.Handler {
 	return &n
 }
 
-// explain returns what a message of the log means for a session; empty for nothing new. badMD5 tells that
-// segments with wrong TCP-MD5 signatures have come of late.
-func explain(s routing.Session, message string, attrs map[string]string, badMD5 bool) string {
+// explain returns what a message of the log means for a session; empty for nothing new. bad tells of what
+// TCP-MD5 signatures have come of late.
+func explain(s routing.Session, message string, attrs map[string]string, bad badMD5) string {
 	to := fmt.Sprintf("%v port %d", s.Peer, port(s))
 	from := ""
 	if s.Source.IsValid() {
@@ -81,15 +92,18 @@ func explain(s routing.Session, message string, attrs map[string]string, badMD5 
 	}
 	switch message {
 	case "failed to connect":
-		return explainConnect(s, to, from, attrs["Error"], badMD5)
+		return explainConnect(s, to, from, attrs["Error"], bad)
 	case "outgoing connection IO error":
 		return fmt.Sprintf("%s accepted the TCP connection%s and closed it without a word: is this host's address configured as a neighbour there?", to, from)
 	case "sent notification":
-		return explainSent(s, attrs["Code"], attrs["Subcode"])
+		if attrs["Code"] == "4" {
+			return explainSilence(s)
+		}
+		return explainSent(s, attrs["Code"], attrs["Subcode"], attrs["Communicated-Reason"])
 	case "received notification":
 		return explainReceived(s, attrs["Code"], attrs["Subcode"], attrs["Communicated-Reason"])
 	case "hold timer expired":
-		return fmt.Sprintf("nothing came from %v for the hold time: look at the link to it, and whether its BGP speaker still runs", s.Peer)
+		return explainSilence(s)
 	case "prefix limit reached":
 		return fmt.Sprintf("%v announced more than the %d prefixes that it may: raise maxPrefixes or filter there; next try in %v", s.Peer, s.MaxPrefixes, limitPause)
 	case "failed to set md5":
@@ -101,7 +115,15 @@ func explain(s routing.Session, message string, attrs map[string]string, badMD5 
 	return ""
 }
 
-func explainConnect(s routing.Session, to, from, err string, badMD5 bool) string {
+func explainSilence(s routing.Session) string {
+	text := fmt.Sprintf("nothing came from %v for the hold time: look at the link to it, and whether its BGP speaker still runs", s.Peer)
+	if s.TTLSecurityHops > 0 {
+		text += "; or it is more hops away than TTL security allows"
+	}
+	return text
+}
+
+func explainConnect(s routing.Session, to, from, err string, bad badMD5) string {
 	tried := "TCP connection to " + to + from + ": "
 	switch {
 	case s.Passive:
@@ -114,12 +136,14 @@ func explainConnect(s routing.Session, to, from, err string, badMD5 bool) string
 		return tried + "this host does not have the source address"
 	case strings.Contains(err, "timeout"), strings.Contains(err, "deadline"):
 		switch {
-		case s.Password != "" && badMD5:
+		case s.Password != "" && bad.wrong:
 			return tried + "no answer, and segments with a wrong TCP-MD5 signature came: the two ends have different passwords"
+		case s.Password != "" && bad.missing:
+			return tried + "no answer, and segments without a TCP-MD5 signature came: the peer has no password for this host"
 		case s.Password != "":
 			return tried + "no answer: a different or no password at the other end has that effect (nstat there: TcpExtTCPMD5Failure, TcpExtTCPMD5NotFound), a firewall too"
-		case badMD5:
-			return tried + "no answer, and segments with a TCP-MD5 signature came: the peer has a password for this host, which has none for it"
+		case bad.unexpected:
+			return tried + "no answer: look at firewalls on the way; and segments with a TCP-MD5 signature that this host does not expect came from somebody: does the peer have a password for this host?"
 		case s.TTLSecurityHops > 0:
 			return tried + "no answer: a firewall, or more hops to the peer than TTL security allows"
 		}
@@ -129,7 +153,7 @@ func explainConnect(s routing.Session, to, from, err string, badMD5 bool) string
 }
 
 // explainSent is about what this host refused.
-func explainSent(s routing.Session, code, sub string) string {
+func explainSent(s routing.Session, code, sub, reason string) string {
 	switch {
 	case code == "2" && sub == "2":
 		return fmt.Sprintf("%v says that its AS is another than %d (NOTIFICATION Bad Peer AS sent): correct the AS number here or there", s.Peer, s.ASN)
@@ -137,8 +161,8 @@ func explainSent(s routing.Session, code, sub string) string {
 		return fmt.Sprintf("%v has the same BGP identifier as this host (NOTIFICATION Bad BGP Identifier sent): give one of them another router id", s.Peer)
 	case code == "5":
 		return fmt.Sprintf("%v refused this host while the session was set up: look at the AS number %d and the address that it has for this host", s.Peer, s.LocalASN)
-	case code == "4":
-		return fmt.Sprintf("nothing came from %v for the hold time: look at the link to it, and whether its BGP speaker still runs", s.Peer)
+	case code == "6" && strings.Contains(reason, "BFD"):
+		return fmt.Sprintf("BFD found that %v cannot be reached any more: look at the link to it", s.Peer)
 	case code == "6":
 		return ""
 	}
@@ -184,6 +208,16 @@ func port(s routing.Session) uint16 {
 func (sp *speaker) onLog(peer netip.Addr, message string, attrs map[string]string) {
 	s, ok := sp.session(peer)
 	if !ok {
+		return
+	}
+	switch message {
+	case "prefix limit reached":
+		go sp.pause(peer) // GoBGP waits for this message to be logged
+	case bfdExpired, bfdRemote:
+		// Where there is no session to end, GoBGP would end the next one as soon as it is up.
+		if sp.hub.state(peer) != Established {
+			go sp.renew(peer, "BFD went down before it was up")
+		}
 		return
 	}
 	text := explain(s, message, attrs, sp.md5.recent())
