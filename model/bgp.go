@@ -71,7 +71,7 @@ type BGPPeer struct {
 	Peer         netip.AddrPort
 	PeerSelector string
 
-	ASN      uint32 // of the peer; 0 with PeerSelector
+	ASN      uint32 // of the peer; 0: the node's own, or with PeerSelector the peer's
 	LocalASN uint32 // 0: the node's own
 	NextHop  BGPNextHop
 	Password SecretRef
@@ -146,6 +146,7 @@ type BGPService struct {
 	ID                                       ServiceID
 	ClusterIPs, ExternalIPs, LoadBalancerIPs []netip.Addr
 	Local                                    bool // externalTrafficPolicy Local
-	// Ready are the nodes with an endpoint that is ready, by family, sorted.
+	// Ready are the nodes with an endpoint that is ready, by family, sorted; the empty name stands for
+	// endpoints on no node.
 	Ready map[Family][]NodeName
 }

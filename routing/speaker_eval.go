@@ -1,6 +1,7 @@
 package routing
 
 import (
+	"cmp"
 	"net/netip"
 	"path"
 	"slices"
@@ -56,8 +57,8 @@ func (s *Speaker) applies(on *Session, f *FilterRule, r *Announced) bool {
 	if f.Set == "" {
 		return true
 	}
-	i := slices.IndexFunc(s.Sets, func(p PrefixSet) bool { return p.Name == f.Set })
-	return i >= 0 && s.Sets[i].Contains(r.Prefix) != f.NotInSet
+	i, there := slices.BinarySearchFunc(s.Sets, f.Set, func(p PrefixSet, name string) int { return cmp.Compare(p.Name, name) })
+	return there && s.Sets[i].Contains(r.Prefix) != f.NotInSet
 }
 
 func (m MatchOperator) holds(cidr, p netip.Prefix) bool {

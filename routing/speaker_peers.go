@@ -194,16 +194,12 @@ func (c *speakerCompiler) nodeSession(n *model.Node, f model.Family) (s Session,
 func (c *speakerCompiler) routerSession(p *model.BGPPeer) (s Session, ok bool) {
 	a := p.Peer.Addr()
 	own, has := c.self.Address(model.FamilyOf(a))
-	switch {
-	case !has && !p.AnySource && !a.IsLinkLocalUnicast():
+	if !has && !p.AnySource && !a.IsLinkLocalUnicast() {
 		c.fail("BGPPeer %s: node %s has no %v address to speak with %v from", p.Name, c.in.Self, model.FamilyOf(a), a)
-		return s, false
-	case p.ASN == 0:
-		c.fail("BGPPeer %s: no asNumber, and %v is no node whose own it could be", p.Name, a)
 		return s, false
 	}
 	h := half{peer: p}
-	s = Session{Name: "BGPPeer " + p.Name, Peer: a, Port: cmp.Or(p.Peer.Port(), bgpPort), ASN: p.ASN, LocalASN: c.localASN(c.self, h)}
+	s = Session{Name: "BGPPeer " + p.Name, Peer: a, Port: cmp.Or(p.Peer.Port(), bgpPort), ASN: cmp.Or(p.ASN, c.asn(c.self)), LocalASN: c.localASN(c.self, h)}
 	if has && !a.IsLinkLocalUnicast() { // that is spoken with from an address of the same link
 		s.Source = own.Addr()
 	}

@@ -166,20 +166,16 @@ func TestImportRefusesRogues(t *testing.T) {
 		six := slices.IndexFunc(s.Sessions, func(o Session) bool { return o.Name == n.Name && o.Node == n.Node && o.Peer.Is6() })
 		for want, list := range map[bool][]netip.Prefix{true: c.accepts, false: c.refuse} {
 			for _, p := range list {
-				if n := n; p.Addr().Is6() {
+				on := n
+				if p.Addr().Is6() {
 					if six < 0 {
 						continue
 					}
-					n = &s.Sessions[six]
-					tried++
-					if got, by := s.Decide(n, n.Import, Announced{Prefix: p, Learned: true}); got != want {
-						t.Errorf("%v says %v: accepted %v, want %v, by %v", n.Peer, p, got, want, by)
-					}
-					continue
+					on = &s.Sessions[six]
 				}
 				tried++
-				if got, by := s.Decide(n, n.Import, Announced{Prefix: p, Learned: true}); got != want {
-					t.Errorf("%v says %v: accepted %v, want %v, by %v", n.Peer, p, got, want, by)
+				if got, by := s.Decide(on, on.Import, Announced{Prefix: p, Learned: true}); got != want {
+					t.Errorf("%v says %v: accepted %v, want %v, by %v", on.Peer, p, got, want, by)
 				}
 			}
 		}
