@@ -204,13 +204,14 @@ func (d *Driver) News() <-chan struct{} { return d.news }
 // deleted then.
 func (d *Driver) Learned() (routes []routing.Learned, settled bool) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	routes = make([]routing.Learned, 0, len(d.routes))
 	for _, r := range d.routes {
 		routes = append(routes, r.Learned)
 	}
+	settled = d.settled
+	d.mu.Unlock()
 	slices.SortFunc(routes, func(a, b routing.Learned) int { return a.Prefix.Compare(b.Prefix) })
-	return routes, d.settled
+	return routes, settled
 }
 
 // States returns the sessions without their counts, sorted by address: what was last heard of them.

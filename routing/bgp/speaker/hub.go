@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"weft/routing"
 )
@@ -20,13 +21,15 @@ type hub struct {
 	peers   map[netip.Addr]Peer
 	settled bool
 	all     map[*watcher]bool
+	down    atomic.Bool // some peer is not established
 }
 
 // watcher is one who watches.
 type watcher struct {
 	h       *hub
-	wake    chan struct{} // of capacity 1
-	routes  map[netip.Prefix]bool
+	wake    chan struct{}         // of capacity 1
+	queue   []netip.Prefix        // that are news, in the order in which they became so
+	routes  map[netip.Prefix]bool // what is in queue
 	peers   map[netip.Addr]bool
 	synced  bool
 	settled bool
@@ -42,7 +45,7 @@ func (h *hub) watch() *watcher {
 	defer h.mu.Unlock()
 	w := &watcher{h: h, wake: make(chan struct{}, 1), routes: map[netip.Prefix]bool{}, peers: map[netip.Addr]bool{}}
 	for p := range h.routes {
-		w.routes[p] = true
+		w.add(p)
 	}
 	for a := range h.peers {
 		w.peers[a] = true
@@ -50,6 +53,14 @@ func (h *hub) watch() *watcher {
 	h.all[w] = true
 	w.poke()
 	return w
+}
+
+// add is called with hub.mu held.
+func (w *watcher) add(p netip.Prefix) {
+	if !w.routes[p] {
+		w.routes[p] = true
+		w.queue = append(w.queue, p)
+	}
 }
 
 func (w *watcher) poke() {
@@ -78,10 +89,11 @@ func (w *watcher) next() (Event, bool) {
 		}
 	}
 	clear(w.peers)
-	for p := range w.routes {
-		if len(e.Routes)+len(e.Withdrawn) == batch {
-			break
-		}
+	now := w.queue[:min(batch, len(w.queue))]
+	if w.queue = w.queue[len(now):]; len(w.queue) == 0 {
+		w.queue = nil
+	}
+	for _, p := range now {
 		delete(w.routes, p)
 		if l, ok := w.h.routes[p]; ok {
 			e.Routes = append(e.Routes, l)
@@ -90,7 +102,7 @@ func (w *watcher) next() (Event, bool) {
 		}
 	}
 	news := len(e.Peers)+len(e.Gone)+len(e.Routes)+len(e.Withdrawn) > 0
-	if len(w.routes) == 0 {
+	if len(w.queue) == 0 {
 		if !w.synced {
 			w.synced, e.Synced, news = true, true, true
 		}
@@ -116,7 +128,7 @@ func (h *hub) setRoute(p netip.Prefix, l routing.Learned, ok bool) {
 		delete(h.routes, p)
 	}
 	for w := range h.all {
-		w.routes[p] = true
+		w.add(p)
 		w.poke()
 	}
 }
@@ -169,6 +181,11 @@ func (h *hub) deletePeer(a netip.Addr) {
 
 // news is called with mu held.
 func (h *hub) news(a netip.Addr) {
+	down := false
+	for _, p := range h.peers {
+		down = down || p.State != Established
+	}
+	h.down.Store(down)
 	for w := range h.all {
 		w.peers[a] = true
 		w.poke()

@@ -53,6 +53,9 @@ const (
 // policies compiles the filters and next hops of all sessions.
 func policies(sp routing.Speaker, links []Link) (*api.SetPoliciesRequest, error) {
 	c := &compiler{links: links, named: map[string]string{}, sets: map[string]routing.PrefixSet{}}
+	for _, s := range sp.Sessions {
+		c.peers = append(c.peers, s.Peer)
+	}
 	for _, s := range sp.Sets {
 		c.sets[s.Name] = s
 	}
@@ -83,6 +86,7 @@ func refuse(p *api.SetPoliciesRequest, peers []netip.Addr) {
 
 type compiler struct {
 	links   []Link
+	peers   []netip.Addr
 	sets    map[string]routing.PrefixSet
 	defined []*api.DefinedSet
 	named   map[string]string // name by content
@@ -92,7 +96,11 @@ func (c *compiler) policy(name string, sessions []routing.Session, d direction) 
 	p := &api.Policy{Name: name}
 	if d == incoming {
 		// Nobody sends us our own marks.
-		p.Statements = append(p.Statements, &api.Statement{Actions: &api.Actions{LargeCommunity: unmark(markRegion, markMatch)}})
+		one := c.large(markRegion, markMatch)
+		one.Type = api.MatchSet_TYPE_ANY
+		p.Statements = append(p.Statements, &api.Statement{
+			Conditions: &api.Conditions{LargeCommunitySet: one}, Actions: &api.Actions{LargeCommunity: unmark(markRegion, markMatch)},
+		})
 	}
 	var order []string
 	groups, peers := map[string]group{}, map[string][]string{}
@@ -258,18 +266,28 @@ func (c *compiler) otherConditions(g group, r routing.FilterRule, d direction, c
 		cond.LocalPrefEq = &api.LocalPrefEq{Value: priorityBase - r.Priority}
 	}
 	if r.Interface != "" && r.Interface != "*" {
-		for _, l := range c.links {
-			if glob(r.Interface, l.Name) {
-				for _, p := range l.Prefixes {
-					if p.Addr().Is4() == g.four {
-						cond.NextHopInList = append(cond.NextHopInList, p.Masked().String())
-					}
-				}
+		// GoBGP knows no interfaces. A route is of an interface where its next hop is a peer on it.
+		for _, p := range c.peers {
+			if p.Is4() == g.four && glob(r.Interface, linkOf(c.links, p)) {
+				cond.NextHopInList = append(cond.NextHopInList, p.WithZone("").String())
 			}
 		}
 		return len(cond.NextHopInList) > 0
 	}
 	return true
+}
+
+// linkOf returns the interface that an address is on; empty for none.
+func linkOf(links []Link, a netip.Addr) string {
+	best, name := -1, a.Zone()
+	for _, l := range links {
+		for _, p := range l.Prefixes {
+			if p.Bits() > best && p.Contains(a) {
+				best, name = p.Bits(), l.Name
+			}
+		}
+	}
+	return name
 }
 
 // glob tells whether a name matches a pattern in which * is any text.

@@ -30,6 +30,8 @@ const (
 	hardMemory = 8 << 30
 	// sendTimeout is how long one who watches may take to read an event.
 	sendTimeout = 30 * time.Second
+	// gather is how long news wait for more after some were sent.
+	gather = 5 * time.Millisecond
 	// maxRequest bounds a request in bytes: 100,000 advertisements are some 15 MB.
 	maxRequest = 256 << 20
 )
@@ -210,6 +212,11 @@ func (s *service) stream(ctx context.Context, c *net.UnixConn) error {
 			if err := send(c, e); err != nil {
 				return err
 			}
+		}
+		// What comes in quick succession goes together.
+		select {
+		case <-ctx.Done():
+		case <-time.After(gather):
 		}
 	}
 }

@@ -243,7 +243,7 @@ func (sp *speaker) refilter(ctx context.Context, old, s routing.Session, sets ma
 
 // start starts GoBGP. restarting tells that neighbours may hold routes of an earlier process.
 func (sp *speaker) start(ctx context.Context, want routing.Speaker) (restarting bool, err error) {
-	tap := &logTap{next: sp.log.Handler(), said: sp.onLog}
+	tap := &logTap{next: sp.log.Handler(), down: sp.hub.down.Load, said: sp.onLog}
 	bgp := server.NewBgpServer(server.LoggerOption(slog.New(tap), sp.level))
 	go bgp.Serve()
 	g := &api.Global{Asn: want.ASN, RouterId: want.RouterID.String(), ListenPort: int32(want.ListenPort), UseMultiplePaths: true}

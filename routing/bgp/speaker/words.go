@@ -15,7 +15,8 @@ import (
 // why. logTap reads that log on its way, and makes words of it.
 type logTap struct {
 	next slog.Handler
-	peer netip.Addr // whose messages these are
+	down func() bool // some session is not up: only then is there a reason to look for
+	peer netip.Addr  // whose messages these are
 	said func(peer netip.Addr, message string, attrs map[string]string)
 }
 
@@ -34,8 +35,11 @@ const (
 	bfdRemote  = "Remote peer signaled BFD down"
 )
 
-// Enabled is true: what is tapped may be of any level.
-func (t *logTap) Enabled(context.Context, slog.Level) bool { return true }
+// Enabled is true for all that may be tapped. Some of it is below the level of the log; and a speaker of
+// many routes says much there, which costs more than the routes do.
+func (t *logTap) Enabled(_ context.Context, l slog.Level) bool {
+	return l >= slog.LevelInfo || t.down()
+}
 
 // Handle reads a message and hands it on where its level is logged.
 func (t *logTap) Handle(ctx context.Context, r slog.Record) error {
