@@ -20,6 +20,20 @@ type LearnedInput struct {
 	// host's reflecting: on a node the service proxy knows better.
 	Services []netip.Prefix
 	Priority map[model.Family]uint32 // metric of routes that say none; 0: that of all routes
+	// Gateways are the ways to peers that are on no link of this host, by peer (Speaker.Gateways). They go
+	// before what was learned.
+	Gateways map[netip.Addr]netip.Addr
+}
+
+// Gateways returns, by peer, the gateways that BGPPeers name (reachableBy).
+func (s *Speaker) Gateways() map[netip.Addr]netip.Addr {
+	all := map[netip.Addr]netip.Addr{}
+	for i := range s.Sessions {
+		if n := &s.Sessions[i]; n.Gateway.IsValid() {
+			all[n.Peer] = n.Gateway
+		}
+	}
+	return all
 }
 
 // LearnedCompiler adds to a plan what BGP learned. What the plan has a route for, by exactly the same
@@ -41,7 +55,8 @@ func (c *LearnedCompiler) Compile(p Plan, in LearnedInput) (Plan, error) {
 		in.Routes = slices.SortedStableFunc(slices.Values(in.Routes), compareLearned)
 	}
 	w := newLearner(&p, &in)
-	same := c.ready && slices.Equal(c.last.Services, in.Services) && maps.Equal(c.last.Priority, in.Priority) && reflect.DeepEqual(c.last.Underlay, in.Underlay)
+	same := c.ready && slices.Equal(c.last.Services, in.Services) && maps.Equal(c.last.Priority, in.Priority) &&
+		maps.Equal(c.last.Gateways, in.Gateways) && reflect.DeepEqual(c.last.Underlay, in.Underlay)
 	if touched := c.touched(&p, &in); same && len(touched) == 0 {
 		p.Learned = c.plan.Learned
 	} else if patched, ok := w.patch(c.plan.Learned, touched); same && c.err == nil && ok {
@@ -112,6 +127,9 @@ func (w *learner) patch(old []Route, touched []netip.Prefix) ([]Route, bool) {
 	list := w.in.Routes
 	out := revise(old, touched, func(dst netip.Prefix) (Route, bool) {
 		at, there := slices.BinarySearchFunc(list, dst, func(l Learned, p netip.Prefix) int { return comparePrefix(l.Prefix, p) })
+		if g, is := w.gateway(dst); is && !holds(w.plan.Routes, dst) && !holds(w.plan.Pods, dst) {
+			return w.towards(dst, g)
+		}
 		if !there || holds(w.plan.Routes, dst) || holds(w.plan.Pods, dst) {
 			return Route{}, false
 		}
@@ -127,21 +145,49 @@ func holds(sorted []Route, dst netip.Prefix) bool {
 
 func (w *learner) all() ([]Route, error) {
 	list := w.in.Routes
-	if len(list) == 0 {
+	if len(list)+len(w.in.Gateways) == 0 {
 		return nil, nil
 	}
-	out := make([]Route, 0, len(list))
+	out := make([]Route, 0, len(list)+len(w.in.Gateways))
 	routes, pods := w.plan.Routes, w.plan.Pods
 	for i := range list {
 		l := &list[i]
 		if i > 0 && l.Prefix == list[i-1].Prefix || skipTo(&routes, l.Prefix) || skipTo(&pods, l.Prefix) {
 			continue
 		}
+		if _, is := w.gateway(l.Prefix); is {
+			continue
+		}
 		if r, ok := w.decide(l); ok {
 			out = append(out, r)
 		}
 	}
+	for peer, g := range w.in.Gateways {
+		dst := model.HostPrefix(peer)
+		if holds(w.plan.Routes, dst) || holds(w.plan.Pods, dst) {
+			continue
+		}
+		if r, ok := w.towards(dst, g); ok {
+			at, _ := slices.BinarySearchFunc(out, dst, func(r Route, p netip.Prefix) int { return comparePrefix(r.Dst, p) })
+			out = slices.Insert(out, at, r)
+		}
+	}
 	return out, w.err()
+}
+
+// gateway returns the one that leads to the peer that is all of dst.
+func (w *learner) gateway(dst netip.Prefix) (netip.Addr, bool) {
+	if len(w.in.Gateways) == 0 || !dst.IsSingleIP() {
+		return netip.Addr{}, false
+	}
+	g, is := w.in.Gateways[dst.Addr()]
+	return g, is
+}
+
+// towards makes the route to a peer.
+func (w *learner) towards(dst netip.Prefix, gateway netip.Addr) (Route, bool) {
+	r := Route{Dst: dst, Why: "the way to a BGP peer (reachableBy)"}
+	return r, w.route(&r, &Learned{Prefix: dst, NextHops: []netip.Addr{gateway}})
 }
 
 // decide makes the route; false where there is to be none.

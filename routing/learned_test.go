@@ -40,7 +40,9 @@ func TestLearnedRoutes(t *testing.T) {
 		Underlay: testUnderlay(),
 		Services: []netip.Prefix{prefix("10.96.0.0/12")},
 		Priority: map[model.Family]uint32{model.IPv6: 512},
+		Gateways: map[netip.Addr]netip.Addr{addr("198.51.100.1"): addr("172.31.1.253"), addr("192.168.77.1"): addr("172.31.9.9"), addr("10.244.0.5"): addr("172.31.1.253")},
 		Routes: []Learned{
+			learn("198.51.100.1/32", "172.31.1.2"),
 			learn("10.96.0.0/12", "172.31.1.2"), learn("10.97.0.1/32", "172.31.1.2"), // of services
 			learn("10.244.0.0/16", "172.31.1.2"),  // a less specific one of a pool may be
 			learn("10.244.0.5/32", "172.31.1.2"),  // a pod of this host
@@ -73,6 +75,8 @@ route 192.168.4.0/24 via 172.31.1.253 dev eth0  # BGP, from 172.31.1.254
 route 192.168.5.0/24 nexthop via 172.31.1.5 dev eth0 nexthop via 172.31.1.254 dev eth0  # BGP, from 172.31.1.254
 route 192.168.7.0/24 via fe80::1 dev eth1  # BGP, from 172.31.1.254
 route 192.168.10.0/24 via 172.31.1.5 dev eth0 metric 77  # BGP, from 172.31.1.5
+route 192.168.77.1/32 via 172.31.9.9 dev eth1  # the way to a BGP peer (reachableBy)
+route 198.51.100.1/32 via 172.31.1.253 dev eth0  # the way to a BGP peer (reachableBy)
 route 2001:db8::/32 via fd00:31:1::2 dev eth0 metric 512  # BGP, from 172.31.1.254
 `
 	if diff := cmp.Diff(want, Plan{Learned: got.Learned}.Format()); diff != "" {
@@ -112,7 +116,7 @@ func TestLearnedCompilerForgetsNothing(t *testing.T) {
 				in.Routes = nil
 				for i := range 12 {
 					if rapid.Bool().Draw(t, "there") {
-						in.Routes = append(in.Routes, learn(fmt.Sprintf("10.0.%d.0/24", i), rapid.SampledFrom([]string{"172.31.1.2", "172.31.1.3", "10.9.9.9"}).Draw(t, "hop")))
+						in.Routes = append(in.Routes, learn(fmt.Sprintf("10.0.%d.0/%d", i, rapid.SampledFrom([]int{24, 32}).Draw(t, "bits")), rapid.SampledFrom([]string{"172.31.1.2", "172.31.1.3", "10.9.9.9"}).Draw(t, "hop")))
 					}
 				}
 			},
@@ -120,6 +124,28 @@ func TestLearnedCompilerForgetsNothing(t *testing.T) {
 				p = Plan{}
 				for i := range number.Draw(t, "routes") {
 					p.Routes = append(p.Routes, Route{Dst: prefix(fmt.Sprintf("10.0.%d.0/24", i))})
+				}
+			},
+			"one": func(t *rapid.T) { // so little that the rest is not compiled again
+				l := learn(fmt.Sprintf("10.0.%d.0/24", number.Draw(t, "which")), rapid.SampledFrom([]string{"172.31.1.2", "172.31.1.4", "fd00:31:1::2", "172.31.1.1"}).Draw(t, "hop"))
+				in.Routes = slices.DeleteFunc(slices.Clone(in.Routes), func(o Learned) bool { return o.Prefix == l.Prefix })
+				if rapid.Bool().Draw(t, "there") {
+					in.Routes = append(in.Routes, l)
+					slices.SortFunc(in.Routes, compareLearned)
+				}
+			},
+			"one of the plan": func(t *rapid.T) {
+				r := Route{Dst: prefix(fmt.Sprintf("10.0.%d.0/24", number.Draw(t, "which")))}
+				p.Routes = slices.DeleteFunc(slices.Clone(p.Routes), func(o Route) bool { return o.Dst == r.Dst })
+				if rapid.Bool().Draw(t, "there") {
+					p.Routes = append(p.Routes, r)
+					slices.SortFunc(p.Routes, CompareRoutes)
+				}
+			},
+			"gateway": func(t *rapid.T) {
+				in.Gateways = map[netip.Addr]netip.Addr{}
+				if i := number.Draw(t, "peer"); i > 4 {
+					in.Gateways[addr(fmt.Sprintf("10.0.%d.0", i))] = addr("172.31.1.2")
 				}
 			},
 			"link": func(*rapid.T) {
