@@ -17,7 +17,7 @@ func felixInEffect() []string {
 	return []string{"defaultEndpointToHostAction", "encryptionMode", "failsafeInboundHostPorts", "failsafeOutboundHostPorts", "ipipMTU", "iptablesBackend",
 		"iptablesNATOutgoingInterfaceFilter", "mtuIfacePattern", "mtuMode", "mtuProfile", "natOutgoingAddress",
 		"natOutgoingExclusions", "natPortRange", "nftablesMode", "nodeSelector", "prometheusWireGuardMetricsEnabled", "vxlanMTU", "vxlanMTUV6", "vxlanPort", "vxlanVNI",
-		"wireguardEnabled", "wireguardEnabledV6", "wireguardHostEncryptionEnabled", "wireguardKeepAlive", "wireguardKeyEpoch", "wireguardListeningPort",
+		"wireguardEnabled", "wireguardEnabledV6", "wireguardHostEncryptionEnabled", "wireguardKeepAlive", "wireguardKeyEpoch", "wireguardKeyRotationPeriod", "wireguardListeningPort",
 		"wireguardListeningPortV6", "wireguardMTU", "wireguardMTUV6", "wireguardRoutingRulePriority", "wireguardThreadingEnabled", "workloadSourceSpoofing"}
 }
 

@@ -48,6 +48,7 @@ type service struct {
 	links     *kernel.PodLinks
 	engine    *engine
 	encryptor *encryptor
+	rotator   *rotator
 	wireguard *wireguard.Driver // nil: this host cannot
 	guard     *guard.Guard
 	enforcer  *enforcer
@@ -124,6 +125,7 @@ func (s *service) run(ctx context.Context, server *etcd.Server) error {
 	g.Go(func() error { return s.engine.runner.Run(ctx) })
 	g.Go(func() error { return s.engine.collector.run(ctx) })
 	g.Go(func() error { return s.encryptor.run(ctx, s.engine.current) })
+	g.Go(func() error { return s.rotator.run(ctx) })
 	g.Go(func() error { return s.publish.Run(ctx) })
 	g.Go(func() error { return cniServer.Run(ctx) })
 	for _, p := range s.engine.parts {
@@ -221,6 +223,7 @@ func (s *service) build(ctx context.Context) error {
 	}
 	s.encryptor = newEncryptor(s.cfg, devices, s.log, func() { s.engine.runner.Kick() }, func() { s.publish.Kick() })
 	s.engine.encryptor = s.encryptor
+	s.rotator = &rotator{log: s.log, store: s.store, cluster: s.cluster, over: s.encryptor.over, period: s.cfg.KeyRotationPeriod}
 	s.engine.parts = s.parts(tunnels)
 	s.engine.init(s.cfg.Resync)
 	s.enforcer = newEnforcer(model.NodeName(s.cfg.NodeName), s.policyBackend(), s.connectionEnder(), s.metrics, s.log, s.cfg.Resync)

@@ -29,6 +29,8 @@ func TestFelixRules(t *testing.T) {
 		{`{mtuProfile: none}`, `spec.mtuProfile: Invalid value: "none": want one of aws-transit-gateway, azure, gcp, hetzner-cloud, hetzner-vswitch, openstack-vxlan, pppoe`},
 		{`{externalNodesList: [10.0.0.0/8, "fd00::/8"]}`, `spec.externalNodesList[1]: Invalid value: "fd00::/8": want an IPv4 CIDR such as 192.0.2.0/24`},
 		{`{wireguardKeepAlive: -1s}`, `spec.wireguardKeepAlive: Invalid value: "-1s": want a duration of 0 or more such as 90s`},
+		{`{wireguardKeyRotationPeriod: 59m}`, `spec.wireguardKeyRotationPeriod: Invalid value: "59m0s": want 0, or 1h or more`},
+		{`{wireguardKeyRotationPeriod: -1h}`, `spec.wireguardKeyRotationPeriod: Invalid value: "-1h0m0s": want a duration of 0 or more such as 90s`},
 		{`{wireguardKeepAlive: 19h}`, `spec.wireguardKeepAlive: Invalid value: "19h0m0s": want at most 65535s`},
 		{`{wireguardInterfaceName: wireguard.example}`, `spec.wireguardInterfaceName: Invalid value: "wireguard.example": want an interface name: 1 to 15 letters, digits, "_", "." and "-"`},
 		{`{deviceRouteSourceAddress: "fd00::1"}`, `spec.deviceRouteSourceAddress: Invalid value: "fd00::1": want an IPv4 address such as 192.0.2.1`},

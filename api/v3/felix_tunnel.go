@@ -104,6 +104,10 @@ type FelixWireguardSpec struct {
 	// +kubebuilder:validation:Maximum=2147483647
 	WireguardKeyEpoch *int `json:"wireguardKeyEpoch,omitempty"`
 
+	// WireguardKeyRotationPeriod is how long keys are used until nodes rotate them by themselves, 1h or more; 0 (when
+	// unset) is for ever. Read from the FelixConfiguration default only.
+	WireguardKeyRotationPeriod *metav1.Duration `json:"wireguardKeyRotationPeriod,omitempty"`
+
 	// WireguardListeningPort is the UDP port of the IPv4 device; 51820 when unset.
 	//
 	// +kubebuilder:validation:Minimum=1

@@ -142,6 +142,10 @@ func (r *felixRules) wireguard(s *FelixWireguardSpec) {
 	r.enum("encryptionMode", s.EncryptionMode, EncryptionRequired, EncryptionPreferred)
 	r.number("wireguardKeyEpoch", s.WireguardKeyEpoch, 0, math.MaxInt32)
 	r.number("wireguardRoutingRulePriority", s.WireguardRoutingRulePriority, 1, 32765)
+	r.duration("wireguardKeyRotationPeriod", s.WireguardKeyRotationPeriod)
+	if v := s.WireguardKeyRotationPeriod; v != nil && v.Duration > 0 && v.Duration < time.Hour {
+		r.add(invalid(r.path.Child("wireguardKeyRotationPeriod"), v.Duration.String(), "want 0, or 1h or more"))
+	}
 	r.duration("wireguardKeepAlive", s.WireguardKeepAlive)
 	if v := s.WireguardKeepAlive; v != nil && v.Duration > math.MaxUint16*time.Second {
 		r.add(invalid(r.path.Child("wireguardKeepAlive"), v.Duration.String(), "want at most 65535s"))

@@ -1867,6 +1867,11 @@ func (in *FelixWireguardSpec) DeepCopyInto(out *FelixWireguardSpec) {
 		*out = new(int)
 		**out = **in
 	}
+	if in.WireguardKeyRotationPeriod != nil {
+		in, out := &in.WireguardKeyRotationPeriod, &out.WireguardKeyRotationPeriod
+		*out = new(metav1.Duration)
+		**out = **in
+	}
 	if in.WireguardListeningPort != nil {
 		in, out := &in.WireguardListeningPort, &out.WireguardListeningPort
 		*out = new(int)

@@ -56,7 +56,7 @@ var layers = [][]string{
 	{"node/datastore", "node/cni/rpc", "node/status", "node/config", "internal/testkit", "internal/testkit/", "internal/traffic", "internal/nft", "internal/supervise", "policy/eval"},
 	{"tunnel/guard"},
 	{"tunnel/", "routing/", "nat/", "policy/", "encryption/", "node/policies", "node/flows", "node/datastore/", "node/ipam", "node/ipam/", "cmd/weft-cni"},
-	{"node/cni"},
+	{"node/cni", "node/rotation"},
 	{"node"},
 	{"cli", "cli/", "lab", "lab/"},
 	{"bench", "bench/"},

@@ -35,6 +35,8 @@ type Config struct {
 	WireGuardDriver string
 	// EncryptionGrace is how long nodes may take to have a key after encryption was switched on.
 	EncryptionGrace time.Duration
+	// KeyRotationPeriod, if not 0, stands for the wireguardKeyRotationPeriod that is set: tests have no hour.
+	KeyRotationPeriod time.Duration
 	// PolicyDriver is auto, nftables or iptables: by what policy is enforced.
 	PolicyDriver string
 }
@@ -118,6 +120,8 @@ func Bind(fs *pflag.FlagSet) func() (*Config, error) {
 	fs.StringVar(&r.IPIPDriver, "ipip-driver", IPIPAuto, "how IPIP is done: kernel (its ipip device), ebpf, or auto: the first that works")
 	fs.StringVar(&r.WireGuardDriver, "wireguard-driver", WireGuardAuto, "who has the WireGuard devices: kernel, userspace (a process for each), or auto: the first that works")
 	fs.DurationVar(&r.EncryptionGrace, "encryption-grace", encryptionGrace, "how long nodes may take to be ready after encryption was switched on; after that what cannot be encrypted is not sent, unless encryptionMode is Preferred")
+	fs.DurationVar(&r.KeyRotationPeriod, "key-rotation-period", 0, "stands for the wireguardKeyRotationPeriod that is set, for tests")
+	_ = fs.MarkHidden("key-rotation-period")
 	fs.StringVar(&r.PolicyDriver, "policy-driver", PolicyAuto, "how network policy is enforced: nftables, iptables, or auto: as nftablesMode of the FelixConfiguration says, else the first that works")
 	return func() (*Config, error) {
 		if err := r.fill(fs); err != nil {

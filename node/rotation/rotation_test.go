@@ -1,4 +1,4 @@
-package cli
+package rotation
 
 import (
 	"strings"
@@ -51,9 +51,9 @@ status: {wireguardKeys: [{epoch: 0, publicKey: nxcD4joItdfdxnq7IlpzAWBgKculYSew7
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := newClusterKeys(objects)
+	k := New(objects)
 	want := "n1 has the key of epoch 0; n2 has the keys of epochs 0 and 1; n4 has no key; n6 has the key of epoch 0"
-	if got := strings.Join(k.behind(), "; "); got != want || len(k.nodes) != 5 {
-		t.Errorf("of %d nodes, want 5: got %q, want %q", len(k.nodes), got, want)
+	if got := strings.Join(k.Behind(), "; "); got != want || len(k.Nodes) != 5 {
+		t.Errorf("of %d nodes, want 5: got %q, want %q", len(k.Nodes), got, want)
 	}
 }
