@@ -62,7 +62,7 @@ func (c *LearnedCompiler) Compile(p Plan, in LearnedInput) (Plan, error) {
 	} else if patched, ok := w.patch(c.plan.Learned, touched); same && c.err == nil && ok {
 		p.Learned = patched
 	} else {
-		p.Learned, c.err = w.all()
+		p.Learned, c.err = newLearner(&p, &in).all()
 		if slices.Equal(p.Learned, c.plan.Learned) {
 			p.Learned = c.plan.Learned
 		}
