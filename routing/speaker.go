@@ -84,7 +84,9 @@ func newSpeakerCompiler(in *SpeakerInput) *speakerCompiler {
 		byAddr: map[netip.Addr]*model.Node{}, sets: map[string]PrefixSet{}, doubles: map[[2]string]*double{}}
 	for _, name := range c.names {
 		for _, a := range in.Nodes[name].Addresses {
-			if _, taken := c.byAddr[a.Addr()]; !taken {
+			if first, taken := c.byAddr[a.Addr()]; taken {
+				c.fail("node %s: address %v is that of node %s already, so nobody speaks BGP with it there", name, a.Addr(), first.Name)
+			} else {
 				c.byAddr[a.Addr()] = in.Nodes[name]
 			}
 		}

@@ -69,9 +69,14 @@ func TestSessionsAreSymmetric(t *testing.T) {
 			family   model.Family
 		}
 		all := map[end]Session{}
+		ids := map[netip.Addr]model.NodeName{}
 		for name := range in.Nodes {
 			in.Self = name
 			s, _ := CompileSpeaker(in)
+			if other, taken := ids[s.RouterID]; len(s.Sessions) > 0 && (taken || !s.RouterID.Is4() || s.RouterID.IsUnspecified()) {
+				t.Fatalf("router id %v of %s, and of %q", s.RouterID, name, other)
+			}
+			ids[s.RouterID] = name
 			for _, n := range s.Sessions {
 				all[end{name, model.NodeName(n.Node), model.FamilyOf(n.Peer)}] = n
 			}
@@ -82,7 +87,7 @@ func TestSessionsAreSymmetric(t *testing.T) {
 			case !there:
 				t.Fatalf("%s has a session with %s, which has none:\n%s", e.from, e.to, &a)
 			case a.ASN != b.LocalASN || b.ASN != a.LocalASN || a.Peer != b.Source || a.Passive == b.Passive || a.Peer == b.Peer ||
-				a.ReflectorClient && b.ReflectorClient || a.KeepaliveSeconds != b.KeepaliveSeconds:
+				a.ReflectorClient && b.ReflectorClient || a.ReflectorClient != a.ClusterID.IsValid() || a.KeepaliveSeconds != b.KeepaliveSeconds:
 				t.Fatalf("%s and %s do not agree:\n%s\n%s", e.from, e.to, &a, &b)
 			}
 			sessions++

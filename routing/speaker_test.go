@@ -172,6 +172,14 @@ func speakerInputs() map[string]SpeakerInput {
 	plain.Self, plain.BGP.Peers = "n1", reverse.BGP.Peers[:1]
 	all["reverse-alone"] = plain
 
+	many := speakerCluster(150, 50)
+	many.Self, many.BGP.Config.ReflectorThreshold = "n7", 149
+	all["threshold"] = many
+
+	twice := speakerCluster(3, 3) // one address for two nodes
+	twice.Nodes["n3"].Addresses[0] = twice.Nodes["n2"].Addresses[0]
+	all["one-address-twice"] = twice
+
 	all["filters"], all["services"] = filtered(), services()
 	each := services()
 	each.BGP.Config.EachLoadBalancerIP = true
