@@ -13,6 +13,10 @@ type Plan struct {
 	Routes  []Route // to blocks and to addresses of other nodes, sorted by Dst
 	Pods    []Route // to addresses of this host's pods, sorted by Dst
 	Learned []Route // from BGP, sorted by Dst: LearnedCompiler
+	// Unsettled: Learned is not all of it yet. What an earlier process wrote of it stays: the routes to what is
+	// in none of the Pools.
+	Unsettled bool
+	Pools     []netip.Prefix
 }
 
 // Route is one route of the main table with our protocol number.

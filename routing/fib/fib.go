@@ -9,7 +9,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"weft/internal/kernel"
@@ -27,6 +29,7 @@ type FIB struct {
 	h      *kernel.Handle
 	log    *slog.Logger
 	table  int
+	shown  *shown
 	syncer *reconcile.SliceSyncer[routing.Route, kernel.RouteKey, kernel.Route]
 
 	mu     sync.Mutex
@@ -76,13 +79,14 @@ func newTable(h *kernel.Handle, log *slog.Logger, table int) *FIB {
 		k.Metric = cmp.Or(r.Metric, k.Metric)
 		return k, kernelRoute(r)
 	}
+	t := &shown{Table: kernel.RouteTable(h, table)}
 	return &FIB{
-		h:     h,
-		log:   log,
-		table: table,
-		syncer: reconcile.NewSliceSyncer(reconcile.NewSyncer(kernel.RouteTable(h, table), reconcile.DeleteAfterCleanPuts),
-			entry, routing.CompareRoutes),
-		links: make(map[int]linkState),
+		h:      h,
+		log:    log,
+		table:  table,
+		shown:  t,
+		syncer: reconcile.NewSliceSyncer(reconcile.NewSyncer(t, reconcile.DeleteAfterCleanPuts), entry, routing.CompareRoutes),
+		links:  make(map[int]linkState),
 	}
 }
 
@@ -102,6 +106,9 @@ func (f *FIB) Apply(ctx context.Context, p routing.Plan) (reconcile.Result, erro
 	if err := f.readLinks(ctx); err != nil {
 		return reconcile.Result{}, fmt.Errorf("apply routes: %w", err)
 	}
+	if f.shown.keep(p) {
+		f.syncer.Invalidate()
+	}
 	res, err := f.syncer.SyncSlice(ctx, p.Routes, p.Pods, p.Learned)
 	f.mu.Lock()
 	f.failed = err != nil
@@ -111,6 +118,31 @@ func (f *FIB) Apply(ctx context.Context, p routing.Plan) (reconcile.Result, erro
 		return res, fmt.Errorf("apply routes: %w", err)
 	}
 	return res, nil
+}
+
+// shown is the kernel's table, without the routes that are not to be touched yet.
+type shown struct {
+	reconcile.Table[kernel.RouteKey, kernel.Route]
+	unsettled bool // of the last plan
+	pools     []netip.Prefix
+}
+
+// keep takes over what a plan says of them, and tells whether there are more to be seen than before.
+func (t *shown) keep(p routing.Plan) (more bool) {
+	more = t.unsettled && !p.Unsettled
+	t.unsettled, t.pools = p.Unsettled, p.Pools
+	return more
+}
+
+// List leaves out what an earlier process may have learned.
+func (t *shown) List(ctx context.Context) (map[kernel.RouteKey]kernel.Route, error) {
+	all, err := t.Table.List(ctx)
+	if t.unsettled {
+		maps.DeleteFunc(all, func(k kernel.RouteKey, _ kernel.Route) bool {
+			return !slices.ContainsFunc(t.pools, func(p netip.Prefix) bool { return p.Overlaps(k.Dst) })
+		})
+	}
+	return all, err
 }
 
 // readLinks learns, once, which links there are, so that the first event about one of them is a
