@@ -12,7 +12,7 @@ import (
 
 // planAreas are the parts of a node's work that each compile a plan of their own, in the order in
 // which they are applied.
-func planAreas() []string { return []string{"tunnel", "encryption", "nat", "routing", "policy"} }
+func planAreas() []string { return []string{"tunnel", "encryption", "nat", "routing", "bgp", "policy"} }
 
 func planCommand() *cobra.Command {
 	var runDir string

@@ -38,7 +38,7 @@ func (v *statusView) in(colour, text string) string {
 // print writes the whole screen.
 func (v *statusView) print(w io.Writer, s *status.Status) error {
 	for _, part := range []func(io.Writer, *status.Status) error{
-		v.header, v.problems, v.paths, v.tunnels, v.errors, v.checks,
+		v.header, v.problems, v.bgpProblems, v.paths, v.tunnels, v.errors, v.checks,
 	} {
 		if err := part(w, s); err != nil {
 			return err
@@ -69,6 +69,9 @@ func (v *statusView) header(w io.Writer, s *status.Status) error {
 	t.add("Policy", policyLine(&s.Policy))
 	if s.Encryption != nil {
 		t.add("Encryption", encryptionLine(s.Encryption))
+	}
+	if s.BGP != nil {
+		t.add("BGP", bgpLine(s.BGP))
 	}
 	t.add("Applied", v.applied(s))
 	t.paint = func(row, column int, text string) string {
@@ -259,6 +262,28 @@ func (v *statusView) problems(w io.Writer, s *status.Status) error {
 	v.title(w, "Problems")
 	t := table{indent: "  ", width: v.width, paint: func(_, _ int, text string) string { return v.in(red, text) }}
 	for _, p := range s.Problems {
+		t.add(p)
+	}
+	return t.print(w)
+}
+
+// bgpLine says how far sessions and routes are.
+func bgpLine(b *status.BGP) string {
+	if !b.On {
+		return "no sessions: no other node and no peer"
+	}
+	return fmt.Sprintf("AS %d, %d of %s established; %s advertised, %s learned", b.ASN, b.Established, count(b.Sessions, "session"),
+		many(b.Advertised, "prefix", "prefixes"), many(b.Learned, "prefix", "prefixes"))
+}
+
+// bgpProblems are no reason to call a node not ready: its pods are reached without BGP.
+func (v *statusView) bgpProblems(w io.Writer, s *status.Status) error {
+	if s.BGP == nil || len(s.BGP.Problems) == 0 {
+		return nil
+	}
+	v.title(w, "BGP")
+	t := table{indent: "  ", width: v.width, paint: func(_, _ int, text string) string { return v.in(yellow, text) }}
+	for _, p := range s.BGP.Problems {
 		t.add(p)
 	}
 	return t.print(w)

@@ -30,6 +30,12 @@ func watchedKinds() []string {
 			kinds = append(kinds, k)
 		}
 	}
+	kinds = append(kinds, v3.KindCalicoNodeStatus)
+	for _, k := range bgpKinds() {
+		if !slices.Contains(kinds, k) {
+			kinds = append(kinds, k)
+		}
+	}
 	return kinds
 }
 

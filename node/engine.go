@@ -57,6 +57,8 @@ type engine struct {
 	compiler  *topology.Compiler
 	tunnels   tunnel.Compiler
 	routes    routing.Compiler
+	learned   routing.LearnedCompiler
+	speaker   *speaker                                   // nil: nothing is learned
 	endpoints func() map[model.EndpointID]model.Endpoint // a copy for the caller
 	parts     []part
 	metrics   *metrics
@@ -191,6 +193,10 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 	p.endpoints = e.endpoints()
 	p.routing, err = e.routes.Compile(p.view, p.endpoints)
 	e.note("routing", err)
+	if e.speaker != nil {
+		p.routing, err = e.speaker.add(&e.learned, p.routing, p.snapshot)
+		e.note("routing/learned", err)
+	}
 	e.mu.Lock()
 	e.inputs = now
 	e.mu.Unlock()

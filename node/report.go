@@ -59,6 +59,7 @@ func (s *service) status(ctx context.Context) *status.Status {
 		st.Uplink = uplinkOf(founds, e.underlay)
 		st.Encryption = s.encryption(ctx, p)
 	}
+	st.BGP = s.speaker.describe()
 	st.Checks = s.checks()
 	st.Ready = !slices.ContainsFunc(st.Checks, func(c status.Check) bool { return !c.OK })
 	return st

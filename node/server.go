@@ -113,6 +113,14 @@ func (s *service) localHandler() http.Handler {
 	})
 	mux.HandleFunc("GET /plan/{area}", s.servePlan)
 	mux.HandleFunc("GET /"+status.PeersPath, s.servePeers)
+	mux.HandleFunc("GET /"+status.BGPPeersPath, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(s.speaker.peers(r.Context()))
+	})
+	mux.HandleFunc("GET /"+status.BGPRoutesPath, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(s.bgpRoutes())
+	})
 	mux.Handle("GET /"+flows.Path, s.flows.Handler())
 	mux.Handle("GET /"+flows.CountersPath, flows.CountersHandler(s.counters))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -149,13 +157,17 @@ func (s *service) addHealth(mux *http.ServeMux) {
 }
 
 func (s *service) servePlan(w http.ResponseWriter, r *http.Request) {
-	if r.PathValue("area") == "policy" {
+	switch r.PathValue("area") {
+	case "policy":
 		text, ok := s.enforcer.format()
 		if !ok {
 			http.Error(w, "nothing is planned yet: the node has not read its store", http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprint(w, text)
+		return
+	case "bgp":
+		fmt.Fprint(w, s.speaker.format())
 		return
 	}
 	p := s.engine.current()
@@ -175,7 +187,7 @@ func (s *service) servePlan(w http.ResponseWriter, r *http.Request) {
 	case "encryption":
 		fmt.Fprint(w, p.encryption.Format(), p.hosts.Format())
 	default:
-		http.Error(w, fmt.Sprintf("no plan %q: want topology, tunnel, encryption, nat, routing or policy", area), http.StatusNotFound)
+		http.Error(w, fmt.Sprintf("no plan %q: want topology, tunnel, encryption, nat, routing, bgp or policy", area), http.StatusNotFound)
 	}
 }
 

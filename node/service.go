@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	v3 "weft/api/v3"
 	"weft/encryption/guard"
 	"weft/encryption/wireguard"
 	"weft/internal/kernel"
@@ -52,6 +53,8 @@ type service struct {
 	wireguard *wireguard.Driver // nil: this host cannot
 	guard     *guard.Guard
 	enforcer  *enforcer
+	speaker   *speaker
+	reporter  *reporter
 	flows     *flows.Recorder
 	publisher *publisher
 	publish   *reconcile.Runner
@@ -121,6 +124,8 @@ func (s *service) run(ctx context.Context, server *etcd.Server) error {
 		})
 	})
 	g.Go(func() error { return s.enforcer.Run(ctx) })
+	g.Go(func() error { return s.speaker.Run(ctx) })
+	g.Go(func() error { return s.reporter.Run(ctx) })
 	g.Go(func() error { return s.flows.Run(ctx) })
 	g.Go(func() error { return s.engine.runner.Run(ctx) })
 	g.Go(func() error { return s.engine.collector.run(ctx) })
@@ -147,26 +152,29 @@ func (s *service) run(ctx context.Context, server *etcd.Server) error {
 }
 
 // sink passes what the store says to all that follow it and keeps the store's metrics.
-func (s *service) sink() datastore.Sink { return &meteredSink{s.metrics, s.enforcer, s.cluster} }
+func (s *service) sink() datastore.Sink {
+	return &meteredSink{s.metrics, []datastore.Sink{s.enforcer, s.cluster, s.speaker, s.reporter}}
+}
 
 type meteredSink struct {
-	metrics  *metrics
-	enforcer *enforcer
-	cluster  *cluster
+	metrics *metrics
+	sinks   []datastore.Sink // in this order
 }
 
 // OnState implements datastore.Sink.
 func (m *meteredSink) OnState(st datastore.State, err error) {
 	m.metrics.state(st)
-	m.enforcer.OnState(st, err)
-	m.cluster.OnState(st, err)
+	for _, s := range m.sinks {
+		s.OnState(st, err)
+	}
 }
 
 // OnChanges implements datastore.Sink.
 func (m *meteredSink) OnChanges(c []datastore.Change) {
 	m.metrics.lastEvent.SetToCurrentTime()
-	m.enforcer.OnChanges(c)
-	m.cluster.OnChanges(c)
+	for _, s := range m.sinks {
+		s.OnChanges(c)
+	}
 }
 
 // openStore starts the embedded etcd when no store is named, and connects.
@@ -205,6 +213,7 @@ func (s *service) build(ctx context.Context) error {
 		notify: func() { s.publish.Kick() }}
 	s.cluster = newCluster(model.NodeName(s.cfg.NodeName), s.log, func(aboutSelf bool) {
 		s.engine.runner.Kick()
+		s.speaker.runner.Kick()
 		if aboutSelf {
 			s.publish.Kick()
 		}
@@ -228,9 +237,13 @@ func (s *service) build(ctx context.Context) error {
 	s.engine.init(s.cfg.Resync)
 	s.enforcer = newEnforcer(model.NodeName(s.cfg.NodeName), s.policyBackend(), s.connectionEnder(), s.metrics, s.log, s.cfg.Resync)
 	s.engine.onLinks, s.engine.onOverlay = s.enforcer.setLinks, s.enforcer.setOverlay
+	s.speaker = s.newSpeaker()
+	s.engine.speaker = s.speaker
+	s.reporter = &reporter{self: s.cfg.NodeName, version: s.version, started: s.started, store: s.store, log: s.log,
+		peers: s.speaker.peers, routes: s.bgpRoutes, asked: map[string]*v3.CalicoNodeStatus{}, due: map[string]time.Time{}, poke: make(chan struct{}, 1)}
 	s.flows = flows.New(s.handle, s.log)
 	s.enforcer.told = s.flows.Update
-	s.metrics.registry.MustRegister(&policyCollector{s.enforcer}, &encryptionCollector{s})
+	s.metrics.registry.MustRegister(&policyCollector{s.enforcer}, &encryptionCollector{s}, &bgpCollector{s.speaker})
 	s.publisher = &publisher{self: model.NodeName(s.cfg.NodeName), cfg: s.cfg.Address, log: s.log, store: s.store,
 		stores: storeAddresses(ctx, s.cfg.Datastore.Endpoints), cluster: s.cluster, underlay: s.underlay,
 		announced: s.engine.announcer, encryptor: s.encryptor, tunnels: &nodeTunnel{s.ipam, s.cfg.NodeName}}

@@ -37,6 +37,8 @@ type Config struct {
 	EncryptionGrace time.Duration
 	// KeyRotationPeriod, if not 0, stands for the wireguardKeyRotationPeriod that is set: tests have no hour.
 	KeyRotationPeriod time.Duration
+	// BGP tells whether this node speaks BGP.
+	BGP bool
 	// PolicyDriver is auto, nftables or iptables: by what policy is enforced.
 	PolicyDriver string
 }
@@ -122,6 +124,7 @@ func Bind(fs *pflag.FlagSet) func() (*Config, error) {
 	fs.DurationVar(&r.EncryptionGrace, "encryption-grace", encryptionGrace, "how long nodes may take to be ready after encryption was switched on; after that what cannot be encrypted is not sent, unless encryptionMode is Preferred")
 	fs.DurationVar(&r.KeyRotationPeriod, "key-rotation-period", 0, "stands for the wireguardKeyRotationPeriod that is set, for tests")
 	_ = fs.MarkHidden("key-rotation-period")
+	fs.BoolVar(&r.BGP, "bgp", true, "speak BGP, as the resources say; without, routes to other nodes come from the store alone")
 	fs.StringVar(&r.PolicyDriver, "policy-driver", PolicyAuto, "how network policy is enforced: nftables, iptables, or auto: as nftablesMode of the FelixConfiguration says, else the first that works")
 	return func() (*Config, error) {
 		if err := r.fill(fs); err != nil {

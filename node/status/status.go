@@ -31,6 +31,7 @@ type Status struct {
 	LastApplied time.Time `json:"lastApplied"`
 
 	Encryption *Encryption `json:"encryption,omitempty"` // nil before the first run
+	BGP        *BGP        `json:"bgp,omitempty"`        // nil: the node speaks no BGP
 }
 
 // Policy is where the node stands with network policy.

@@ -1,0 +1,266 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	v3 "weft/api/v3"
+	"weft/node/datastore"
+	"weft/node/status"
+)
+
+func bgpCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "bgp",
+		Short: "Show BGP sessions, and the routes that were advertised and learned",
+		Long: `Shows what nodes do with BGP. What they are to do is said by BGPConfiguration, BGPPeer, BGPFilter and IPPool
+resources; "weft plan bgp" prints what they mean for the local node.`,
+	}
+	c.AddCommand(bgpPeersCommand(), bgpRoutesCommand())
+	return c
+}
+
+func bgpPeersCommand() *cobra.Command {
+	var output string
+	var all bool
+	c := &cobra.Command{
+		Use:   "peers",
+		Short: "Show the BGP sessions of the local node, or of all nodes",
+		Long: `Shows every BGP session of the local node: with whom, its state and since when, the prefixes received, accepted
+and sent, and why it is down if it is.
+
+With --all, or where no node runs on this host, every node of the cluster is asked through the store (by a
+CalicoNodeStatus for each, which is deleted again): that shows less of each session.`,
+		Example: `  weft bgp peers
+  weft bgp peers --all
+  weft bgp peers -o json`,
+		Args: exactArgs(),
+	}
+	c.Flags().BoolVar(&all, "all", false, "ask all nodes, through the store")
+	c.Flags().StringVarP(&output, "output", "o", "table", "output `format`: table or json")
+	fixedCompletion(c, "output", "table", "json")
+	flags := addStoreFlags(c)
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		if output != "table" && output != "json" {
+			return Usagef("unknown output format %q: want table or json", output)
+		}
+		_, err := os.Stat(filepath.Join(flags.runDir, status.SocketName))
+		if all || errors.Is(err, fs.ErrNotExist) && !flags.runDirGiven() {
+			store, err := flags.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer store.Close()
+			doc, err := askAll(cmd.Context(), store)
+			if err != nil {
+				return fmt.Errorf("ask all nodes for their BGP sessions: %w", err)
+			}
+			return showBGPPeers(cmd, output, doc)
+		}
+		body, err := nodeGet(cmd.Context(), flags.runDir, status.BGPPeersPath)
+		if err != nil {
+			return err
+		}
+		var doc status.BGPPeers
+		if err := json.Unmarshal(body, &doc); err != nil {
+			return fmt.Errorf("read the BGP sessions of the local node in %s: %w; compare `weft version` here and there", flags.runDir, err)
+		}
+		return showBGPPeers(cmd, output, doc)
+	}
+	return c
+}
+
+func showBGPPeers(cmd *cobra.Command, output string, doc status.BGPPeers) error {
+	if doc.Error != "" {
+		fmt.Fprintf(cmd.ErrOrStderr(), "weft: warning: %s\n", oneLine(doc.Error))
+	}
+	out := cmd.OutOrStdout()
+	if output == "json" {
+		return printValue(out, "json", append([]status.BGPPeer{}, doc.Peers...))
+	}
+	if len(doc.Peers) == 0 {
+		_, err := fmt.Fprintln(out, "no BGP sessions: the mesh is off, or there is no other node, and no BGPPeer is for this one")
+		return err
+	}
+	return printBGPPeers(out, doc.Peers, time.Now())
+}
+
+func printBGPPeers(out io.Writer, peers []status.BGPPeer, now time.Time) error {
+	t := table{}
+	t.add("NODE", "PEER", "ADDRESS", "ASN", "TYPE", "STATE", "SINCE", "RECEIVED", "ACCEPTED", "SENT", "BFD")
+	for _, p := range peers {
+		counts := []string{"-", "-", "-"}
+		if p.ASN != 0 { // of the node itself
+			counts = []string{strconv.FormatUint(p.Received, 10), strconv.FormatUint(p.Accepted, 10), strconv.FormatUint(p.Sent, 10)}
+		}
+		asn := "-"
+		if p.ASN != 0 {
+			asn = strconv.FormatUint(uint64(p.ASN), 10)
+		}
+		t.add(p.Node, cmp.Or(p.Peer, p.From, "-"), p.Address, asn, p.Type, p.State, age(now, p.Since), counts[0], counts[1], counts[2], cmp.Or(p.BFD, "-"))
+	}
+	if err := t.print(out); err != nil {
+		return err
+	}
+	for _, p := range peers {
+		if p.LastError != "" && p.State != "Established" {
+			if _, err := fmt.Fprintf(out, "\n%s: %s\n", clean(p.Address), clean(p.LastError)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func bgpRoutesCommand() *cobra.Command {
+	var runDir, output string
+	c := &cobra.Command{
+		Use:   "routes",
+		Short: "Show what the local node advertises by BGP, and what it learned",
+		Long: `Shows the prefixes that the local node originates, with the reason, and the best routes that it learned from
+others: next hops (several are equally good), from whom, and whether the kernel's route is that one.`,
+		Example: `  weft bgp routes
+  weft bgp routes -o json`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "table" && output != "json" {
+				return Usagef("unknown output format %q: want table or json", output)
+			}
+			body, err := nodeGet(cmd.Context(), runDir, status.BGPRoutesPath)
+			if err != nil {
+				return err
+			}
+			var doc status.BGPRoutes
+			if err := json.Unmarshal(body, &doc); err != nil {
+				return fmt.Errorf("read the BGP routes of the local node in %s: %w; compare `weft version` here and there", runDir, err)
+			}
+			if output == "json" {
+				return printValue(cmd.OutOrStdout(), "json", append([]status.BGPRoute{}, doc.Routes...))
+			}
+			return printBGPRoutes(cmd.OutOrStdout(), doc.Routes)
+		},
+	}
+	addRunDir(c, &runDir)
+	c.Flags().StringVarP(&output, "output", "o", "table", "output `format`: table or json")
+	fixedCompletion(c, "output", "table", "json")
+	return c
+}
+
+func printBGPRoutes(out io.Writer, routes []status.BGPRoute) error {
+	if len(routes) == 0 {
+		_, err := fmt.Fprintln(out, "no routes: nothing is advertised and nothing was learned")
+		return err
+	}
+	t := table{}
+	t.add("PREFIX", "ORIGIN", "NEXT HOPS", "FROM", "INSTALLED", "WHY")
+	for _, r := range routes {
+		installed := "-"
+		if r.Origin == "Learned" {
+			installed = map[bool]string{true: "yes", false: "no"}[r.Installed]
+		}
+		why := r.Why
+		if len(r.Communities) > 0 {
+			why = strings.TrimSpace(why + " (communities " + strings.Join(r.Communities, ", ") + ")")
+		}
+		t.add(r.Prefix, r.Origin, cmp.Or(strings.Join(r.NextHops, ", "), "-"), cmp.Or(r.Peer, "-"), installed, cmp.Or(why, "-"))
+	}
+	return t.print(out)
+}
+
+// askTimeout is how long nodes have to answer through the store.
+const askTimeout = 5 * time.Second
+
+// askAll asks every node for its sessions by a CalicoNodeStatus. Nodes that do not answer are named in the error of
+// the document.
+func askAll(ctx context.Context, store datastore.Store) (doc status.BGPPeers, err error) {
+	nodes, err := store.List(ctx, v3.KindNode)
+	if err != nil {
+		return doc, err
+	}
+	var id [4]byte
+	_, _ = rand.Read(id[:])
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	var mu sync.Mutex
+	var silent []string
+	var asked sync.WaitGroup
+	for _, o := range nodes.Items {
+		name := o.GetName()
+		asked.Go(func() {
+			peers, err := askNode(ctx, store, name, "weft-bgp-peers-"+hex.EncodeToString(id[:])+"."+name)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				silent = append(silent, fmt.Sprintf("%s (%v)", name, err))
+			}
+			doc.Peers = append(doc.Peers, peers...)
+		})
+	}
+	asked.Wait()
+	slices.Sort(silent)
+	if len(silent) > 0 {
+		doc.Error = fmt.Sprintf("%d of %d nodes did not answer: %s", len(silent), len(nodes.Items), strings.Join(silent, ", "))
+	}
+	slices.SortFunc(doc.Peers, func(a, b status.BGPPeer) int {
+		return cmp.Or(cmp.Compare(a.Node, b.Node), strings.Compare(a.Address, b.Address))
+	})
+	return doc, nil
+}
+
+func askNode(ctx context.Context, store datastore.Store, node, name string) (peers []status.BGPPeer, err error) {
+	ask := &v3.CalicoNodeStatus{}
+	ask.Name, ask.Spec.Node, ask.Spec.Classes = name, node, []string{v3.StatusBGP}
+	if _, err := store.Create(ctx, ask); err != nil {
+		return nil, err
+	}
+	key := datastore.Key{Kind: v3.KindCalicoNodeStatus, Name: name}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+		defer cancel()
+		err = errors.Join(err, store.Delete(ctx, key, datastore.Precondition{}))
+	}()
+	for {
+		o, err := store.Get(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		if st, ok := o.(*v3.CalicoNodeStatus); ok && st.Status.LastUpdated != nil {
+			return answered(node, st), nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("no answer within %v: is weft node running there?", askTimeout)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func answered(node string, st *v3.CalicoNodeStatus) []status.BGPPeer {
+	var out []status.BGPPeer
+	for _, p := range slices.Concat(st.Status.BGP.PeersV4, st.Status.BGP.PeersV6) {
+		since, _ := time.Parse(time.RFC3339, p.Since)
+		address := p.PeerIP
+		if a, err := netip.ParseAddr(address); err == nil {
+			address = a.String()
+		}
+		out = append(out, status.BGPPeer{Node: node, Address: address, Type: p.Type, State: p.State, Since: since})
+	}
+	return out
+}

@@ -1,0 +1,349 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	v3 "weft/api/v3"
+	"weft/internal/reconcile"
+	"weft/model"
+	"weft/node/datastore"
+	"weft/node/status"
+	"weft/routing"
+	"weft/routing/bgp"
+	daemon "weft/routing/bgp/speaker"
+)
+
+// bgpDriver is what makes the host speak BGP.
+type bgpDriver interface {
+	Apply(context.Context, routing.Speaker) (reconcile.Result, error)
+	Watch(ctx context.Context, kick func()) error
+	Invalidate()
+	// News has a value when Learned would return something else.
+	News() <-chan struct{}
+	Learned() (routes []routing.Learned, settled bool)
+	States() []bgp.Peer
+	Peers(context.Context) ([]bgp.Peer, error)
+}
+
+// speaker is this node's side of BGP. It runs beside the engine: a neighbour that is slow, or a speaker that
+// has to be started, holds up no route and no pod. It implements datastore.Sink for the resources of BGP.
+type speaker struct {
+	self    model.NodeName
+	log     *slog.Logger
+	driver  bgpDriver // nil: off
+	cluster *cluster
+	learned func() // is called when there are other routes
+	runner  *reconcile.Runner
+
+	mu       sync.Mutex
+	records  *bgpResources
+	rejected map[datastore.Key]error
+	nodePeer map[string]bool         // BGPPeers with a node or nodeSelector
+	plan     routing.Speaker         // of the last run
+	problems error                   // of compiling it
+	services []netip.Prefix          // ranges of service addresses
+	priority map[model.Family]uint32 // metric of learned routes
+	latest   []routing.Learned
+	settled  bool
+	err      error // of applying it
+	errAt    time.Time
+}
+
+func newSpeaker(self model.NodeName, driver bgpDriver, c *cluster, log *slog.Logger, learned func(), resync time.Duration) *speaker {
+	s := &speaker{self: self, log: log, driver: driver, cluster: c, learned: learned, records: newBGPResources(self, v3.BGPPasswordNamespace), rejected: map[datastore.Key]error{}}
+	s.runner = reconcile.NewRunner(s.run, reconcile.RunnerOptions{RetryMin: retryMin, RetryMax: retryMax, Resync: resync})
+	return s
+}
+
+// OnState implements datastore.Sink.
+func (s *speaker) OnState(datastore.State, error) { s.runner.Kick() }
+
+// OnChanges implements datastore.Sink.
+func (s *speaker) OnChanges(changes []datastore.Change) {
+	s.mu.Lock()
+	relevant := false
+	for _, ch := range changes {
+		if !slices.Contains(bgpKinds(), ch.Key.Kind) {
+			continue
+		}
+		changed, err := false, ch.Err
+		if err == nil {
+			changed, err = s.records.apply(ch)
+		}
+		delete(s.rejected, ch.Key)
+		if err != nil {
+			s.rejected[ch.Key] = err
+			s.log.Warn("resource rejected, keeping the last good one", "resource", ch.Key.String(), "err", err)
+		}
+		relevant = relevant || changed
+	}
+	s.mu.Unlock()
+	if relevant {
+		s.runner.Kick()
+	}
+}
+
+// Run keeps the speaker as the resources say until ctx ends.
+func (s *speaker) Run(ctx context.Context) error {
+	if s.driver == nil {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-s.driver.News():
+				s.hear()
+			}
+		}
+	}()
+	go func() { _ = s.driver.Watch(ctx, s.runner.Kick) }()
+	return s.runner.Run(ctx)
+}
+
+// run is one pass. Before the first complete snapshot it does nothing: the speaker of an earlier process goes on.
+func (s *speaker) run(ctx context.Context, full bool) error {
+	if full {
+		s.driver.Invalidate()
+	}
+	snap, _, ok := s.cluster.snapshot()
+	if !ok {
+		return nil
+	}
+	if n := snap.Nodes[s.self]; n == nil || len(n.Addresses) == 0 {
+		return nil // this node's record is on its way
+	}
+	s.mu.Lock()
+	in := routing.SpeakerInput{Self: s.self, Nodes: snap.Nodes, Pools: snap.Pools, Blocks: snap.Blocks}
+	var unread error
+	in.BGP, in.Passwords, unread = s.records.nouns()
+	s.mu.Unlock()
+	plan, problems := routing.CompileSpeaker(in)
+	problems = errors.Join(unread, problems)
+	res, err := s.driver.Apply(ctx, plan)
+	if ctx.Err() != nil {
+		return err
+	}
+	if plan.ASN == 0 {
+		s.hear() // that there is nothing to be learned
+	}
+	s.mu.Lock()
+	s.plan, s.problems, s.err = plan, problems, err
+	s.nodePeer = map[string]bool{}
+	for i := range in.BGP.Peers {
+		p := &in.BGP.Peers[i]
+		s.nodePeer[p.Name] = p.Node != "" || p.NodeSelector != ""
+	}
+	cfg := &in.BGP.Config
+	s.services, s.priority = slices.Concat(cfg.ClusterIPs, cfg.ExternalIPs, cfg.LoadBalancerIPs), cfg.Priority
+	if err != nil {
+		s.errAt = time.Now()
+	}
+	s.mu.Unlock()
+	if !res.Zero() {
+		s.log.Info("BGP applied", "change", res.String(), "sessions", len(plan.Sessions), "advertisements", len(plan.Advertisements))
+	}
+	if err != nil {
+		s.log.Warn("BGP is not as the resources say", "err", err)
+	}
+	return err
+}
+
+// format prints the plan of the last run.
+func (s *speaker) format() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.plan.Format()
+}
+
+// hear takes over what others said.
+func (s *speaker) hear() {
+	all, settled := s.driver.Learned()
+	s.mu.Lock()
+	s.latest, s.settled = all, settled
+	s.mu.Unlock()
+	s.learned()
+}
+
+// add adds to a plan of routes what others said.
+func (s *speaker) add(c *routing.LearnedCompiler, p routing.Plan, snap *model.Snapshot) (routing.Plan, error) {
+	s.mu.Lock()
+	in := routing.LearnedInput{Routes: s.latest, Underlay: snap.Underlay, Services: s.services, Priority: s.priority}
+	settled := s.settled || s.driver == nil
+	s.mu.Unlock()
+	p, err := c.Compile(p, in)
+	if !settled {
+		p.Unsettled = true
+		for _, pool := range snap.Pools {
+			p.Pools = append(p.Pools, pool.CIDR)
+		}
+	}
+	return p, err
+}
+
+func (s *speaker) routes() []routing.Learned {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.latest
+}
+
+// slow is how long a session may take before that is a problem.
+const slow = 30 * time.Second
+
+// describe says where the node is with BGP; nil where it speaks none.
+func (s *speaker) describe() *status.BGP {
+	if s.driver == nil {
+		return nil
+	}
+	states := byAddress(s.driver.States())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := &status.BGP{On: s.plan.ASN != 0, ASN: s.plan.ASN, Sessions: len(s.plan.Sessions), Advertised: len(s.plan.Advertisements), Learned: len(s.latest)}
+	if b.On {
+		b.RouterID = s.plan.RouterID.String()
+	}
+	b.Problems = sentences(s.problems)
+	for k, err := range s.rejected {
+		b.Problems = append(b.Problems, fmt.Sprintf("%s is rejected, the last good one stays in force: %v", k, err))
+	}
+	slices.Sort(b.Problems)
+	for i := range s.plan.Sessions {
+		x := &s.plan.Sessions[i]
+		p := states[x.Peer]
+		if p.State == daemon.Established {
+			b.Established++
+		} else if text, ok := down(x, &p); ok {
+			b.Problems = append(b.Problems, text)
+		}
+	}
+	if s.err != nil {
+		b.Problems = append(b.Problems, s.err.Error())
+	}
+	return b
+}
+
+func byAddress(peers []bgp.Peer) map[netip.Addr]bgp.Peer {
+	out := make(map[netip.Addr]bgp.Peer, len(peers))
+	for _, p := range peers {
+		out[p.Address] = p
+	}
+	return out
+}
+
+// down says of a session that is not established why, as far as that is known; false while it may be on its way.
+func down(x *routing.Session, p *bgp.Peer) (string, bool) {
+	text := fmt.Sprintf("BGP session with %s (%v, AS %d) is ", x.Name, x.Peer, x.ASN)
+	switch {
+	case p.LastError != "":
+		return text + "down: " + p.LastError, true
+	case !p.Since.IsZero() && time.Since(p.Since) > slow:
+		return fmt.Sprintf("%snot established since %v: %s", text, p.Since.Format(time.TimeOnly), p.State), true
+	}
+	return "", false
+}
+
+// sentences returns the texts of joined errors.
+func sentences(err error) []string {
+	if err == nil {
+		return nil
+	}
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) {
+		var out []string
+		for _, e := range joined.Unwrap() {
+			out = append(out, sentences(e)...)
+		}
+		return out
+	}
+	return []string{err.Error()}
+}
+
+// peers is the account of every session.
+func (s *speaker) peers(ctx context.Context) status.BGPPeers {
+	doc := status.BGPPeers{Peers: []status.BGPPeer{}}
+	if s.driver == nil {
+		return doc
+	}
+	doc.BGP = *s.describe()
+	have, err := s.driver.Peers(ctx)
+	if err != nil {
+		doc.Error = err.Error()
+		have = s.driver.States()
+	}
+	states := byAddress(have)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.plan.Sessions {
+		doc.Peers = append(doc.Peers, s.peerLocked(&s.plan.Sessions[i], states[s.plan.Sessions[i].Peer]))
+	}
+	return doc
+}
+
+func (s *speaker) peerLocked(x *routing.Session, p bgp.Peer) status.BGPPeer {
+	out := status.BGPPeer{Node: string(s.self), Address: x.Peer.String(), Peer: x.Node, Type: v3.PeerTypeNodeMesh, From: x.Name, ASN: x.ASN,
+		State: string(cmp.Or(p.State, daemon.Idle)), Since: p.Since, BFD: p.BFD, Received: p.Received, Accepted: p.Accepted, Sent: p.Sent,
+		Flaps: p.Flaps, LastError: p.LastError, LastErrorAt: p.ErrorAt}
+	if !x.Mesh {
+		out.Type = v3.PeerTypeGlobalPeer
+		if s.nodePeer[x.Name] {
+			out.Type = v3.PeerTypeNodePeer
+		}
+	}
+	return out
+}
+
+// table is the account of what is advertised and what was learned. installed tells whether the kernel's route to a
+// learned prefix is that one.
+func (s *speaker) table(installed func(netip.Prefix) bool) status.BGPRoutes {
+	doc := status.BGPRoutes{Routes: []status.BGPRoute{}}
+	s.mu.Lock()
+	for _, a := range s.plan.Advertisements {
+		doc.Routes = append(doc.Routes, status.BGPRoute{Prefix: a.Prefix.String(), Origin: "Local", Why: a.Why, Communities: a.Communities})
+	}
+	s.mu.Unlock()
+	for _, l := range s.routes() {
+		r := status.BGPRoute{Prefix: l.Prefix.String(), Origin: "Learned", Peer: l.Peer.String(), Priority: l.Priority, Installed: installed(l.Prefix)}
+		for _, h := range l.NextHops {
+			r.NextHops = append(r.NextHops, h.String())
+		}
+		if !r.Installed {
+			r.Why = "the node has a better route to the prefix, from the store"
+		}
+		doc.Routes = append(doc.Routes, r)
+	}
+	slices.SortStableFunc(doc.Routes, func(a, b status.BGPRoute) int {
+		pa, pb := netip.MustParsePrefix(a.Prefix), netip.MustParsePrefix(b.Prefix)
+		return cmp.Or(pa.Compare(pb), cmp.Compare(a.Origin, b.Origin))
+	})
+	return doc
+}
+
+// newSpeaker makes this node's side of BGP.
+func (s *service) newSpeaker() *speaker {
+	var d bgpDriver
+	if s.cfg.BGP {
+		d = bgp.New(s.handle, s.log, bgp.Options{Dir: s.cfg.RunDir, LogDir: s.cfg.RunDir})
+	}
+	return newSpeaker(model.NodeName(s.cfg.NodeName), d, s.cluster, s.log, func() { s.engine.runner.Kick() }, s.cfg.Resync)
+}
+
+// bgpRoutes is the account of BGP's routes.
+func (s *service) bgpRoutes() status.BGPRoutes {
+	installed := map[netip.Prefix]bool{}
+	if p := s.engine.current(); p != nil {
+		for i := range p.routing.Learned {
+			installed[p.routing.Learned[i].Dst] = true
+		}
+	}
+	return s.speaker.table(func(p netip.Prefix) bool { return installed[p] })
+}
