@@ -59,8 +59,13 @@ func newCluster(t *testing.T, name string) *cluster {
 	return newClusterOf(t, name, lab.DefaultConfig())
 }
 
+// newClusterOf makes a lab whose nodes speak no BGP unless their arguments say so: its processes and packets are not
+// what most tests are about.
 func newClusterOf(t *testing.T, name string, config lab.Config) *cluster {
 	t.Helper()
+	for i := range config.Nodes {
+		config.Nodes[i].Args = append([]string{"--bgp=false"}, config.Nodes[i].Args...)
+	}
 	testkit.RequireRoot(t)
 	testkit.LeakCheck(t)
 	l, err := lab.New(name, lab.Options{Binary: filepath.Join(binaries, "weft"), Progress: testWriter{t}})
