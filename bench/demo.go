@@ -117,6 +117,11 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	routed, err := d.bgp(ctx, config)
+	rows = append(rows, routed...)
+	if err != nil {
+		return errors.Join(failures(rows), err)
+	}
 	crypt, err := d.encryption(ctx)
 	if err != nil {
 		return errors.Join(failures(rows), err)

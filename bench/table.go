@@ -99,7 +99,7 @@ func writeDemoTable(w io.Writer, rows []demoRow) {
 	fmt.Fprintln(w, "All nodes run on this machine: read the throughputs against each other, not as the speed of a network.\n"+
 		"\"of plain\" is the ratio to plain routing between pods of the same nodes, measured in turns with it;\n"+
 		"with WireGuard, which encrypts between all pods, to plain routing between the nodes themselves.\n"+
-		"Without encapsulation racks reach each other only where the router between them knows the pods' routes; this one does not.")
+		"Without encapsulation racks reach each other only where the router between them knows the pods' routes; this one does where it speaks BGP.")
 }
 
 func writeChanges(w io.Writer, changes []liveChange, r traffic.Report) {

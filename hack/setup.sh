@@ -3,6 +3,7 @@
 set -eu
 packages="iproute2 iputils-ping"
 case "${1:-}" in
+demo) packages="$packages bird2" ;; # the router between the racks speaks BGP
 bench) packages="$packages iperf3 nftables iptables ipset tcpdump" ;;
 test | test-kernel)
 	# iptables and ipset are a backend of policy; bird2 and frr are neighbours in BGP; from qemu on it is the test machine: the emulator, what its
@@ -33,6 +34,12 @@ if [ -n "$missing" ]; then
 	echo "installing Debian packages:$missing"
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get update -qq
+	# Daemons that come with a package are not wanted as services of this host.
+	policy=/usr/sbin/policy-rc.d
+	if [ ! -e "$policy" ]; then
+		trap 'rm -f "$policy"' EXIT
+		printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"
+	fi
 	# shellcheck disable=SC2086
 	apt-get install -y -qq --no-install-recommends $missing >/dev/null
 fi
