@@ -79,7 +79,7 @@ func newTable(h *kernel.Handle, log *slog.Logger, table int) *FIB {
 		k.Metric = cmp.Or(r.Metric, k.Metric)
 		return k, kernelRoute(r)
 	}
-	t := &shown{Table: kernel.RouteTable(h, table)}
+	t := &shown{routeTable: kernel.RouteTable(h, table).(routeTable)}
 	return &FIB{
 		h:      h,
 		log:    log,
@@ -120,28 +120,40 @@ func (f *FIB) Apply(ctx context.Context, p routing.Plan) (reconcile.Result, erro
 	return res, nil
 }
 
-// shown is the kernel's table, without the routes that are not to be touched yet.
-type shown struct {
+// routeTable is all that the kernel's table can do: what embeds less of it is slower, and deletes less.
+type routeTable interface {
 	reconcile.Table[kernel.RouteKey, kernel.Route]
-	unsettled bool // of the last plan
-	pools     []netip.Prefix
+	reconcile.BatchTable[kernel.RouteKey, kernel.Route]
+	reconcile.HoldTable[kernel.RouteKey]
 }
 
-// keep takes over what a plan says of them, and tells whether there are more to be seen than before.
+// shown is the kernel's table, without the routes that are not to be touched yet.
+type shown struct {
+	routeTable
+	plan routing.Plan // the last
+}
+
+// keep takes over a plan, and tells whether there may be more to be seen than before.
 func (t *shown) keep(p routing.Plan) (more bool) {
-	more = t.unsettled && !p.Unsettled
-	t.unsettled, t.pools = p.Unsettled, p.Pools
+	more = t.plan.Unsettled
+	t.plan = p
 	return more
 }
 
-// List leaves out what an earlier process may have learned.
+// List leaves out what an earlier process may have learned, and this one has not yet.
 func (t *shown) List(ctx context.Context) (map[kernel.RouteKey]kernel.Route, error) {
-	all, err := t.Table.List(ctx)
-	if t.unsettled {
-		maps.DeleteFunc(all, func(k kernel.RouteKey, _ kernel.Route) bool {
-			return !slices.ContainsFunc(t.pools, func(p netip.Prefix) bool { return p.Overlaps(k.Dst) })
-		})
+	all, err := t.routeTable.List(ctx)
+	if !t.plan.Unsettled {
+		return all, err
 	}
+	maps.DeleteFunc(all, func(k kernel.RouteKey, _ kernel.Route) bool {
+		for _, routes := range [][]routing.Route{t.plan.Routes, t.plan.Pods, t.plan.Learned} {
+			if _, wanted := slices.BinarySearchFunc(routes, routing.Route{Dst: k.Dst}, routing.CompareRoutes); wanted {
+				return false
+			}
+		}
+		return !slices.ContainsFunc(t.plan.Pools, func(p netip.Prefix) bool { return p.Overlaps(k.Dst) })
+	})
 	return all, err
 }
 
