@@ -118,26 +118,65 @@ func (sp *speaker) configure(ctx context.Context, want routing.Speaker) (int, er
 	if err != nil {
 		return 0, err
 	}
-	restarting := false
+	changes, restarting, err := sp.running(ctx, want)
+	if err != nil {
+		return changes, err
+	}
+	// What goes goes before its filters do, and what comes comes after its filters.
+	n, err := sp.removeOthers(ctx, want)
+	changes += n
+	errs := []error{err}
+	refilter := false
+	if sp.policy == nil || !proto.Equal(sp.policy, policy) {
+		if err := sp.bgp.SetPolicies(ctx, policy); err != nil {
+			return changes, errors.Join(append(errs, fmt.Errorf("set filters: %w", err))...)
+		}
+		refilter = sp.policy != nil
+		sp.policy = policy
+		changes++
+	}
+	n, err = sp.advertise(want.Advertisements)
+	changes += n
+	errs = append(errs, err)
+	sets := map[string]routing.PrefixSet{}
+	for _, s := range want.Sets {
+		sets[s.Name] = s
+	}
+	for _, w := range want.Sessions {
+		s, had := sp.session(w.Peer)
+		switch {
+		case !had:
+			changes++
+			errs = append(errs, sp.addPeer(ctx, w, restarting))
+		case !reflect.DeepEqual(s, w):
+			changes++
+			errs = append(errs, sp.changePeer(ctx, s, w))
+		}
+		if had && refilter && sp.pauses[w.Peer] == nil {
+			errs = append(errs, sp.refilter(ctx, s, w, sets, !reflect.DeepEqual(sp.links, links)))
+		}
+	}
+	sp.sets, sp.links = sets, links
+	return changes, errors.Join(errs...)
+}
+
+// running makes GoBGP run as the host's speaker.
+func (sp *speaker) running(ctx context.Context, want routing.Speaker) (changes int, restarting bool, err error) {
 	if sp.bgp != nil && sp.global != globalOf(want) {
 		sp.log.Info("AS number, router id or listening address changed: every session begins anew")
 		if err := sp.stop(ctx, false); err != nil {
-			return 0, err
+			return 0, false, err
 		}
 	}
-	changes := 0
-	if sp.bgp == nil {
-		if restarting, err = sp.start(ctx, want); err != nil {
-			return 0, err
-		}
-		changes++
+	if sp.bgp != nil {
+		return 0, false, nil
 	}
-	var errs []error
-	note := func(err error) {
-		changes++
-		errs = append(errs, err)
-	}
-	// What goes goes before its filters do, and what comes comes after its filters.
+	restarting, err = sp.start(ctx, want)
+	return 1, restarting, err
+}
+
+// removeOthers ends the sessions that are not wanted, and those that have to begin anew.
+func (sp *speaker) removeOthers(ctx context.Context, want routing.Speaker) (changes int, err error) {
 	wanted := map[netip.Addr]routing.Session{}
 	for _, s := range want.Sessions {
 		wanted[s.Peer] = s
@@ -149,43 +188,13 @@ func (sp *speaker) configure(ctx context.Context, want routing.Speaker) (int, er
 			gone = append(gone, a)
 		}
 	}
-	errs = append(errs, sp.unsay(ctx, gone))
+	errs := []error{sp.unsay(ctx, gone)}
 	for a, s := range had {
 		if w, ok := wanted[a]; !ok || !sameSession(s, w) {
-			note(sp.removePeer(ctx, s, ok))
+			changes++
+			errs = append(errs, sp.removePeer(ctx, s, ok))
 		}
 	}
-	refilter := false
-	if sp.policy == nil || !proto.Equal(sp.policy, policy) {
-		if err := sp.bgp.SetPolicies(ctx, policy); err != nil {
-			return changes, errors.Join(append(errs, fmt.Errorf("set filters: %w", err))...)
-		}
-		refilter = sp.policy != nil
-		sp.policy = policy
-		changes++
-	}
-	n, err := sp.advertise(want.Advertisements)
-	changes += n
-	errs = append(errs, err)
-	sets := map[string]routing.PrefixSet{}
-	for _, s := range want.Sets {
-		sets[s.Name] = s
-	}
-	for _, w := range want.Sessions {
-		s, had := sp.session(w.Peer)
-		switch {
-		case !had:
-			note(sp.addPeer(ctx, w, restarting))
-		case !reflect.DeepEqual(s, w):
-			note(sp.changePeer(ctx, s, w))
-			fallthrough
-		default:
-			if refilter && sp.pauses[w.Peer] == nil {
-				errs = append(errs, sp.refilter(ctx, s, w, sets, !reflect.DeepEqual(sp.links, links)))
-			}
-		}
-	}
-	sp.sets, sp.links = sets, links
 	return changes, errors.Join(errs...)
 }
 
