@@ -24,7 +24,19 @@ func felixInEffect() []string {
 // bgpInEffect are the fields of the kinds of BGP, and those of Node about BGP, that the node service acts
 // on. docs/resources.md says the same, and a test holds the two to each other.
 func bgpInEffect() []string {
-	return []string{}
+	return []string{
+		"BGPConfiguration.asNumber", "BGPConfiguration.bindMode", "BGPConfiguration.communities", "BGPConfiguration.ipv4NormalRoutePriority",
+		"BGPConfiguration.ipv6NormalRoutePriority", "BGPConfiguration.listenPort", "BGPConfiguration.nodeMeshMaxRestartTime", "BGPConfiguration.nodeMeshPassword",
+		"BGPConfiguration.nodeToNodeMeshEnabled", "BGPConfiguration.prefixAdvertisements", "BGPConfiguration.routeReflectorThreshold", "BGPConfiguration.serviceClusterIPs",
+		"BGPConfiguration.serviceExternalIPs", "BGPConfiguration.serviceLoadBalancerAggregation", "BGPConfiguration.serviceLoadBalancerIPs", "BGPPeer.asNumber",
+		"BGPPeer.bfd", "BGPPeer.filters", "BGPPeer.keepOriginalNextHop", "BGPPeer.keepaliveTime",
+		"BGPPeer.localASNumber", "BGPPeer.maxPrefixes", "BGPPeer.maxRestartTime", "BGPPeer.nextHopMode",
+		"BGPPeer.node", "BGPPeer.nodeSelector", "BGPPeer.numAllowedLocalASNumbers", "BGPPeer.password",
+		"BGPPeer.peerIP", "BGPPeer.peerSelector", "BGPPeer.reachableBy", "BGPPeer.reversePeering",
+		"BGPPeer.sourceAddress", "BGPPeer.ttlSecurity", "BGPFilter.exportV4", "BGPFilter.exportV6",
+		"BGPFilter.importV4", "BGPFilter.importV6", "CalicoNodeStatus.classes", "CalicoNodeStatus.node",
+		"CalicoNodeStatus.updatePeriodSeconds", "Node.bgp.asNumber", "Node.bgp.routeReflectorClusterID",
+	}
 }
 
 // warnOfNoEffect names the fields of a written resource that ask for something this release keeps

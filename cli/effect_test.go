@@ -89,11 +89,12 @@ func TestWithoutEffect(t *testing.T) {
 		{"felix, off", felix("{wireguardEnabled: false, floatingIPs: Disabled}"), nil},
 		{"felix", felix("{wireguardEnabled: true, floatingIPs: Enabled, reportingInterval: 30s, bpfEnabled: true}"),
 			[]string{"spec.bpfEnabled=true", "spec.floatingIPs=Enabled", "spec.reportingInterval=30s"}},
-		{"a peer", bgp("BGPPeer", "{peerIP: 192.0.2.1, asNumber: 64513, password: {secretKeyRef: {name: a, key: b}}, keepOriginalNextHop: false}"),
-			[]string{"spec.asNumber=64513", "spec.password", "spec.peerIP=192.0.2.1"}},
-		{"a filter", bgp("BGPFilter", "{exportV4: [{action: Reject}]}"), []string{"spec.exportV4"}},
-		{"a configuration", bgp("BGPConfiguration", "{nodeToNodeMeshEnabled: false, serviceLoadBalancerAggregation: Disabled}"), []string{"spec.serviceLoadBalancerAggregation=Disabled"}},
-		{"a node", bgp("Node", "{bgp: {asNumber: 64513, ipv4Address: 192.0.2.1}}"), []string{"spec.bgp.asNumber=64513"}},
+		{"a peer", bgp("BGPPeer", "{peerIP: 192.0.2.1, asNumber: 64513, password: {secretKeyRef: {name: a, key: b}}, keepOriginalNextHop: false}"), nil},
+		{"a peer that is a pod", bgp("BGPPeer", "{localWorkloadSelector: all(), asNumber: 64513}"), []string{"spec.localWorkloadSelector=all()"}},
+		{"a filter", bgp("BGPFilter", "{exportV4: [{action: Reject}]}"), nil},
+		{"a configuration", bgp("BGPConfiguration", "{nodeToNodeMeshEnabled: false, ignoredInterfaces: [eth1], logSeverityScreen: Debug}"),
+			[]string{"spec.ignoredInterfaces", "spec.logSeverityScreen=Debug"}},
+		{"a node", bgp("Node", "{bgp: {asNumber: 64513, ipv4Address: 192.0.2.1}}"), nil},
 	} {
 		got, err := withoutEffect(c.o)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -46,11 +47,12 @@ type speaker struct {
 	mu       sync.Mutex
 	records  *bgpResources
 	rejected map[datastore.Key]error
-	nodePeer map[string]bool         // BGPPeers with a node or nodeSelector
-	plan     routing.Speaker         // of the last run
-	problems error                   // of compiling it
-	services []netip.Prefix          // ranges of service addresses
-	priority map[model.Family]uint32 // metric of learned routes
+	nodePeer map[string]bool           // BGPPeers with a node or nodeSelector
+	plan     routing.Speaker           // of the last run
+	problems error                     // of compiling it
+	services []netip.Prefix            // ranges of service addresses
+	priority map[model.Family]uint32   // metric of learned routes
+	gateways map[netip.Addr]netip.Addr // to peers that are on no link
 	latest   []routing.Learned
 	settled  bool
 	err      error // of applying it
@@ -144,12 +146,17 @@ func (s *speaker) run(ctx context.Context, full bool) error {
 		p := &in.BGP.Peers[i]
 		s.nodePeer[p.Name] = p.Node != "" || p.NodeSelector != ""
 	}
-	cfg := &in.BGP.Config
-	s.services, s.priority = slices.Concat(cfg.ClusterIPs, cfg.ExternalIPs, cfg.LoadBalancerIPs), cfg.Priority
+	gateways, cfg := plan.Gateways(), &in.BGP.Config
+	services := slices.Concat(cfg.ClusterIPs, cfg.ExternalIPs, cfg.LoadBalancerIPs)
+	others := !maps.Equal(s.gateways, gateways) || !slices.Equal(s.services, services) || !maps.Equal(s.priority, cfg.Priority)
+	s.gateways, s.services, s.priority = gateways, services, cfg.Priority
 	if err != nil {
 		s.errAt = time.Now()
 	}
 	s.mu.Unlock()
+	if others {
+		s.learned() // is something else in the kernel now
+	}
 	if !res.Zero() {
 		s.log.Info("BGP applied", "change", res.String(), "sessions", len(plan.Sessions), "advertisements", len(plan.Advertisements))
 	}
@@ -178,7 +185,7 @@ func (s *speaker) hear() {
 // add adds to a plan of routes what others said.
 func (s *speaker) add(c *routing.LearnedCompiler, p routing.Plan, snap *model.Snapshot) (routing.Plan, error) {
 	s.mu.Lock()
-	in := routing.LearnedInput{Routes: s.latest, Underlay: snap.Underlay, Services: s.services, Priority: s.priority}
+	in := routing.LearnedInput{Routes: s.latest, Underlay: snap.Underlay, Services: s.services, Priority: s.priority, Gateways: s.gateways}
 	settled := s.settled || s.driver == nil
 	s.mu.Unlock()
 	p, err := c.Compile(p, in)
