@@ -342,3 +342,28 @@ for f in -4 -6; do ip $f rule flush protocol 87; ip $f route flush proto 87; don
 	testkit.Eventually(t, 20*time.Second, "another program is reached again", func() bool { return c.connects(node, "172.31.1.1:8080") == nil })
 	t.Logf("%s from nothing: ready after %v, encrypts with all after %v", node, ready.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond))
 }
+
+// TestKernelHostEncryption does the same with the kernel's own devices on two nodes and a process on the third: on and off
+// under traffic between the nodes' own addresses. (What a kernel has of IPIP is loaded by the probe, and leaves a device of
+// its own.)
+func TestKernelHostEncryption(t *testing.T) {
+	testkit.Require(t, testkit.Root, testkit.VXLAN, testkit.IPIP, testkit.WireGuard)
+	config := lab.DefaultConfig()
+	config.Nodes[2].Args = []string{"--wireguard-driver", "userspace"}
+	c := newClusterOf(t, "e2ehostenckern", config)
+	c.dualPods(vxlanAlways)
+	c.apply(felix("{" + bothEncrypted + "}"))
+	c.reaches("WireGuard")
+	c.forGood()
+	hosts := c.nodeHosts()
+	way := func(what, spec string, routes int) step {
+		return step{what: what, manifest: felix(spec), settle: func() time.Duration { return c.hostRoutes(routes) }}
+	}
+	c.whole("hosts on", c.through(c.loadEvery(hosts, 4*apart), []step{way("on", hostsEncrypted, 4)}))
+	r, stop := c.loadEvery(hosts, 4*apart), c.tap()
+	testkit.Eventually(t, 60*time.Second, "packets", func() bool { return r.Mark() >= chances })
+	c.whole("hosts encrypted", r.Stop())
+	c.nothingInClear("hosts encrypted", stop())
+	c.hostsAndPods()
+	c.whole("hosts off", c.through(c.loadEvery(hosts, 4*apart), []step{way("off", "{"+bothEncrypted+"}", 0)}))
+}
