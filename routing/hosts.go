@@ -39,7 +39,7 @@ type HostConfig struct {
 }
 
 // exceptions is what goes between hosts in clear, as the main table says: what a node needs of others before it can
-// encrypt, or to find that it cannot.
+// encrypt, or to find that it cannot. BGP at a port of its own is not among it: no node waits for that to start.
 func exceptions(cfg HostConfig) []Rule {
 	var rules []Rule
 	both := func(p model.Protocol, port uint16, why string) {
