@@ -33,19 +33,13 @@ if [ -n "$missing" ]; then
 	fi
 	echo "installing Debian packages:$missing"
 	export DEBIAN_FRONTEND=noninteractive
-	# bird2 and frr would begin to speak for this machine: the tests run them in namespaces of their own.
+	# bird2 and frr would begin to speak for this machine: demo and tests run them in namespaces of their own.
 	if [ ! -e /usr/sbin/policy-rc.d ]; then
 		trap 'rm -f /usr/sbin/policy-rc.d' EXIT
 		printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
 		chmod 755 /usr/sbin/policy-rc.d
 	fi
 	apt-get update -qq
-	# Daemons that come with a package are not wanted as services of this host.
-	policy=/usr/sbin/policy-rc.d
-	if [ ! -e "$policy" ]; then
-		trap 'rm -f "$policy"' EXIT
-		printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"
-	fi
 	# shellcheck disable=SC2086
 	apt-get install -y -qq --no-install-recommends $missing >/dev/null
 fi
