@@ -3,6 +3,7 @@ package speaker
 import (
 	"fmt"
 	"net/netip"
+	gopath "path"
 	"slices"
 	"strconv"
 	"strings"
@@ -159,7 +160,7 @@ var learned = []api.Conditions_RouteType{api.Conditions_ROUTE_TYPE_INTERNAL, api
 
 // rule compiles one rule: nothing where it cannot match.
 func (c *compiler) rule(g group, r routing.FilterRule, d direction, of string) ([]*api.Statement, error) {
-	if (r.EBGP || r.IBGP) && !(r.EBGP && !g.ibgp) && !(r.IBGP && g.ibgp) {
+	if r.EBGP && g.ibgp || r.IBGP && !g.ibgp {
 		return nil, nil
 	}
 	cond := &api.Conditions{NeighborSet: anyOf(of)}
@@ -239,12 +240,12 @@ func (c *compiler) prefixes(g group, r routing.FilterRule, cond *api.Conditions)
 // otherConditions sets what does not concern the prefix; false where it never holds.
 func (c *compiler) otherConditions(g group, r routing.FilterRule, d direction, cond *api.Conditions) bool {
 	if len(r.ASPath) > 0 {
-		path := r.ASPath
+		begin := r.ASPath
 		if d == outgoing && !g.ibgp {
-			path = append([]uint32{g.local}, path...) // GoBGP asks when the own AS is in it
+			begin = append([]uint32{g.local}, begin...) // GoBGP asks when the own AS is in it
 		}
 		var text []string
-		for _, a := range path {
+		for _, a := range begin {
 			text = append(text, strconv.FormatUint(uint64(a), 10))
 		}
 		cond.AsPathSet = anyOf(c.define(api.DefinedType_DEFINED_TYPE_AS_PATH, []string{"^" + strings.Join(text, " ") + "( |$)"}, nil))
@@ -290,22 +291,10 @@ func linkOf(links []Link, a netip.Addr) string {
 	return name
 }
 
-// glob tells whether a name matches a pattern in which * is any text.
+// glob tells whether a name matches a pattern, as routing.Speaker.Decide has it.
 func glob(pattern, name string) bool {
-	first, rest, wild := strings.Cut(pattern, "*")
-	if !strings.HasPrefix(name, first) {
-		return false
-	}
-	name = name[len(first):]
-	if !wild {
-		return name == ""
-	}
-	for i := range len(name) + 1 {
-		if glob(rest, name[i:]) {
-			return true
-		}
-	}
-	return false
+	ok, err := gopath.Match(pattern, name)
+	return err == nil && ok
 }
 
 // actions returns what a matching route undergoes.

@@ -31,7 +31,11 @@ func spansOf(r routing.FilterRule, four bool) (spans []span, all bool) {
 			spans = append(spans, span{p, from, to})
 		}
 	}
-	if !r.CIDR.IsValid() {
+	other := r.CIDR.IsValid() && r.CIDR.Addr().Is4() != four
+	if other && (r.Match == routing.MatchEqual || r.Match == routing.MatchIn) {
+		return nil, false
+	}
+	if !r.CIDR.IsValid() || other {
 		root := netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 		if four {
 			root = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
@@ -40,9 +44,6 @@ func spansOf(r routing.FilterRule, four bool) (spans []span, all bool) {
 		return spans, low <= 0 && high == bits
 	}
 	c := r.CIDR.Masked()
-	if c.Addr().Is4() != four {
-		return nil, false // a rule of the other family
-	}
 	switch r.Match {
 	case routing.MatchEqual:
 		add(c, c.Bits(), c.Bits())
