@@ -165,18 +165,21 @@ func (sp *speaker) settle(ctx context.Context, sessions []routing.Session) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		waiting := false
+		peers := map[netip.Addr]Peer{} // one that is not there yet has told nothing
 		for _, p := range sp.hub.snapshot() {
-			for _, s := range sessions {
-				if s.Peer != p.Address || s.RestartSeconds == 0 || p.EndOfRIB {
-					continue
-				}
-				established := p.State == Established && time.Since(p.Since) > helloSeconds*time.Second
-				late := time.Since(begin) > time.Duration(s.RestartSeconds)*time.Second
-				waiting = waiting || !established && !late
-			}
+			peers[p.Address] = p
 		}
-		if !waiting && time.Since(begin) > 200*time.Millisecond { // the sessions are there by then
+		waiting := false
+		for i := range sessions {
+			s, p := &sessions[i], peers[sessions[i].Peer]
+			if s.RestartSeconds == 0 || p.EndOfRIB {
+				continue
+			}
+			established := p.State == Established && time.Since(p.Since) > helloSeconds*time.Second
+			late := time.Since(begin) > time.Duration(s.RestartSeconds)*time.Second
+			waiting = waiting || !established && !late
+		}
+		if !waiting {
 			sp.hub.settle()
 			return
 		}

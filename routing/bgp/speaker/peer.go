@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
+	"github.com/osrg/gobgp/v4/pkg/packet/bgp"
 
 	"weft/routing"
 )
@@ -149,17 +152,36 @@ func (sp *speaker) peers(ctx context.Context) ([]Peer, error) {
 		}
 		for _, f := range p.GetAfiSafis() {
 			list[i].Received += f.GetState().GetReceived()
-			list[i].Accepted += f.GetState().GetAccepted()
 			list[i].Sent += f.GetState().GetAdvertised()
 		}
 		if p.GetBfd().GetEnabled() {
 			list[i].BFD = bfdState(p.GetState().GetBfdState().GetSessionState())
 		}
 	})
+	for i := range list {
+		if err == nil && list[i].Received > 0 {
+			list[i].Accepted, err = sp.accepted(list[i].Address)
+		}
+	}
 	if err != nil {
 		return nil, errors.Join(errors.New("list BGP sessions"), err)
 	}
 	return list, nil
+}
+
+// accepted counts what a peer announced and the filters accept; GoBGP's own count is from before them.
+func (sp *speaker) accepted(peer netip.Addr) (n uint64, err error) {
+	family := bgp.RF_IPv4_UC
+	if peer.Is6() {
+		family = bgp.RF_IPv6_UC
+	}
+	req := apiutil.ListPathRequest{TableType: api.TableType_TABLE_TYPE_ADJ_IN, Name: peer.String(), Family: family, EnableFiltered: true}
+	err = sp.bgp.ListPath(req, func(_ bgp.NLRI, paths []*apiutil.Path) {
+		if slices.ContainsFunc(paths, func(p *apiutil.Path) bool { return !p.Filtered }) {
+			n++
+		}
+	})
+	return n, err
 }
 
 func bfdState(s api.BfdSessionState) string {
