@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -115,8 +116,9 @@ func (e *engine) run(ctx context.Context, full bool) error {
 		return err
 	}
 	changed, applyErr := e.apply(ctx, p)
-	e.encryptor.ran(p, applyErr == nil)
-	e.announce(p, applyErr == nil)
+	settled := applyErr == nil || onlyLearned(applyErr)
+	e.encryptor.ran(p, settled)
+	e.announce(p, settled)
 	err = errors.Join(err, applyErr)
 	e.mu.Lock()
 	e.plans = p
@@ -151,6 +153,10 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 	if last != nil && now == lastInputs {
 		p.keep(last)
 	} else {
+		err := e.encryptor.wait(e.cluster.unread())
+		if e.note("encryption/settings", err); err != nil {
+			return nil, nil // its arrival kicks the next run
+		}
 		snap, gen, ok := e.cluster.next()
 		if !ok {
 			return nil, nil
@@ -233,6 +239,15 @@ func (e *engine) apply(ctx context.Context, p *plans) (reconcile.Result, error) 
 		sum = sum.Add(r)
 	}
 	return sum, errors.Join(errs...)
+}
+
+// onlyLearned tells whether the parts failed in nothing but routes that others announced.
+func onlyLearned(err error) bool {
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // as apply joined it
+	return ok && !slices.ContainsFunc(joined.Unwrap(), func(e error) bool {
+		var l *routing.LearnedError
+		return !errors.As(e, &l)
+	})
 }
 
 // note keeps the last error of a part for status, and logs it once; nil clears it.

@@ -36,6 +36,16 @@ func (s *Speaker) Gateways() map[netip.Addr]netip.Addr {
 	return all
 }
 
+// LearnedError tells that of a plan only routes that BGP learned could not be made: what others announce decides
+// nothing else.
+type LearnedError struct{ Err error }
+
+// Error implements error.
+func (e *LearnedError) Error() string { return e.Err.Error() }
+
+// Unwrap implements errors.Is and errors.As.
+func (e *LearnedError) Unwrap() error { return e.Err }
+
 // LearnedCompiler adds to a plan what BGP learned. What the plan has a route for, by exactly the same
 // prefix, stays as it is: the store knows who holds a block. Input that is the memory of last time costs
 // nothing, a few changes little more than to find them; while something is wrong with the input, all of it

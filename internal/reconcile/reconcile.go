@@ -171,7 +171,7 @@ func (s *Syncer[K, V]) put(ctx context.Context, puts []Change[K, V], last map[K]
 		c := puts[i]
 		if err != nil {
 			s.note(c.Key, c.Have, c.Exists)
-			errs = append(errs, fmt.Errorf("put %v: %w", c.Key, err))
+			errs = append(errs, &EntryError{"put", c.Key, err})
 			failed = append(failed, c.Key)
 			continue
 		}
@@ -207,7 +207,7 @@ func (s *Syncer[K, V]) delete(ctx context.Context, deletes []Change[K, V], res *
 	}
 	for i, err := range deleteMany(ctx, s.table, deletes) {
 		if err != nil {
-			errs = append(errs, fmt.Errorf("delete %v: %w", deletes[i].Key, err))
+			errs = append(errs, &EntryError{"delete", deletes[i].Key, err})
 			continue
 		}
 		res.Removed++
@@ -259,6 +259,28 @@ func deleteMany[K comparable, V any](ctx context.Context, t Table[K, V], deletes
 	return errs
 }
 
+// EntryError is about one entry of a Table.
+type EntryError struct {
+	Verb string // put or delete
+	Key  any
+	Err  error
+}
+
+// Error implements error.
+func (e *EntryError) Error() string { return fmt.Sprintf("%s %v: %v", e.Verb, e.Key, e.Err) }
+
+// Unwrap implements errors.Is and errors.As.
+func (e *EntryError) Unwrap() error { return e.Err }
+
+// more are errors that are counted, not told.
+type more []error
+
+// Error implements error.
+func (m more) Error() string { return fmt.Sprintf("and %d more errors", len(m)) }
+
+// Unwrap implements errors.Is and errors.As.
+func (m more) Unwrap() []error { return m }
+
 // maxErrors is how many errors of one Sync are told apart; a table of thousands can fail as a whole.
 const maxErrors = 20
 
@@ -266,7 +288,7 @@ const maxErrors = 20
 func joinErrors(errs []error) error {
 	slices.SortFunc(errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
 	if n := len(errs) - maxErrors; n > 0 {
-		errs = append(errs[:maxErrors:maxErrors], fmt.Errorf("and %d more errors", n))
+		errs = append(errs[:maxErrors:maxErrors], more(errs[maxErrors:]))
 	}
 	return errors.Join(errs...)
 }

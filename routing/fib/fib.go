@@ -114,10 +114,32 @@ func (f *FIB) Apply(ctx context.Context, p routing.Plan) (reconcile.Result, erro
 	f.failed = err != nil
 	f.mu.Unlock()
 	f.log.Debug("routes applied", "wanted", len(p.Routes)+len(p.Pods)+len(p.Learned), "change", res.String(), "err", err)
-	if err != nil {
-		return res, fmt.Errorf("apply routes: %w", err)
+	if err == nil {
+		return res, nil
 	}
-	return res, nil
+	err = fmt.Errorf("apply routes: %w", err)
+	if learnedOnly(err, p.Learned) {
+		err = &routing.LearnedError{Err: err}
+	}
+	return res, err
+}
+
+// learnedOnly tells whether an error is about nothing but learned routes.
+func learnedOnly(err error, learned []routing.Route) bool {
+	var entry *reconcile.EntryError
+	switch e := err.(type) { //nolint:errorlint // every error of those that are joined counts
+	case interface{ Unwrap() []error }:
+		return !slices.ContainsFunc(e.Unwrap(), func(e error) bool { return !learnedOnly(e, learned) })
+	case *reconcile.EntryError:
+		entry = e
+	case interface{ Unwrap() error }:
+		return learnedOnly(e.Unwrap(), learned)
+	default:
+		return false
+	}
+	k, ok := entry.Key.(kernel.RouteKey)
+	_, is := slices.BinarySearchFunc(learned, routing.Route{Dst: k.Dst}, routing.CompareRoutes)
+	return ok && is
 }
 
 // routeTable is all that the kernel's table can do: what embeds less of it is slower, and deletes less.
@@ -152,7 +174,7 @@ func (t *shown) List(ctx context.Context) (map[kernel.RouteKey]kernel.Route, err
 				return false
 			}
 		}
-		return !slices.ContainsFunc(t.plan.Pools, func(p netip.Prefix) bool { return p.Overlaps(k.Dst) })
+		return !slices.ContainsFunc(t.plan.Pools, func(p netip.Prefix) bool { return p.Bits() <= k.Dst.Bits() && p.Contains(k.Dst.Addr()) })
 	})
 	return all, err
 }

@@ -15,7 +15,7 @@ import (
 func TestUnsettled(t *testing.T) {
 	r := newRig(t)
 	for _, route := range []string{
-		"198.51.100.0/24 via 172.31.1.9 dev eth0 onlink proto 87 metric 1024", "203.0.113.0/24 via 172.31.1.9 dev eth0 onlink proto 87 metric 50",
+		"198.51.100.0/24 via 172.31.1.9 dev eth0 onlink proto 87 metric 1024", "203.0.113.0/24 via 172.31.1.9 dev eth0 onlink proto 87 metric 50", "10.0.0.0/8 via 172.31.1.9 dev eth0 onlink proto 87 metric 1024",
 		"10.244.9.0/26 via 172.31.1.9 dev eth0 onlink proto 87 metric 1024", "192.0.2.0/24 via 172.31.1.9 dev eth0 onlink proto static",
 	} {
 		testkit.Run(t, r.ns, append([]string{"ip", "route", "add"}, strings.Fields(route)...)...)
@@ -23,7 +23,7 @@ func TestUnsettled(t *testing.T) {
 	has := func(when string, want ...string) {
 		t.Helper()
 		out := testkit.Run(t, r.ns, "ip", "route")
-		for _, p := range []string{"198.51.100.0/24", "203.0.113.0/24", "10.244.9.0/26", "192.0.2.0/24", "10.244.1.0/26"} {
+		for _, p := range []string{"198.51.100.0/24", "203.0.113.0/24", "10.244.9.0/26", "192.0.2.0/24", "10.244.1.0/26", "10.0.0.0/8"} {
 			if there := strings.Contains(out, p); there != slices.Contains(want, p) {
 				t.Errorf("%s: %s there: %v\n%s", when, p, there, out)
 			}
@@ -32,10 +32,10 @@ func TestUnsettled(t *testing.T) {
 	p := smallPlan()
 	p.Unsettled, p.Pools = true, []netip.Prefix{prefix("10.244.0.0/16"), prefix("fd10:244::/48")}
 	r.apply(t, p)
-	has("unsettled", "198.51.100.0/24", "203.0.113.0/24", "192.0.2.0/24", "10.244.1.0/26")
+	has("unsettled", "10.0.0.0/8", "198.51.100.0/24", "203.0.113.0/24", "192.0.2.0/24", "10.244.1.0/26")
 	p.Learned = []routing.Route{{Dst: prefix("198.51.100.0/24"), Via: addr("172.31.1.9"), Device: "eth0"}}
 	r.apply(t, p)
-	has("one is known again", "198.51.100.0/24", "203.0.113.0/24", "192.0.2.0/24", "10.244.1.0/26")
+	has("one is known again", "10.0.0.0/8", "198.51.100.0/24", "203.0.113.0/24", "192.0.2.0/24", "10.244.1.0/26")
 	p.Unsettled, p.Pools = false, nil
 	r.apply(t, p)
 	has("settled", "198.51.100.0/24", "192.0.2.0/24", "10.244.1.0/26")
