@@ -365,6 +365,20 @@ func (c *cluster) felixChain() []*v3.FelixConfiguration {
 	return policies.FelixChain(c.self, labels, c.felix)
 }
 
+// unread says which of the FelixConfigurations that are for this node there is no good one of; nil where all could be
+// read.
+func (c *cluster) unread() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, name := range []string{"default", "node." + string(c.self)} {
+		k := datastore.Key{Kind: v3.KindFelixConfiguration, Name: name}
+		if err := c.rejected[k]; err != nil && c.felix[name] == nil {
+			return fmt.Errorf("%s cannot be read, and no earlier one is known: %w", k, err)
+		}
+	}
+	return nil
+}
+
 // ownRecord returns this node's record as the store has it; nil when there is none.
 func (c *cluster) ownRecord() *v3.Node {
 	c.mu.Lock()

@@ -71,12 +71,23 @@ func newEncryptor(cfg *config.Config, d devices, log *slog.Logger, again, publis
 	}
 	if err != nil {
 		// What it said is not known: then it is as if encryption was switched on long ago.
-		log.Warn("how far encryption has come is not known: nothing is sent in clear where it is on", "file", x.path, "err", err)
+		log.Warn("how far encryption has come is not known: nothing of pods is sent in clear where it is on; to hosts, until they were reached in cipher text again", "file", x.path, "err", err)
 		x.rollout = rollout{Since: time.Unix(1, 0), Over: true}
 		return x
 	}
 	x.written = x.rollout
 	return x
+}
+
+// wait is an error where encryption was on and the resources do not say whether it still is: deciding that it is off
+// would send in clear what must not be.
+func (x *encryptor) wait(unread error) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if unread == nil || x.rollout.Since.IsZero() {
+		return nil
+	}
+	return fmt.Errorf("%w: encryption was on, so everything stays as it is until it can be read: correct it, or delete it", unread)
 }
 
 // generation tells whether state would return something new.
