@@ -48,6 +48,9 @@ func exceptions(cfg HostConfig) []Rule {
 	for _, port := range cfg.Store {
 		both(model.TCP, port, "the store: nodes learn from it how to encrypt")
 	}
+	if !slices.Contains(cfg.Store, 2379) {
+		both(model.TCP, 2379, "etcd, whatever port it has in this node's configuration")
+	}
 	both(model.TCP, 2380, "etcd among its members: without most of them there is no store")
 	both(model.TCP, 6443, "the Kubernetes API: what starts a node service may have to ask it first")
 	both(model.TCP, 179, "BGP (RFC 4271) tells of the underlay's own state")
