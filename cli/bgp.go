@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	v3 "weft/api/v3"
 	"weft/node/datastore"
@@ -184,8 +185,12 @@ func printBGPRoutes(out io.Writer, routes []status.BGPRoute) error {
 	return t.print(out)
 }
 
-// askTimeout is how long nodes have to answer through the store.
-const askTimeout = 5 * time.Second
+const (
+	// askTimeout is how long a node has to answer through the store.
+	askTimeout = 5 * time.Second
+	// askedAtOnce is how many nodes are asked at a time: each answer comes to all nodes.
+	askedAtOnce = 32
+)
 
 // askAll asks every node for its sessions by a CalicoNodeStatus. Nodes that do not answer are named in the error of
 // the document.
@@ -196,14 +201,13 @@ func askAll(ctx context.Context, store datastore.Store) (doc status.BGPPeers, er
 	}
 	var id [4]byte
 	_, _ = rand.Read(id[:])
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
 	var mu sync.Mutex
 	var silent []string
-	var asked sync.WaitGroup
+	var asked errgroup.Group
+	asked.SetLimit(askedAtOnce)
 	for _, o := range nodes.Items {
 		name := o.GetName()
-		asked.Go(func() {
+		asked.Go(func() error {
 			peers, err := askNode(ctx, store, name, "weft-bgp-peers-"+hex.EncodeToString(id[:])+"."+name)
 			mu.Lock()
 			defer mu.Unlock()
@@ -211,9 +215,12 @@ func askAll(ctx context.Context, store datastore.Store) (doc status.BGPPeers, er
 				silent = append(silent, fmt.Sprintf("%s (%v)", name, err))
 			}
 			doc.Peers = append(doc.Peers, peers...)
+			return ctx.Err()
 		})
 	}
-	asked.Wait()
+	if err := asked.Wait(); err != nil {
+		return doc, err
+	}
 	slices.Sort(silent)
 	if len(silent) > 0 {
 		doc.Error = fmt.Sprintf("%d of %d nodes did not answer: %s", len(silent), len(nodes.Items), strings.Join(silent, ", "))
@@ -227,15 +234,19 @@ func askAll(ctx context.Context, store datastore.Store) (doc status.BGPPeers, er
 func askNode(ctx context.Context, store datastore.Store, node, name string) (peers []status.BGPPeer, err error) {
 	ask := &v3.CalicoNodeStatus{}
 	ask.Name, ask.Spec.Node, ask.Spec.Classes = name, node, []string{v3.StatusBGP}
-	if _, err := store.Create(ctx, ask); err != nil {
-		return nil, err
-	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
 	key := datastore.Key{Kind: v3.KindCalicoNodeStatus, Name: name}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 		defer cancel()
-		err = errors.Join(err, store.Delete(ctx, key, datastore.Precondition{}))
+		if gone := store.Delete(ctx, key, datastore.Precondition{}); !errors.Is(gone, datastore.ErrNotFound) {
+			err = errors.Join(err, gone)
+		}
 	}()
+	if _, err := store.Create(ctx, ask); err != nil {
+		return nil, err
+	}
 	for {
 		o, err := store.Get(ctx, key)
 		if err != nil {
