@@ -11,9 +11,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	v3 "weft/api/v3"
 	"weft/internal/testkit"
 	"weft/internal/testkit/router"
 	"weft/lab"
+	"weft/node/datastore"
 	"weft/node/status"
 )
 
@@ -28,10 +30,14 @@ func TestBGPMesh(t *testing.T) {
 	for _, n := range labNodes {
 		for _, o := range labNodes {
 			if n != o {
-				c.knows(n, netip.PrefixFrom(c.addrs[o], 26).Masked(), "a better route")
+				c.knows(n, netip.PrefixFrom(c.addrs[o], 26).Masked(), "the store has a route")
 			}
 		}
 	}
+	if out, err := c.weft("", "bgp", "peers", "--all", "-o", "json"); err != nil || strings.Count(out, `"state": "Established"`) != 12 {
+		t.Errorf("weft bgp peers --all: %v\n%s", err, out)
+	}
+	c.answers("n3")
 	before := c.bgpPeers("n1")
 	r := c.loadEvery(slices.Concat(c.hosts("n1"), c.hosts("n2")), time.Millisecond)
 	for range 5 {
@@ -93,7 +99,12 @@ func TestBGPTopOfRack(t *testing.T) {
 		_, err := testkit.Try(t, c.netns("n1"), "ping", "-n", "-c", "1", "-W", "1", "198.51.100.2")
 		return err == nil
 	})
-	for _, n := range labNodes { // what the rogue announcements were
+	for _, n := range labNodes { // what the rogue announcements were: BIRD says so, and so do the counts
+		testkit.Eventually(t, 20*time.Second, n+" has got all four announcements and taken one", func() bool {
+			return slices.ContainsFunc(c.bgpPeers(n), func(p status.BGPPeer) bool {
+				return p.Type == v3.PeerTypeNodePeer && p.Received == 4 && p.Accepted == 1
+			})
+		})
 		for _, r := range c.bgpRoutes(n) {
 			p := netip.MustParsePrefix(r.Prefix)
 			if r.Origin == "Learned" && (p.Bits() == 0 || p.Bits() == 32 || p.Overlaps(netip.MustParsePrefix("172.31.0.0/16"))) {
@@ -179,6 +190,24 @@ func (c *cluster) ask(node, path string, doc any) {
 	}
 	if err != nil {
 		c.t.Fatalf("ask %s for %s: %d, %v", node, path, code, err)
+	}
+}
+
+// answers asks a node by a CalicoNodeStatus.
+func (c *cluster) answers(node string) {
+	c.t.Helper()
+	c.apply("{apiVersion: projectcalico.org/v3, kind: CalicoNodeStatus, metadata: {name: ask}, spec: {node: " + node + ", classes: [Agent, BGP, Routes]}}")
+	var st v3.CalicoNodeStatusStatus
+	testkit.Eventually(c.t, 10*time.Second, node+" answers a CalicoNodeStatus", func() bool {
+		o, err := c.store.Get(c.t.Context(), datastore.Key{Kind: v3.KindCalicoNodeStatus, Name: "ask"})
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		st = o.(*v3.CalicoNodeStatus).Status
+		return st.LastUpdated != nil
+	})
+	if st.Agent.BIRDV4.State != "Ready" || st.BGP.NumberEstablishedV4 != 2 || st.BGP.NumberEstablishedV6 != 2 || len(st.BGP.PeersV6) != 2 || len(st.Routes.RoutesV4) != 3 {
+		c.t.Errorf("%s answers %+v", node, st)
 	}
 }
 

@@ -120,7 +120,9 @@ func (r *reporter) answerDue(ctx context.Context) time.Duration {
 		again := period(o)
 		if err := r.answer(ctx, o); err != nil {
 			r.log.Warn("CalicoNodeStatus is not answered", "name", name, "err", err)
-			again = retryMax
+			if !errors.Is(err, datastore.ErrInvalid) { // which it would be again
+				again = retryMax
+			}
 		}
 		r.mu.Lock()
 		switch {
@@ -207,12 +209,15 @@ func sessionsOf(peers []status.BGPPeer) (out v3.CalicoNodeBGPStatus) {
 	return out
 }
 
+// maxReported bounds the routes of one report: a store takes no object of any size.
+const maxReported = 5000
+
 func routesOf(routes []status.BGPRoute, peers []status.BGPPeer) (out v3.CalicoNodeBGPRouteStatus) {
 	mesh := map[string]bool{}
 	for i := range peers {
 		mesh[peers[i].Address] = peers[i].Type == v3.PeerTypeNodeMesh
 	}
-	for i := range routes {
+	for i := range routes[:min(len(routes), maxReported)] {
 		r := &routes[i]
 		route := v3.CalicoNodeRoute{Type: v3.RouteTypeRIB, Destination: r.Prefix, LearnedFrom: v3.CalicoNodeRouteLearnedFrom{SourceType: v3.RouteSourceStatic}}
 		if r.Origin == "Learned" {

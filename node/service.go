@@ -240,7 +240,7 @@ func (s *service) build(ctx context.Context) error {
 	s.speaker = s.newSpeaker()
 	s.engine.speaker = s.speaker
 	s.reporter = &reporter{self: s.cfg.NodeName, version: s.version, started: s.started, store: s.store, log: s.log,
-		peers: s.speaker.peers, routes: s.bgpRoutes, asked: map[string]*v3.CalicoNodeStatus{}, due: map[string]time.Time{}, poke: make(chan struct{}, 1)}
+		peers: s.speaker.sessions, routes: s.bgpRoutes, asked: map[string]*v3.CalicoNodeStatus{}, due: map[string]time.Time{}, poke: make(chan struct{}, 1)}
 	s.flows = flows.New(s.handle, s.log)
 	s.enforcer.told = s.flows.Update
 	s.metrics.registry.MustRegister(&policyCollector{s.enforcer}, &encryptionCollector{s}, &bgpCollector{s.speaker})

@@ -32,6 +32,7 @@ type bgpDriver interface {
 	Learned() (routes []routing.Learned, settled bool)
 	States() []bgp.Peer
 	Peers(context.Context) ([]bgp.Peer, error)
+	Close()
 }
 
 // speaker is this node's side of BGP. It runs beside the engine: a neighbour that is slow, or a speaker that
@@ -39,7 +40,8 @@ type bgpDriver interface {
 type speaker struct {
 	self    model.NodeName
 	log     *slog.Logger
-	driver  bgpDriver // nil: off
+	driver  bgpDriver
+	off     bool // nothing is to be spoken: what an earlier process left is ended
 	cluster *cluster
 	learned func() // is called when there are other routes
 	runner  *reconcile.Runner
@@ -47,7 +49,7 @@ type speaker struct {
 	mu       sync.Mutex
 	records  *bgpResources
 	rejected map[datastore.Key]error
-	nodePeer map[string]bool           // BGPPeers with a node or nodeSelector
+	nodePeer map[string]bool           // by Session.Name: BGPPeers with a node or nodeSelector
 	plan     routing.Speaker           // of the last run
 	problems error                     // of compiling it
 	services []netip.Prefix            // ranges of service addresses
@@ -56,12 +58,17 @@ type speaker struct {
 	latest   []routing.Learned
 	settled  bool
 	err      error // of applying it
-	errAt    time.Time
 }
 
-func newSpeaker(self model.NodeName, driver bgpDriver, c *cluster, log *slog.Logger, learned func(), resync time.Duration) *speaker {
-	s := &speaker{self: self, log: log, driver: driver, cluster: c, learned: learned, records: newBGPResources(self, v3.BGPPasswordNamespace), rejected: map[datastore.Key]error{}}
-	s.runner = reconcile.NewRunner(s.run, reconcile.RunnerOptions{RetryMin: retryMin, RetryMax: retryMax, Resync: resync})
+// settleTime is how long more changes are waited for: what is said to neighbours is compiled as a whole.
+const settleTime = 100 * time.Millisecond
+
+// hearInterval is between two looks at what was learned, of which there may be a hundred thousand routes.
+const hearInterval = 100 * time.Millisecond
+
+func newSpeaker(self model.NodeName, driver bgpDriver, off bool, c *cluster, log *slog.Logger, learned func(), resync time.Duration) *speaker {
+	s := &speaker{self: self, log: log, driver: driver, off: off, cluster: c, learned: learned, records: newBGPResources(self, v3.BGPPasswordNamespace), rejected: map[datastore.Key]error{}}
+	s.runner = reconcile.NewRunner(s.run, reconcile.RunnerOptions{Settle: settleTime, RetryMin: retryMin, RetryMax: retryMax, Resync: resync})
 	return s
 }
 
@@ -95,28 +102,46 @@ func (s *speaker) OnChanges(changes []datastore.Change) {
 
 // Run keeps the speaker as the resources say until ctx ends.
 func (s *speaker) Run(ctx context.Context) error {
-	if s.driver == nil {
-		<-ctx.Done()
-		return context.Cause(ctx)
-	}
-	go func() {
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-s.driver.News():
-				s.hear()
-			}
+	var done sync.WaitGroup
+	done.Go(func() { s.listen(ctx) })
+	done.Go(func() { _ = s.driver.Watch(ctx, s.runner.Kick) })
+	err := s.runner.Run(ctx)
+	done.Wait()
+	s.driver.Close()
+	return err
+}
+
+// listen takes over what others say, until ctx ends.
+func (s *speaker) listen(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.driver.News():
+			s.hear()
 		}
-	}()
-	go func() { _ = s.driver.Watch(ctx, s.runner.Kick) }()
-	return s.runner.Run(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(hearInterval):
+		}
+	}
 }
 
 // run is one pass. Before the first complete snapshot it does nothing: the speaker of an earlier process goes on.
 func (s *speaker) run(ctx context.Context, full bool) error {
 	if full {
 		s.driver.Invalidate()
+	}
+	if s.off {
+		if s.forgot() {
+			return nil
+		}
+		_, err := s.driver.Apply(ctx, routing.Speaker{})
+		if err == nil {
+			s.hear()
+		}
+		return err
 	}
 	snap, _, ok := s.cluster.snapshot()
 	if !ok {
@@ -132,31 +157,17 @@ func (s *speaker) run(ctx context.Context, full bool) error {
 	s.mu.Unlock()
 	plan, problems := routing.CompileSpeaker(in)
 	problems = errors.Join(unread, problems)
+	s.prepare(&in.BGP, plan)
 	res, err := s.driver.Apply(ctx, plan)
 	if ctx.Err() != nil {
 		return err
 	}
-	if plan.ASN == 0 {
+	if plan.ASN == 0 && !s.forgot() {
 		s.hear() // that there is nothing to be learned
 	}
 	s.mu.Lock()
 	s.plan, s.problems, s.err = plan, problems, err
-	s.nodePeer = map[string]bool{}
-	for i := range in.BGP.Peers {
-		p := &in.BGP.Peers[i]
-		s.nodePeer[p.Name] = p.Node != "" || p.NodeSelector != ""
-	}
-	gateways, cfg := plan.Gateways(), &in.BGP.Config
-	services := slices.Concat(cfg.ClusterIPs, cfg.ExternalIPs, cfg.LoadBalancerIPs)
-	others := !maps.Equal(s.gateways, gateways) || !slices.Equal(s.services, services) || !maps.Equal(s.priority, cfg.Priority)
-	s.gateways, s.services, s.priority = gateways, services, cfg.Priority
-	if err != nil {
-		s.errAt = time.Now()
-	}
 	s.mu.Unlock()
-	if others {
-		s.learned() // is something else in the kernel now
-	}
 	if !res.Zero() {
 		s.log.Info("BGP applied", "change", res.String(), "sessions", len(plan.Sessions), "advertisements", len(plan.Advertisements))
 	}
@@ -182,11 +193,36 @@ func (s *speaker) hear() {
 	s.learned()
 }
 
+// prepare takes over what the routes depend on, before the speaker has its plan: what it tells then is what is to be.
+func (s *speaker) prepare(b *model.BGP, plan routing.Speaker) {
+	nodePeer := map[string]bool{}
+	for i := range b.Peers {
+		p := &b.Peers[i]
+		nodePeer["BGPPeer "+p.Name] = p.Node != "" || p.NodeSelector != ""
+	}
+	gateways, cfg := plan.Gateways(), &b.Config
+	services := slices.Concat(cfg.ClusterIPs, cfg.ExternalIPs, cfg.LoadBalancerIPs)
+	s.mu.Lock()
+	same := maps.Equal(s.gateways, gateways) && slices.Equal(s.services, services) && maps.Equal(s.priority, cfg.Priority)
+	s.nodePeer, s.gateways, s.services, s.priority = nodePeer, gateways, services, cfg.Priority
+	s.mu.Unlock()
+	if !same {
+		s.learned()
+	}
+}
+
+// forgot tells that nothing is learned any more, and that this is known.
+func (s *speaker) forgot() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.settled && len(s.latest) == 0
+}
+
 // add adds to a plan of routes what others said.
 func (s *speaker) add(c *routing.LearnedCompiler, p routing.Plan, snap *model.Snapshot) (routing.Plan, error) {
 	s.mu.Lock()
 	in := routing.LearnedInput{Routes: s.latest, Underlay: snap.Underlay, Services: s.services, Priority: s.priority, Gateways: s.gateways}
-	settled := s.settled || s.driver == nil
+	settled := s.settled
 	s.mu.Unlock()
 	p, err := c.Compile(p, in)
 	if !settled {
@@ -209,7 +245,7 @@ const slow = 30 * time.Second
 
 // describe says where the node is with BGP; nil where it speaks none.
 func (s *speaker) describe() *status.BGP {
-	if s.driver == nil {
+	if s.off {
 		return nil
 	}
 	states := byAddress(s.driver.States())
@@ -278,15 +314,28 @@ func sentences(err error) []string {
 // peers is the account of every session.
 func (s *speaker) peers(ctx context.Context) status.BGPPeers {
 	doc := status.BGPPeers{Peers: []status.BGPPeer{}}
-	if s.driver == nil {
+	if s.off {
 		return doc
 	}
-	doc.BGP = *s.describe()
 	have, err := s.driver.Peers(ctx)
 	if err != nil {
 		doc.Error = err.Error()
 		have = s.driver.States()
 	}
+	return s.rows(doc, have)
+}
+
+// sessions is the same without counts, which cost the speaker a walk through its table for each session.
+func (s *speaker) sessions(context.Context) status.BGPPeers {
+	doc := status.BGPPeers{Peers: []status.BGPPeer{}}
+	if s.off {
+		return doc
+	}
+	return s.rows(doc, s.driver.States())
+}
+
+func (s *speaker) rows(doc status.BGPPeers, have []bgp.Peer) status.BGPPeers {
+	doc.BGP = *s.describe()
 	states := byAddress(have)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -324,7 +373,7 @@ func (s *speaker) table(installed func(netip.Prefix) bool) status.BGPRoutes {
 			r.NextHops = append(r.NextHops, h.String())
 		}
 		if !r.Installed {
-			r.Why = "the node has a better route to the prefix, from the store"
+			r.Why = "not in the kernel: the store has a route to the prefix, or there is no way to the next hop, or it is of the services' ranges"
 		}
 		doc.Routes = append(doc.Routes, r)
 	}
@@ -337,11 +386,8 @@ func (s *speaker) table(installed func(netip.Prefix) bool) status.BGPRoutes {
 
 // newSpeaker makes this node's side of BGP.
 func (s *service) newSpeaker() *speaker {
-	var d bgpDriver
-	if s.cfg.BGP {
-		d = bgp.New(s.handle, s.log, bgp.Options{Dir: s.cfg.RunDir, LogDir: s.cfg.RunDir})
-	}
-	return newSpeaker(model.NodeName(s.cfg.NodeName), d, s.cluster, s.log, func() { s.engine.runner.Kick() }, s.cfg.Resync)
+	d := bgp.New(s.handle, s.log, bgp.Options{Dir: s.cfg.RunDir, LogDir: s.cfg.RunDir})
+	return newSpeaker(model.NodeName(s.cfg.NodeName), d, !s.cfg.BGP, s.cluster, s.log, func() { s.engine.runner.Kick() }, s.cfg.Resync)
 }
 
 // bgpRoutes is the account of BGP's routes.
