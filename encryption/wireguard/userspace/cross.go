@@ -155,11 +155,12 @@ func (c *crossing) take(peer netip.AddrPort, t *turn, d time.Duration) {
 func (c *crossing) end(peer netip.AddrPort, t *turn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.turns[peer] != t || c.late == nil {
+	if c.turns[peer] != t {
 		return
 	}
 	delete(c.turns, peer)
 	switch {
+	case c.late == nil: // closed meanwhile: nothing is received and nothing can be sent
 	case t.kept != nil:
 		select {
 		case c.late <- *t.kept:
