@@ -75,18 +75,13 @@ func (c *cluster) nothingInClear(what string, seen traffic.Seen) {
 // apart are packets of which two processors with other work to do encrypt all in user space.
 const apart = 5 * time.Millisecond
 
-// encryptedLoad is traffic between any two pods of different nodes: at 1 kHz each, or, where the processors have
-// no time for that even without any change, less often.
+// encryptedLoad is traffic between any two pods of different nodes: one packet each 5 ms, or at 1 kHz each where
+// WEFT_KHZ is set: two processors carry that in user space as long as they have nothing else to do.
 func (c *cluster) encryptedLoad(hosts []traffic.Host) *traffic.Run {
 	c.t.Helper()
-	r := c.loadEvery(hosts, time.Millisecond)
-	time.Sleep(time.Second)
-	rep := r.Stop()
-	total := rep.Total()
-	if total.Lost == 0 && total.LongestGap < 20*time.Millisecond && float64(total.Sent) > 0.95*float64(len(rep.Pairs))*rep.Duration.Seconds()*1000 {
+	if os.Getenv("WEFT_KHZ") != "" {
 		return c.loadEvery(hosts, time.Millisecond)
 	}
-	c.t.Logf("without any change: %d of %d packets lost in %v, longest gap %v: from here on one each %v", total.Lost, total.Sent, rep.Duration, total.LongestGap, apart)
 	return c.loadEvery(hosts, apart)
 }
 

@@ -144,7 +144,7 @@ func (c *cluster) settle(m poolMode, nodes []string, want map[string]string) tim
 			c.t.Logf("%v is not in force: %s", m, strings.Join(wrong, "; "))
 		}
 	}()
-	return testkit.Eventually(c.t, 15*time.Second, m.String()+" is in force", func() bool {
+	return testkit.Eventually(c.t, 40*time.Second, m.String()+" is in force", func() bool {
 		wrong = c.wrongPaths(m, nodes, want)
 		return len(wrong) == 0
 	})
