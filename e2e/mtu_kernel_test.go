@@ -87,6 +87,7 @@ func TestMTUReachesRunningPods(t *testing.T) {
 	c.podMTUs("n1's route to the other rack has 1380", followed, 1330, 1450, 1450)
 	testkit.Run(t, n1, "ip", "route", "replace", "172.31.2.0/24", "via", "172.31.1.254", "dev", "eth0")
 	c.podMTUs("that route has none of its own", followed, 1450, 1450, 1450)
+	time.Sleep(200 * time.Millisecond) // however fast all of that was, there are packets enough
 	c.whole("over all changes of the MTU", load.Stop())
 
 	c.pod("n2", "late")
