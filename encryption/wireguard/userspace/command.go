@@ -2,7 +2,6 @@ package userspace
 
 import (
 	"fmt"
-	"os"
 	"os/signal"
 	"path/filepath"
 	"regexp"
@@ -10,6 +9,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"weft/internal/supervise"
 )
 
 // CommandName is the subcommand of weft.
@@ -21,16 +22,6 @@ const Interface = 1
 
 // DefaultSocketDir is where wg(8) looks for the sockets of such processes.
 const DefaultSocketDir = "/var/run/wireguard"
-
-// readyFile is the file descriptor that the process writes to when it is ready (Ready), or why it
-// cannot be.
-const readyFile = 3
-
-// Ready is what the process says when its socket answers.
-const Ready = "ready"
-
-// Busy begins what it says when another process has the TUN device.
-const Busy = "busy: "
 
 // Process is the command line of one process.
 type Process struct {
@@ -92,17 +83,7 @@ func Command() *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
-		return Run(ctx, p, readiness())
+		return Run(ctx, p, supervise.Readiness())
 	}
 	return cmd
-}
-
-// readiness returns the file to say it in, or nil when nobody waits for it.
-func readiness() *os.File {
-	f := os.NewFile(readyFile, "ready")
-	if info, err := f.Stat(); err != nil || info.Mode()&os.ModeNamedPipe == 0 {
-		return nil
-	}
-	syscall.CloseOnExec(readyFile)
-	return f
 }

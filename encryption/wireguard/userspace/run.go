@@ -15,23 +15,18 @@ import (
 	"golang.zx2c4.com/wireguard/tun"
 
 	"weft/internal/kernel"
+	"weft/internal/supervise"
 )
+
+// kept are the capabilities for what is done while the device lives: marks and buffers of sockets, and
+// ports below 1024.
+const kept = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_BIND_SERVICE
 
 // Run has the device until ctx ends or the TUN device is deleted, both without an error. It says on
 // ready, which it closes and which may be nil, when it can be configured.
 func Run(ctx context.Context, p Process, ready *os.File) error {
 	s, err := start(ctx, p)
-	if ready != nil {
-		message := Ready
-		switch {
-		case errors.Is(err, unix.EBUSY):
-			message = Busy + err.Error()
-		case err != nil:
-			message = err.Error()
-		}
-		_, _ = ready.WriteString(message)
-		ready.Close()
-	}
+	supervise.Announce(ready, err)
 	if err != nil {
 		return err
 	}
@@ -77,7 +72,7 @@ func start(ctx context.Context, p Process) (*service, error) {
 		s.device.Close()
 		return nil, err
 	}
-	if err := dropPrivileges(); errors.Is(err, unix.ENOTSUP) {
+	if err := supervise.DropPrivileges(kept); errors.Is(err, unix.ENOTSUP) {
 		log.Warn("privileges are not dropped: this binary was built with cgo", "error", err)
 	} else if err != nil {
 		s.close()
