@@ -252,8 +252,8 @@ func TestSabotage(t *testing.T) {
 	p99 := all[len(all)*99/100-1]
 	t.Logf("healed %d of %d: median %v, p99 %v, longest %v (a look at the kernel included, %v); %d repairs counted", len(all), sabotages,
 		all[len(all)/2].Round(time.Millisecond), p99.Round(time.Millisecond), all[len(all)-1].Round(time.Millisecond), lookTime(t, n1).Round(time.Millisecond), repairs)
-	if p99 > time.Second {
-		t.Errorf("p99 of the heal time is %v, want at most 1 s", p99)
+	if limit := testkit.Patient(time.Second); p99 > limit {
+		t.Errorf("p99 of the heal time is %v, want at most %v", p99, limit)
 	}
 	c.warmUp(vxlanAlways) // every pair, both families
 	if ok := c.mesh([][2]string{{"n1-ipip", "n3-ipip"}, {"n3-ipip", "n1-ipip"}}); ok != 2 {

@@ -271,7 +271,7 @@ func TestProcessKilled(t *testing.T) {
 	packets, clear := seen()
 	t.Logf("killed %d times: traffic is back after %v (median), %v (longest)", rounds, times[rounds/2].Round(time.Millisecond), times[rounds-1].Round(time.Millisecond))
 	t.Logf("%d packets inspected of %d sent: %d cookies in clear", packets, sent, clear)
-	if times[rounds/2] > time.Second { // a busy machine makes one of them wait for longer
+	if times[rounds/2] > testkit.Patient(time.Second) { // a busy machine makes one of them wait for longer
 		t.Errorf("half of the times back after %v and more, want 1 s at most", times[rounds/2])
 	}
 	if clear > 0 || packets < 1000 {
