@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +29,7 @@ type rig struct {
 	h      *kernel.Handle
 	fib    *FIB
 	events chan kernel.Event // those that Observe said yes to
+	seen   atomic.Int64      // how many Observe was asked about
 }
 
 func newRig(t testing.TB) *rig {
@@ -49,6 +51,7 @@ func newRig(t testing.TB) *rig {
 	done := make(chan error, 1)
 	go func() {
 		done <- m.Run(ctx, func(e kernel.Event) {
+			r.seen.Add(1)
 			if r.fib.Observe(e) {
 				select {
 				case r.events <- e:
@@ -80,6 +83,13 @@ func (r *rig) apply(t testing.TB, p routing.Plan) string {
 		t.Fatal(err)
 	}
 	return res.String()
+}
+
+// settle waits until what was done to make the rig has been told.
+func (r *rig) settle() {
+	for before := int64(-1); before != r.seen.Load(); time.Sleep(150 * time.Millisecond) {
+		before = r.seen.Load()
+	}
 }
 
 // quiet drops what Observe said yes to so far, once no more comes.
@@ -142,6 +152,7 @@ func (r *rig) check(t testing.TB, want string) {
 
 func TestApply(t *testing.T) {
 	r := newRig(t)
+	r.settle()
 	if got, want := r.apply(t, smallPlan()), "10 added, 0 changed, 0 removed"; got != want {
 		t.Errorf("first Apply: got %q, want %q", got, want)
 	}
