@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -63,12 +64,18 @@ func newCluster(t *testing.T, name string) *cluster {
 // what most tests are about.
 func newClusterOf(t *testing.T, name string, config lab.Config) *cluster {
 	t.Helper()
+	return newClusterTelling(t, name, config, testWriter{t})
+}
+
+// newClusterTelling is newClusterOf that tells how far it is, line by line, while it waits for the reader.
+func newClusterTelling(t *testing.T, name string, config lab.Config, progress io.Writer) *cluster {
+	t.Helper()
 	for i := range config.Nodes {
 		config.Nodes[i].Args = append([]string{"--bgp=false"}, config.Nodes[i].Args...)
 	}
 	testkit.RequireRoot(t)
 	testkit.LeakCheck(t)
-	l, err := lab.New(name, lab.Options{Binary: filepath.Join(binaries, "weft"), Progress: testWriter{t}})
+	l, err := lab.New(name, lab.Options{Binary: filepath.Join(binaries, "weft"), Progress: progress})
 	if err != nil {
 		t.Fatal(err)
 	}

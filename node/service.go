@@ -52,6 +52,7 @@ type service struct {
 	rotator   *rotator
 	wireguard *wireguard.Driver // nil: this host cannot
 	guard     *guard.Guard
+	originals *kernel.Originals
 	enforcer  *enforcer
 	speaker   *speaker
 	reporter  *reporter
@@ -133,6 +134,7 @@ func (s *service) run(ctx context.Context, server *etcd.Server) error {
 	g.Go(func() error { return s.rotator.run(ctx) })
 	g.Go(func() error { return s.publish.Run(ctx) })
 	g.Go(func() error { return cniServer.Run(ctx) })
+	g.Go(func() error { return s.installCNI(ctx) })
 	for _, p := range s.engine.parts {
 		if p.watch != nil {
 			g.Go(func() error { return p.watch(ctx, s.engine.runner.Kick) })
@@ -207,6 +209,9 @@ func (s *service) build(ctx context.Context) error {
 	if s.registry, err = cni.OpenRegistry(filepath.Join(s.cfg.DataDir, "endpoints"), s.log); err != nil {
 		return fmt.Errorf("open the journal of attached pods: %w", err)
 	}
+	if s.originals, err = kernel.OpenOriginals(filepath.Join(s.cfg.RunDir, originalsFile)); err != nil {
+		return err
+	}
 	s.metrics = newMetrics(s.version, func() int { return len(s.registry.Endpoints()) }, s.pathCounts)
 	s.underlay = &underlay{
 		read:   func(ctx context.Context) (model.Underlay, error) { return kernel.Underlay(ctx, s.handle) },
@@ -241,6 +246,7 @@ func (s *service) build(ctx context.Context) error {
 	s.engine.speaker = s.speaker
 	s.reporter = &reporter{self: s.cfg.NodeName, version: s.version, started: s.started, store: s.store, log: s.log,
 		peers: s.speaker.sessions, routes: s.bgpRoutes, asked: map[string]*v3.CalicoNodeStatus{}, due: map[string]time.Time{}, poke: make(chan struct{}, 1)}
+	s.noteLogger()
 	s.flows = flows.New(s.handle, s.log)
 	s.enforcer.told = s.flows.Update
 	s.metrics.registry.MustRegister(&policyCollector{s.enforcer}, &encryptionCollector{s}, &bgpCollector{s.speaker})

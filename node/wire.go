@@ -53,7 +53,7 @@ const removal = "/remove"
 
 // parts lists what is applied, in this order and for these reasons.
 func (s *service) parts(tunnels map[string]tunnelDriver) []part {
-	sysctls := fib.NewSysctls("", s.log)
+	sysctls := fib.NewSysctls("", s.originals, s.log)
 	routes, hosts := fib.New(s.handle, s.log), fib.NewHosts(s.handle, s.log)
 	mtus := cni.NewMTUSyncer(s.registry, s.links, s.log)
 	healer := cni.NewLinkHealer(s.registry, s.links, s.log)
@@ -107,7 +107,7 @@ func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 		})
 	}
 	translation := nftables.New(s.handle, s.log)
-	reverse := fib.NewReversePath("", s.log)
+	reverse := fib.NewReversePath("", s.originals, s.log)
 	parts = append(parts, part{
 		name: "nat/nftables", why: "a pod that has a route already has its translation: no packet leaves with its address",
 		apply:   func(ctx context.Context, p *plans) (reconcile.Result, error) { return translation.Apply(ctx, p.nat) },

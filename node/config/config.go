@@ -39,6 +39,8 @@ type Config struct {
 	KeyRotationPeriod time.Duration
 	// BGP tells whether this node speaks BGP.
 	BGP bool
+	// CNIBinDir and CNIConfDir are where the CNI plugin and its configuration are put; empty: nowhere.
+	CNIBinDir, CNIConfDir string
 	// PolicyDriver is auto, nftables or iptables: by what policy is enforced.
 	PolicyDriver string
 }
@@ -102,8 +104,8 @@ type raw struct {
 func Bind(fs *pflag.FlagSet) func() (*Config, error) {
 	r := &raw{}
 	fs.StringVar(&r.NodeName, "node-name", "", "name of this node, unique in the cluster; none: the host's name in lower case")
-	fs.StringVar(&r.DataDir, "data-dir", "/var/lib/weft", "directory for what must outlive a reboot")
-	fs.StringVar(&r.RunDir, "run-dir", "/run/weft", "directory for sockets")
+	fs.StringVar(&r.DataDir, "data-dir", DefaultDataDir, "directory for what must outlive a reboot")
+	fs.StringVar(&r.RunDir, "run-dir", DefaultRunDir, "directory for sockets")
 	fs.StringVar(&r.file, "config", "", "configuration file (YAML; keys are the flags' names in camelCase)")
 	fs.StringVar(&r.Datastore.Kind, "datastore", "etcd", "where the resources are: etcd")
 	fs.StringVar(&r.endpoints, "etcd-endpoints", "", "etcd endpoints, comma separated (http://, https://, unix://); none: start the embedded etcd in the data directory")
@@ -126,12 +128,28 @@ func Bind(fs *pflag.FlagSet) func() (*Config, error) {
 	_ = fs.MarkHidden("key-rotation-period")
 	fs.BoolVar(&r.BGP, "bgp", true, "speak BGP, as the resources say; without, routes to other nodes come from the store alone")
 	fs.StringVar(&r.PolicyDriver, "policy-driver", PolicyAuto, "how network policy is enforced: nftables, iptables, or auto: as nftablesMode of the FelixConfiguration says, else the first that works")
+	fs.StringVar(&r.CNIBinDir, "cni-bin-dir", "/opt/cni/bin", "directory to put the CNI plugin into, with --cni-conf-dir")
+	fs.StringVar(&r.CNIConfDir, "cni-conf-dir", "", "directory, such as /etc/cni/net.d, to put the CNI configuration into once the node is ready; empty: install neither")
 	return func() (*Config, error) {
 		if err := r.fill(fs); err != nil {
 			return nil, err
 		}
 		return r.finish()
 	}
+}
+
+// Where a node keeps its things unless it is told otherwise.
+const (
+	DefaultDataDir = "/var/lib/weft"
+	DefaultRunDir  = "/run/weft"
+)
+
+// EnvOr returns what the environment says for a flag, else the value.
+func EnvOr(flag, value string) string {
+	if v, ok := os.LookupEnv(EnvName(flag)); ok {
+		return v
+	}
+	return value
 }
 
 // EnvName returns the environment form of a flag: "node-name" is WEFT_NODE_NAME.
@@ -255,7 +273,10 @@ func (c *Config) Validate() error {
 	if m := validation.IsDNS1123Subdomain(c.NodeName); len(m) > 0 {
 		bad("node-name", "%q: %s", c.NodeName, strings.Join(m, "; "))
 	}
-	for flag, dir := range map[string]string{"data-dir": c.DataDir, "run-dir": c.RunDir} {
+	for flag, dir := range map[string]string{"data-dir": c.DataDir, "run-dir": c.RunDir, "cni-bin-dir": c.CNIBinDir, "cni-conf-dir": c.CNIConfDir} {
+		if dir == "" && c.CNIConfDir == "" && strings.HasPrefix(flag, "cni-") {
+			continue
+		}
 		if !filepath.IsAbs(dir) {
 			bad(flag, "%q: want an absolute path", dir)
 		}

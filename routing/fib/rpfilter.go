@@ -28,6 +28,7 @@ const (
 // a tunnel may bring is the guard's business; pods' links stay strict.
 type ReversePath struct {
 	nsPath string
+	was    *kernel.Originals
 	log    *slog.Logger
 
 	mu    sync.Mutex
@@ -37,9 +38,9 @@ type ReversePath struct {
 }
 
 // NewReversePath returns the driver for the network namespace at nsPath; empty means that of the
-// process.
-func NewReversePath(nsPath string, log *slog.Logger) *ReversePath {
-	return &ReversePath{nsPath: nsPath, log: log}
+// process. What a filter was goes to was.
+func NewReversePath(nsPath string, was *kernel.Originals, log *slog.Logger) *ReversePath {
+	return &ReversePath{nsPath: nsPath, was: was, log: log}
 }
 
 // Apply takes care that no interface named filters strictly. One that does not exist, or went
@@ -101,6 +102,9 @@ func (r *ReversePath) loosen(device string) (changed bool, err error) {
 	}
 	if max(own, all) != rpStrict {
 		return false, nil
+	}
+	if err := r.was.Note(path, own, rpLoose); err != nil {
+		r.log.Warn("a setting of the host will not be put back", "err", err)
 	}
 	if r.nsPath == "" {
 		err = kernel.SetSysctl(path, rpLoose)

@@ -27,7 +27,7 @@ func TestReversePath(t *testing.T) {
 		}
 		return v
 	}
-	r := NewReversePath(ns.Path, slog.New(slog.DiscardHandler))
+	r := NewReversePath(ns.Path, nil, slog.New(slog.DiscardHandler))
 	apply := func(changed int) {
 		t.Helper()
 		res, err := r.Apply(t.Context(), []string{"up0", "gone"})

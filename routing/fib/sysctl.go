@@ -40,6 +40,7 @@ func netconfPaths() map[string]string {
 // Sysctls is the driver of the forwarding settings of one network namespace.
 type Sysctls struct {
 	nsPath string
+	was    *kernel.Originals
 	log    *slog.Logger
 	set    map[string]bool // was as wanted after an earlier Apply; only Apply uses it
 
@@ -48,13 +49,14 @@ type Sysctls struct {
 }
 
 // NewSysctls returns the driver for the network namespace at nsPath; empty means that of the
-// process.
-func NewSysctls(nsPath string, log *slog.Logger) *Sysctls {
-	return &Sysctls{nsPath: nsPath, log: log, set: make(map[string]bool)}
+// process. What a setting was goes to was.
+func NewSysctls(nsPath string, was *kernel.Originals, log *slog.Logger) *Sysctls {
+	return &Sysctls{nsPath: nsPath, was: was, log: log, set: make(map[string]bool)}
 }
 
 // Apply sets what is not as it should be. A setting that this kernel lacks (no IPv6) is passed
-// over. While no event says otherwise it does not look again. It has no "gone": forwarding may be needed by others by the time we leave.
+// over. While no event says otherwise it does not look again. It has no "gone":
+// kernel.Originals has what was before.
 func (s *Sysctls) Apply(ctx context.Context) (reconcile.Result, error) {
 	if err := ctx.Err(); err != nil {
 		return reconcile.Result{}, err
@@ -103,6 +105,9 @@ func (s *Sysctls) apply() (reconcile.Result, error) {
 			continue
 		}
 		if err == nil {
+			if err := s.was.Note(c.path, have, c.value); err != nil {
+				s.log.Warn("a setting of the host will not be put back", "err", err)
+			}
 			err = kernel.SetSysctl(c.path, c.value)
 		}
 		if err != nil {

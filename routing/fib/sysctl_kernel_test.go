@@ -21,7 +21,7 @@ func TestSysctls(t *testing.T) {
 		}
 		own[c.path] = v
 	}
-	s := NewSysctls(ns.Path, slog.New(slog.DiscardHandler))
+	s := NewSysctls(ns.Path, nil, slog.New(slog.DiscardHandler))
 	for _, c := range sysctls() {
 		if err := kernel.SetSysctlAt(ns.Path, c.path, "0"); err != nil {
 			t.Fatal(err)
