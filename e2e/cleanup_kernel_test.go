@@ -64,6 +64,11 @@ apiVersion: projectcalico.org/v3
 kind: GlobalNetworkPolicy
 metadata: {name: all}
 spec: {selector: all(), types: [Ingress, Egress], ingress: [{action: Allow, source: {selector: all()}}, {action: Allow}], egress: [{action: Allow}]}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPConfiguration
+metadata: {name: default}
+spec: {serviceClusterIPs: [{cidr: 10.96.0.0/16}]}
 `)
 	c.pods()
 	c.withIPIP()
@@ -76,7 +81,7 @@ spec: {selector: all(), types: [Ingress, Egress], ingress: [{action: Allow, sour
 		"n1": {"10-weft.conflist", bin + "/weft-cni"},
 		"n2": {"chains and hooks of IPv4 in iptables (NFT)", " ipsets"},
 	} {
-		want := append(more, "the BGP speaker", "pod link weft", "routes of protocol 87", "device weft-vxlan", "device weft-ipip", "device weft-wg",
+		want := append(more, "the BGP speaker", "pod link weft", "routes of protocol 87", "routing rules of protocol 87", "device weft-vxlan", "device weft-ipip", "device weft-wg",
 			"nftables table inet weft", "sysctl net/ipv4/ip_forward = 1 (was 0)", "directory "+c.lab.NodeRunDir(node))
 		c.cleansUp(node, was.state[node], want, "--cni-bin-dir", bin, "--cni-conf-dir", conf)
 	}

@@ -223,26 +223,40 @@ func (s *service) removeTunnels(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// ruledTables are the tables of ours that rules of ours lead to.
+func ruledTables() []int { return []int{kernel.HostTable, kernel.ServiceTable} }
+
 func (s *service) routeTrace() trace {
 	return trace{
 		func(ctx context.Context) (out []string, err error) {
-			routes, err := kernel.RouteTable(s.handle, kernel.MainTable, kernel.HostTable).List(ctx)
+			routes, err := kernel.RouteTable(s.handle, kernel.MainTable, kernel.HostTable, kernel.ServiceTable).List(ctx)
 			if err != nil {
 				return nil, err
 			}
 			if n := len(routes); n > 0 {
 				out = append(out, fmt.Sprintf("%d routes of protocol %d", n, kernel.RouteProtocol))
 			}
-			rules, err := kernel.RuleTable(s.handle).List(ctx)
-			if n := len(rules); n > 0 {
+			n := 0
+			for _, table := range ruledTables() {
+				rules, err := kernel.RuleTable(s.handle, table).List(ctx)
+				if err != nil {
+					return nil, err
+				}
+				n += len(rules)
+			}
+			if n > 0 {
 				out = append(out, fmt.Sprintf("%d routing rules of protocol %d", n, kernel.RouteProtocol))
 			}
-			return out, err
+			return out, nil
 		},
 		func(ctx context.Context) error {
-			_, err := fib.NewHosts(s.handle, s.log).Apply(ctx, routing.Hosts{})
-			_, err2 := fib.New(s.handle, s.log).Apply(ctx, routing.Plan{})
-			return errors.Join(err, err2)
+			var errs []error
+			for _, table := range ruledTables() {
+				_, err := fib.NewRuled(s.handle, s.log, table).Apply(ctx, routing.Ruled{})
+				errs = append(errs, err)
+			}
+			_, err := fib.New(s.handle, s.log).Apply(ctx, routing.Plan{})
+			return errors.Join(append(errs, err)...)
 		},
 	}
 }

@@ -39,7 +39,8 @@ type plans struct {
 	encryption encryption.Plan
 	nat        nat.Plan
 	routing    routing.Plan
-	hosts      routing.Hosts
+	hosts      routing.Ruled
+	services   *routing.Ruled // nil: not known yet, the kernel keeps what it has
 
 	endpoints map[model.EndpointID]model.Endpoint // that routing was compiled with
 	snapshot  *model.Snapshot                     // that the view was compiled from
@@ -203,6 +204,7 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 		p.routing, err = e.speaker.add(&e.learned, p.routing, p.snapshot)
 		e.note("routing/learned", err)
 	}
+	p.services = e.announcedServices()
 	e.mu.Lock()
 	e.inputs = now
 	e.mu.Unlock()

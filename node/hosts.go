@@ -20,6 +20,24 @@ func (e *engine) hostRouting(priority int) routing.HostConfig {
 	return routing.HostConfig{Priority: priority, Table: kernel.HostTable, Main: kernel.MainTable, Mark: kernel.UnderlayMark, Store: e.store}
 }
 
+// servicePriority is that of the rules that lead to the blackholes of service addresses: the last before the main
+// table's, so that whatever rule an administrator made goes first.
+const servicePriority = 32765
+
+// announcedServices says what takes the packets to announced service addresses that nobody serves; nil while that
+// is not known.
+func (e *engine) announcedServices() *routing.Ruled {
+	if e.speaker == nil {
+		return nil
+	}
+	announced, known := e.speaker.announced()
+	if !known {
+		return nil
+	}
+	r := routing.CompileServices(announced, routing.ServiceConfig{Priority: servicePriority, Table: kernel.ServiceTable})
+	return &r
+}
+
 // storePorts returns the TCP ports of the store's endpoints, sorted; a Unix socket has none.
 func storePorts(endpoints []string) []uint16 {
 	var ports []uint16

@@ -184,6 +184,9 @@ func (s *service) servePlan(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, p.nat.Format())
 	case "routing":
 		fmt.Fprint(w, p.routing.Format(), p.hosts.Format())
+		if p.services != nil {
+			fmt.Fprint(w, p.services.Format())
+		}
 	case "encryption":
 		fmt.Fprint(w, p.encryption.Format(), p.hosts.Format())
 	default:

@@ -55,6 +55,8 @@ type speaker struct {
 	services []netip.Prefix            // ranges of service addresses
 	priority map[model.Family]uint32   // metric of learned routes
 	gateways map[netip.Addr]netip.Addr // to peers that are on no link
+	said     []netip.Prefix            // what is announced of service addresses
+	planned  bool                      // said is of this process
 	latest   []routing.Learned
 	settled  bool
 	err      error // of applying it
@@ -201,14 +203,21 @@ func (s *speaker) prepare(b *model.BGP, plan routing.Speaker) {
 		nodePeer["BGPPeer "+p.Name] = p.Node != "" || p.NodeSelector != ""
 	}
 	gateways, cfg := plan.Gateways(), &b.Config
-	services := slices.Concat(cfg.ClusterIPs, cfg.ExternalIPs, cfg.LoadBalancerIPs)
+	services, said := slices.Concat(cfg.ClusterIPs, cfg.ExternalIPs, cfg.LoadBalancerIPs), plan.Services()
 	s.mu.Lock()
-	same := maps.Equal(s.gateways, gateways) && slices.Equal(s.services, services) && maps.Equal(s.priority, cfg.Priority)
-	s.nodePeer, s.gateways, s.services, s.priority = nodePeer, gateways, services, cfg.Priority
+	same := s.planned && slices.Equal(s.said, said) && maps.Equal(s.gateways, gateways) && slices.Equal(s.services, services) && maps.Equal(s.priority, cfg.Priority)
+	s.nodePeer, s.gateways, s.services, s.priority, s.said, s.planned = nodePeer, gateways, services, cfg.Priority, said, true
 	s.mu.Unlock()
 	if !same {
 		s.learned()
 	}
+}
+
+// announced returns what this host announces of service addresses, sorted; false while that is not known.
+func (s *speaker) announced() (said []netip.Prefix, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.said, s.off || s.planned
 }
 
 // forgot tells that nothing is learned any more, and that this is known.

@@ -54,7 +54,8 @@ const removal = "/remove"
 // parts lists what is applied, in this order and for these reasons.
 func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 	sysctls := fib.NewSysctls("", s.originals, s.log)
-	routes, hosts := fib.New(s.handle, s.log), fib.NewHosts(s.handle, s.log)
+	routes, hosts := fib.New(s.handle, s.log), fib.NewRuled(s.handle, s.log, kernel.HostTable)
+	services := fib.NewRuled(s.handle, s.log, kernel.ServiceTable)
 	mtus := cni.NewMTUSyncer(s.registry, s.links, s.log)
 	healer := cni.NewLinkHealer(s.registry, s.links, s.log)
 	parts := []part{{
@@ -126,6 +127,15 @@ func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 		name: "routing/hosts", why: "what is sent to nodes themselves is led into devices that stand, and away from them before they go",
 		apply:   func(ctx context.Context, p *plans) (reconcile.Result, error) { return hosts.Apply(ctx, p.hosts) },
 		observe: hosts.Observe, resync: hosts.Resync,
+	}, part{
+		name: "routing/services", why: "what pods need comes before what nobody serves",
+		apply: func(ctx context.Context, p *plans) (reconcile.Result, error) {
+			if p.services == nil {
+				return reconcile.Result{}, nil // what an earlier process wrote stays until it is known what is announced
+			}
+			return services.Apply(ctx, *p.services)
+		},
+		observe: services.Observe, resync: services.Resync,
 	}, part{
 		name: "pods/mtu", why: "and more only when more fits everywhere",
 		apply:   func(ctx context.Context, p *plans) (reconcile.Result, error) { return mtus.Apply(ctx, p.view.PodMTU) },

@@ -133,6 +133,7 @@ type Advertisement struct {
 	Prefix      netip.Prefix
 	NextHop     netip.Addr // invalid: this host's address on the session
 	Communities []string   // canonical, sorted
+	Service     bool       // of services: no route, but the service proxy, serves what comes
 	Why         string
 }
 

@@ -1,33 +1,12 @@
 package routing
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 
 	"weft/model"
 	"weft/model/topology"
 )
-
-// Hosts is what leads to other nodes' own addresses where these are encrypted: a table of routes, and the rules
-// that send packets to look into it. The zero value means "gone".
-type Hosts struct {
-	Routes []Route // of the table, sorted by Dst
-	Rules  []Rule  // sorted; none where there are no routes
-}
-
-// Rule is a routing policy rule: a packet that it fits is looked up in Table. Zero conditions fit everything.
-type Rule struct {
-	Family     model.Family
-	Priority   int            // the kernel asks lower ones first
-	Unmarked   uint32         // packets that have none of these bits
-	Protocol   model.Protocol // 0: any
-	SourcePort uint16         // 0: any
-	DestPort   uint16         // 0: any
-	Table      int
-	Why        string // not written to the kernel
-}
 
 // HostConfig says how the rules are to be.
 type HostConfig struct {
@@ -59,11 +38,11 @@ func exceptions(cfg HostConfig) []Rule {
 	return rules
 }
 
-// CompileHosts says which routes and rules encrypt what is sent to other nodes' own addresses, by v.Hosts. What
+// CompileHosts says which routes and rules lead to other nodes' own addresses where these are encrypted: they encrypt what is sent to other nodes' own addresses, by v.Hosts. What
 // no route is for stays with the main table. The exceptions have a priority one lower than the rule they are
 // from, so that they come first.
-func CompileHosts(v *topology.View, cfg HostConfig) Hosts {
-	var h Hosts
+func CompileHosts(v *topology.View, cfg HostConfig) Ruled {
+	h := Ruled{Table: cfg.Table}
 	families := map[model.Family]bool{}
 	for i := range v.Hosts {
 		p := &v.Hosts[i]
@@ -93,6 +72,9 @@ func CompileHosts(v *topology.View, cfg HostConfig) Hosts {
 		h.Rules = append(h.Rules, Rule{Family: f, Priority: cfg.Priority, Unmarked: cfg.Mark, Table: cfg.Table,
 			Why: "other nodes' own addresses are encrypted, but not what the encrypting devices send"})
 	}
+	if len(h.Routes) == 0 {
+		return Ruled{}
+	}
 	slices.SortFunc(h.Routes, CompareRoutes)
 	slices.SortStableFunc(h.Rules, CompareRules)
 	h.Rules = slices.CompactFunc(h.Rules, func(a, b Rule) bool { return CompareRules(a, b) == 0 })
@@ -118,47 +100,4 @@ func carriers(v *topology.View, f model.Family) []Rule {
 		rules = append(rules, r)
 	}
 	return rules
-}
-
-// CompareRules is the order of Hosts.Rules. It looks at all but the reason.
-func CompareRules(a, b Rule) int {
-	return cmp.Or(cmp.Compare(a.Family, b.Family), cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Protocol, b.Protocol),
-		cmp.Compare(a.DestPort, b.DestPort), cmp.Compare(a.SourcePort, b.SourcePort), cmp.Compare(a.Unmarked, b.Unmarked), cmp.Compare(a.Table, b.Table))
-}
-
-// Format prints the plan as canonical text, in the words of ip(8), with reasons after a #. The zero value prints
-// nothing.
-func (h Hosts) Format() string {
-	var b strings.Builder
-	for _, r := range h.Rules {
-		fmt.Fprintf(&b, "rule %s  # %s\n", r, r.Why)
-	}
-	table := 0
-	for _, r := range h.Rules {
-		if r.Unmarked != 0 {
-			table = r.Table
-		}
-	}
-	for _, r := range h.Routes {
-		fmt.Fprintf(&b, "route %s table %d  # %s\n", r, table, r.Why)
-	}
-	return b.String()
-}
-
-// String prints the rule in the words of ip(8), without its reason.
-func (r Rule) String() string {
-	s := fmt.Sprintf("%s pref %d", r.Family, r.Priority)
-	if r.Unmarked != 0 {
-		s += fmt.Sprintf(" not fwmark 0x%x/0x%x", r.Unmarked, r.Unmarked)
-	}
-	if r.Protocol != 0 {
-		s += " ipproto " + r.Protocol.String()
-	}
-	if r.SourcePort != 0 {
-		s += fmt.Sprintf(" sport %d", r.SourcePort)
-	}
-	if r.DestPort != 0 {
-		s += fmt.Sprintf(" dport %d", r.DestPort)
-	}
-	return s + fmt.Sprintf(" lookup %d", r.Table)
 }

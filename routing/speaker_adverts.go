@@ -23,15 +23,30 @@ func (c *speakerCompiler) adverts() []Advertisement {
 			all[p] = "an address that this node uses of another's block"
 		}
 	}
+	services := map[netip.Prefix]string{}
 	if _, no := c.self.Labels[NoServicesLabel]; !no {
-		c.serviceAdverts(all)
+		c.serviceAdverts(services)
 	}
-	adverts := make([]Advertisement, 0, len(all))
+	adverts := make([]Advertisement, 0, len(all)+len(services))
 	for p, why := range all {
 		adverts = append(adverts, Advertisement{Prefix: p, Communities: c.communities(p), Why: why})
 	}
+	for p, why := range services { // no range of services overlaps with a pool
+		adverts = append(adverts, Advertisement{Prefix: p, Communities: c.communities(p), Why: why, Service: true})
+	}
 	slices.SortFunc(adverts, func(a, b Advertisement) int { return comparePrefix(a.Prefix, b.Prefix) })
 	return adverts
+}
+
+// Services returns what is announced of service addresses, sorted.
+func (s *Speaker) Services() []netip.Prefix {
+	var all []netip.Prefix
+	for i := range s.Advertisements {
+		if a := &s.Advertisements[i]; a.Service {
+			all = append(all, a.Prefix)
+		}
+	}
+	return all
 }
 
 // communities are those of all ranges that hold p.

@@ -30,6 +30,10 @@ const (
 	HostTable    = 8787
 	UnderlayMark = 0x10000000
 
+	// ServiceTable is the routing table whose blackholes take what comes in for service addresses that nobody
+	// serves. The rules that lead to it have RouteProtocol.
+	ServiceTable = 8788
+
 	// HeldMark is the bit of a connection's mark (ct mark) that says: policy denies it now, drop it.
 	HeldMark = 0x08000000
 

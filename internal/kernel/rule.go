@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -21,6 +22,7 @@ type Rule struct {
 	Family   model.Family
 	Priority int
 	Not      bool   // the conditions as a whole do not hold
+	Input    string // interface that the packet came in by, as ip(8)'s iif; lo for what this host sends
 	Mark     uint32 // of the packet, under Mask
 	Mask     uint32
 	Protocol int // IP protocol number; 0: any
@@ -34,6 +36,7 @@ type Rule struct {
 
 // Attributes of linux/fib_rules.h that are in every rule, or that we write.
 const (
+	fraInput     = 3
 	fraPriority  = 6
 	fraMark      = 10
 	fraSuppress  = 14
@@ -66,6 +69,9 @@ func (r Rule) String() string {
 	if r.Not {
 		s += " not"
 	}
+	if r.Input != "" {
+		s += " iif " + r.Input
+	}
 	if r.Mask != 0 {
 		s += fmt.Sprintf(" fwmark 0x%x/0x%x", r.Mark, r.Mask)
 	}
@@ -90,13 +96,25 @@ func (r Rule) String() string {
 	return s + " lookup " + strconv.Itoa(r.Table)
 }
 
-// ruleTable is the reconcile.Table of our rules.
-type ruleTable struct{ h *Handle }
+// Of returns the table of ours that a rule with our protocol number is about: ServiceTable where it leads there;
+// HostTable in all other cases, exceptions and what we never say included.
+func (r Rule) Of() int {
+	if r.Table == ServiceTable {
+		return ServiceTable
+	}
+	return HostTable
+}
 
-// RuleTable returns the rules with our protocol number, of both families and every priority. It writes those of
-// a lower number, which the kernel asks first, before the others, and removes them after these: so exceptions
-// are there as long as what they are from.
-func RuleTable(h *Handle) reconcile.Table[Rule, struct{}] { return ruleTable{h} }
+// ruleTable is the reconcile.Table of our rules about one of our tables.
+type ruleTable struct {
+	h  *Handle
+	of int
+}
+
+// RuleTable returns the rules with our protocol number that are about one of our tables (Rule.Of), of both families
+// and every priority. It writes those of a lower number, which the kernel asks first, before the others, and removes
+// them after these: so exceptions are there as long as what they are from.
+func RuleTable(h *Handle, of int) reconcile.Table[Rule, struct{}] { return ruleTable{h, of} }
 
 // Equal implements reconcile.Table.
 func (ruleTable) Equal(struct{}, struct{}) bool { return true }
@@ -113,7 +131,7 @@ func (t ruleTable) List(ctx context.Context) (map[Rule]struct{}, error) {
 			return nil, fmt.Errorf("list routing rules: %w", err)
 		}
 		for _, m := range msgs {
-			if r, protocol, ok := parseRule(m.body); ok && protocol == RouteProtocol {
+			if r, protocol, ok := parseRule(m.body); ok && protocol == RouteProtocol && r.Of() == t.of {
 				rules[r] = struct{}{}
 			}
 		}
@@ -181,6 +199,9 @@ func encodeRule(r Rule) []byte {
 	}
 	e := ruleHdr(family, table, ruleToTable, flags)
 	e.u32(fraPriority, uint32(r.Priority)).u32(fraTable, uint32(r.Table)).attr(fraProtocol, []byte{RouteProtocol})
+	if r.Input != "" {
+		e.attr(fraInput, append([]byte(r.Input), 0))
+	}
 	if r.Mask != 0 {
 		e.u32(fraMark, r.Mark).u32(fraMask, r.Mask)
 	}
@@ -212,6 +233,8 @@ func parseRule(b []byte) (r Rule, protocol int, ok bool) {
 	other := b[1] != 0 || b[2] != 0 || b[3] != 0 || b[7] != ruleToTable || flags&^ruleInvert != 0
 	eachAttr(b[ruleHdrSize:], func(typ uint16, v []byte) {
 		switch typ {
+		case fraInput:
+			r.Input = string(bytes.TrimRight(v, "\x00"))
 		case fraPriority:
 			r.Priority = int(getU32(v))
 		case fraTable:

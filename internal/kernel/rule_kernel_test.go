@@ -78,12 +78,12 @@ func TestRuleTable(t *testing.T) {
 			}
 		}
 	}
-	s := reconcile.NewSyncer(kernel.RuleTable(h), reconcile.DeleteAlways)
+	s := reconcile.NewSyncer(kernel.RuleTable(h, kernel.HostTable), reconcile.DeleteAlways)
 	if got := sync(s, hostRules()); got != "8 added, 0 changed, 0 removed" {
 		t.Errorf("at first: %s", got)
 	}
 	check("written", hostRulesShown)
-	s = reconcile.NewSyncer(kernel.RuleTable(h), reconcile.DeleteAlways)
+	s = reconcile.NewSyncer(kernel.RuleTable(h, kernel.HostTable), reconcile.DeleteAlways)
 	if got := sync(s, hostRules()); got != "no change" {
 		t.Errorf("adopted: %s", got)
 	}
@@ -109,7 +109,7 @@ func TestRuleOrder(t *testing.T) {
 	testkit.Require(t, testkit.Root, testkit.Netns, testkit.IPRoute2, testkit.IPv6)
 	ns := testkit.NewNetns(t)
 	r := watch(t, ns)
-	s := reconcile.NewSyncer(kernel.RuleTable(ns.Open(t)), reconcile.DeleteAlways)
+	s := reconcile.NewSyncer(kernel.RuleTable(ns.Open(t), kernel.HostTable), reconcile.DeleteAlways)
 	for _, want := range []map[kernel.Rule]struct{}{hostRules(), nil} {
 		if _, err := s.Sync(t.Context(), want); err != nil {
 			t.Fatal(err)
@@ -146,7 +146,7 @@ func TestRuleAtTheBeginning(t *testing.T) {
 		{Family: model.IPv6, Priority: 0, Protocol: unix.IPPROTO_TCP, DestPort: 179, Table: kernel.MainTable}: {},
 		{Family: model.IPv4, Priority: 1, Table: kernel.HostTable}:                                            {},
 	}
-	table := kernel.RuleTable(ns.Open(t))
+	table := kernel.RuleTable(ns.Open(t), kernel.HostTable)
 	if _, err := reconcile.NewSyncer(table, reconcile.DeleteAlways).Sync(t.Context(), want); err != nil {
 		t.Fatal(err)
 	}

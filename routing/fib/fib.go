@@ -1,6 +1,6 @@
-// Package fib makes the main routing table of this host hold the routes of a routing.Plan, a table of
-// our own and routing rules what routing.Hosts says, and
-// keeps the forwarding sysctls that they need. It owns the routes of the two tables and the rules with our protocol
+// Package fib makes the main routing table of this host hold the routes of a routing.Plan, tables of our own and
+// routing rules what a routing.Ruled says, and
+// keeps the forwarding sysctls that they need. It owns the routes of these tables and the rules with our protocol
 // number, and no other: a foreign route is never changed, not even one that is in the way.
 package fib
 

@@ -19,7 +19,7 @@ import (
 // hostRig is a rig whose driver leads to encrypted hosts.
 type hostRig struct {
 	*rig
-	hosts *Hosts
+	hosts *Ruled
 }
 
 func newHostRig(t *testing.T) *hostRig {
@@ -27,11 +27,11 @@ func newHostRig(t *testing.T) *hostRig {
 	r := &hostRig{rig: newRig(t)}
 	r.ns.Dummy(t, "weft-wg")
 	r.ns.AddAddress(t, "weft-wg", "10.244.0.1/32")
-	r.hosts = NewHosts(r.h, slog.New(slog.DiscardHandler))
+	r.hosts = NewRuled(r.h, slog.New(slog.DiscardHandler), kernel.HostTable)
 	return r
 }
 
-func hostPlan() routing.Hosts {
+func hostPlan() routing.Ruled {
 	wg := model.TunnelEnd{Encap: model.EncapWireGuard, Family: model.IPv4}
 	host := func(dst, src string, mtu int) topology.Path {
 		return topology.Path{Dst: prefix(dst), Node: "n2", Reach: topology.WireGuard, Device: "weft-wg", Source: addr(src), MTU: mtu, DeviceMTU: 1500}
@@ -77,7 +77,7 @@ fd00:31:1::2 dev weft-wg proto 87 src fd00:31:1::1 metric 1024 pref medium`
 // repaired by events, and go.
 func TestHosts(t *testing.T) {
 	r := newHostRig(t)
-	apply := func(p routing.Hosts) string {
+	apply := func(p routing.Ruled) string {
 		t.Helper()
 		res, err := r.hosts.Apply(t.Context(), p)
 		if err != nil {
@@ -117,11 +117,11 @@ func TestHosts(t *testing.T) {
 	if out, err := testkit.Try(t, r.ns, "ip", "route", "get", "172.31.2.1"); err == nil {
 		t.Errorf("what must be encrypted and cannot leaves by %s", out)
 	}
-	r.hosts = NewHosts(r.h, slog.New(slog.DiscardHandler))
+	r.hosts = NewRuled(r.h, slog.New(slog.DiscardHandler), kernel.HostTable)
 	if got := apply(hostPlan()); got != "no change" {
 		t.Errorf("adopted: %s", got)
 	}
-	if got := apply(routing.Hosts{}); strings.Contains(got, "added") && !strings.HasPrefix(got, "0 added, 0 changed") {
+	if got := apply(routing.Ruled{}); strings.Contains(got, "added") && !strings.HasPrefix(got, "0 added, 0 changed") {
 		t.Errorf("removed: %s", got)
 	}
 	if routes, rules := r.ours(t); routes != "" || rules != 0 {
@@ -191,7 +191,7 @@ func TestHostsRepaired(t *testing.T) {
 	testkit.Run(t, r.ns, "ip", "rule", "add", "pref", "77", "table", "8787")
 	testkit.Run(t, r.ns, "ip", "route", "add", "10.9.9.9", "dev", "eth0", "table", "8787")
 	r.hosts.Resync()
-	if _, err := r.hosts.Apply(t.Context(), routing.Hosts{}); err != nil {
+	if _, err := r.hosts.Apply(t.Context(), routing.Ruled{}); err != nil {
 		t.Fatal(err)
 	}
 	if all := testkit.Run(t, r.ns, "ip", "rule", "show"); !strings.Contains(strings.Join(strings.Fields(all), " "), foreign) {

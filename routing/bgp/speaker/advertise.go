@@ -53,7 +53,7 @@ func (sp *speaker) advertise(want []routing.Advertisement) (changes int, err err
 }
 
 func sameRoute(a, b routing.Advertisement) bool {
-	a.Why, b.Why = "", ""
+	a.Why, b.Why, a.Service, b.Service = "", "", false, false
 	return reflect.DeepEqual(a, b)
 }
 

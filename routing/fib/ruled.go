@@ -13,25 +13,27 @@ import (
 	"weft/routing"
 )
 
-// Hosts is the driver of what leads to other nodes' own addresses where these are encrypted: the routing table
-// kernel.HostTable, and the rules that have our protocol number.
-type Hosts struct {
+// Ruled is the driver of one routing table of ours, and of the rules with our protocol number that are about it
+// (kernel.Rule.Of).
+type Ruled struct {
+	table  int
 	routes *FIB
 	rules  *reconcile.Syncer[kernel.Rule, struct{}]
 }
 
-// NewHosts returns a driver that has not touched the kernel yet.
-func NewHosts(h *kernel.Handle, log *slog.Logger) *Hosts {
-	return &Hosts{
-		routes: newTable(h, log, kernel.HostTable),
+// NewRuled returns a driver of kernel.HostTable or kernel.ServiceTable that has not touched the kernel yet.
+func NewRuled(h *kernel.Handle, log *slog.Logger, table int) *Ruled {
+	return &Ruled{
+		table:  table,
+		routes: newTable(h, log, table),
 		// Rules that stay although they should not could lead anywhere.
-		rules: reconcile.NewSyncer(kernel.RuleTable(h), reconcile.DeleteAlways),
+		rules: reconcile.NewSyncer(kernel.RuleTable(h, table), reconcile.DeleteAlways),
 	}
 }
 
 // Apply makes rules and routes equal to the plan. Nothing is looked up in a table that is not filled: the
 // routes come before the rules, and go after them. The zero value removes both.
-func (d *Hosts) Apply(ctx context.Context, p routing.Hosts) (reconcile.Result, error) {
+func (d *Ruled) Apply(ctx context.Context, p routing.Ruled) (reconcile.Result, error) {
 	want := make(map[kernel.Rule]struct{}, len(p.Rules))
 	for _, r := range p.Rules {
 		k, err := kernelRule(r)
@@ -64,6 +66,9 @@ func kernelRule(r routing.Rule) (kernel.Rule, error) {
 	}
 	k := kernel.Rule{Family: r.Family, Priority: r.Priority, Not: r.Unmarked != 0, Mark: r.Unmarked, Mask: r.Unmarked,
 		Protocol: int(r.Protocol), SourcePort: r.SourcePort, DestPort: r.DestPort, Table: r.Table}
+	if r.Received {
+		k = kernel.Rule{Family: r.Family, Priority: r.Priority, Not: true, Input: "lo", Table: r.Table}
+	}
 	if r.Family != model.IPv4 && r.Family != model.IPv6 {
 		return k, fmt.Errorf("family %d: want 4 or 6", int(r.Family))
 	}
@@ -71,18 +76,18 @@ func kernelRule(r routing.Rule) (kernel.Rule, error) {
 }
 
 // Resync makes the next Apply read the kernel again.
-func (d *Hosts) Resync() {
+func (d *Ruled) Resync() {
 	d.routes.Resync()
 	d.rules.Invalidate()
 }
 
 // Observe takes one kernel event and tells whether Apply should be called again. It never blocks.
-func (d *Hosts) Observe(e kernel.Event) bool {
+func (d *Ruled) Observe(e kernel.Event) bool {
 	switch {
 	case e.Kind == kernel.EventLost:
 		d.rules.Invalidate()
 	case e.Kind == kernel.EventRule:
-		return e.Protocol == kernel.RouteProtocol && d.rules.Observe(e.Rule, struct{}{}, e.Removed)
+		return e.Protocol == kernel.RouteProtocol && e.Rule.Of() == d.table && d.rules.Observe(e.Rule, struct{}{}, e.Removed)
 	}
 	return d.routes.Observe(e)
 }
