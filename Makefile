@@ -49,7 +49,11 @@ generate: ## write deepcopy, CRDs and the command reference
 verify: generate ## fail when generated files are not current
 	@git diff --exit-code -- api manifests docs || { echo "generated files differ: commit what 'make generate' wrote" >&2; exit 1; }
 
-test-kube image: ## not built yet
+image: ## a container image of the static binaries in bin/weft-image.tar, for "ctr -n k8s.io images import"; needs no registry
+	@$(MAKE) --no-print-directory build
+	cd hack/image && go run . -o ../../bin/weft-image.tar -tag localhost/weft:$(VERSION) ../../bin/weft ../../bin/weft-cni
+
+test-kube: ## not built yet
 	@echo "$@: not built yet; see docs/features.md" >&2; exit 1
 
 .DEFAULT_GOAL := help
