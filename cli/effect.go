@@ -25,8 +25,8 @@ func felixInEffect() []string {
 // on. docs/resources.md says the same, and a test holds the two to each other.
 func bgpInEffect() []string {
 	return []string{
-		"BGPConfiguration.asNumber", "BGPConfiguration.bindMode", "BGPConfiguration.communities", "BGPConfiguration.ipv4NormalRoutePriority",
-		"BGPConfiguration.ipv6NormalRoutePriority", "BGPConfiguration.listenPort", "BGPConfiguration.nodeMeshMaxRestartTime", "BGPConfiguration.nodeMeshPassword",
+		"BGPConfiguration.asNumber", "BGPConfiguration.bindMode", "BGPConfiguration.communities", "BGPConfiguration.ignoredInterfaces", "BGPConfiguration.ipv4NormalRoutePriority",
+		"BGPConfiguration.ipv6NormalRoutePriority", "BGPConfiguration.listenPort", "BGPConfiguration.logSeverityScreen", "BGPConfiguration.nodeMeshMaxRestartTime", "BGPConfiguration.nodeMeshPassword",
 		"BGPConfiguration.nodeToNodeMeshEnabled", "BGPConfiguration.prefixAdvertisements", "BGPConfiguration.routeReflectorThreshold", "BGPConfiguration.serviceClusterIPs",
 		"BGPConfiguration.serviceExternalIPs", "BGPConfiguration.serviceLoadBalancerAggregation", "BGPConfiguration.serviceLoadBalancerIPs", "BGPPeer.asNumber",
 		"BGPPeer.bfd", "BGPPeer.filters", "BGPPeer.keepOriginalNextHop", "BGPPeer.keepaliveTime",
@@ -62,6 +62,10 @@ func withoutEffect(o v3.Object) ([]string, error) {
 		}
 		spec, _ := m["spec"].(map[string]any)
 		for name, value := range spec {
+			if text, special := clusterRoutes(name, value, "Enabled", "EnabledIPIPOnly"); special {
+				fields = append(fields, text...)
+				continue
+			}
 			if slices.Contains(felixInEffect(), name) || asksNothing(value) {
 				continue
 			}
@@ -109,6 +113,10 @@ func bgpWithoutEffect(o v3.Object) ([]string, error) {
 	}
 	var fields []string
 	for name, value := range specs[0] {
+		if text, special := clusterRoutes(name, value, "Disabled", "EnabledNoEncapOnly"); special {
+			fields = append(fields, text...)
+			continue
+		}
 		if slices.Contains(bgpInEffect(), kind+"."+path+name) || value == nil || value == false || value == "" || reflect.DeepEqual(value, specs[1][name]) {
 			continue
 		}
@@ -121,6 +129,19 @@ func bgpWithoutEffect(o v3.Object) ([]string, error) {
 		fields = append(fields, text)
 	}
 	return fields, nil
+}
+
+// clusterRoutes is about the field programClusterRoutes, which divides the routes to other nodes between the node
+// service and BGP. Here there is nothing to divide: every value has the effect that fine asks for, or leaves to the
+// default. It returns the warning for another one; false where the field is another.
+func clusterRoutes(name string, value any, fine ...string) (text []string, special bool) {
+	if name != "programClusterRoutes" {
+		return nil, false
+	}
+	if s, _ := value.(string); s != "" && !slices.Contains(fine, s) {
+		text = append(text, fmt.Sprintf("spec.%s=%s (the node service makes all routes to other nodes' pods, from the store, and BGP none)", name, s))
+	}
+	return text, true
 }
 
 // requests names the rules that look into HTTP, which nothing here does: a rule that allows certain

@@ -52,6 +52,7 @@ func TestBGPInEffectIsWhatTheDocumentSays(t *testing.T) {
 }
 
 func TestWithoutEffect(t *testing.T) {
+	const divided = "the node service makes all routes to other nodes' pods, from the store, and BGP none"
 	pool := &v3.IPPool{}
 	pool.Spec.CIDR = "10.1.0.0/16"
 	pool.Spec.VXLANMode = v3.EncapAlways
@@ -92,8 +93,10 @@ func TestWithoutEffect(t *testing.T) {
 		{"a peer", bgp("BGPPeer", "{peerIP: 192.0.2.1, asNumber: 64513, password: {secretKeyRef: {name: a, key: b}}, keepOriginalNextHop: false}"), nil},
 		{"a peer that is a pod", bgp("BGPPeer", "{localWorkloadSelector: all(), asNumber: 64513}"), []string{"spec.localWorkloadSelector=all()"}},
 		{"a filter", bgp("BGPFilter", "{exportV4: [{action: Reject}]}"), nil},
-		{"a configuration", bgp("BGPConfiguration", "{nodeToNodeMeshEnabled: false, ignoredInterfaces: [eth1], logSeverityScreen: Debug}"),
-			[]string{"spec.ignoredInterfaces", "spec.logSeverityScreen=Debug"}},
+		{"a configuration", bgp("BGPConfiguration", "{nodeToNodeMeshEnabled: false, ignoredInterfaces: [eth1], logSeverityScreen: Debug, programClusterRoutes: Disabled}"), nil},
+		{"a configuration that divides routes", bgp("BGPConfiguration", "{programClusterRoutes: Enabled}"), []string{"spec.programClusterRoutes=Enabled (" + divided + ")"}},
+		{"felix, all routes", felix("{programClusterRoutes: Enabled}"), nil},
+		{"felix, no routes", felix("{programClusterRoutes: Disabled}"), []string{"spec.programClusterRoutes=Disabled (" + divided + ")"}},
 		{"a node", bgp("Node", "{bgp: {asNumber: 64513, ipv4Address: 192.0.2.1}}"), nil},
 	} {
 		got, err := withoutEffect(c.o)

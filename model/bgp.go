@@ -1,6 +1,9 @@
 package model
 
-import "net/netip"
+import (
+	"log/slog"
+	"net/netip"
+)
 
 // BGP is what the resources of BGP say, as far as this node is concerned.
 type BGP struct {
@@ -34,7 +37,10 @@ type BGPConfig struct {
 	ReflectorThreshold int
 
 	ListenPort uint16
-	BindNodeIP bool // listen on the node's addresses only
+	LogLevel   slog.Level // least of what the speaker logs (logSeverityScreen)
+	// IgnoredInterfaces lead to no next hop of a learned route; with * for any part of a name.
+	IgnoredInterfaces []string
+	BindNodeIP        bool // listen on the node's addresses only
 	// ClusterIPs, ExternalIPs and LoadBalancerIPs are the ranges of service addresses that are
 	// advertised, or may be. Sorted.
 	ClusterIPs, ExternalIPs, LoadBalancerIPs []netip.Prefix

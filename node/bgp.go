@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"fmt"
+	"log/slog"
 	"math"
 	"net/netip"
 	"slices"
@@ -66,6 +67,12 @@ func bgpConfigOf(self model.NodeName, all map[string]*v3.BGPConfiguration) (mode
 		}
 		s := &c.Spec
 		cfg.ListenPort = cmp.Or(s.ListenPort, cfg.ListenPort)
+		if l, known := logLevels()[strings.ToLower(s.LogSeverityScreen)]; known {
+			cfg.LogLevel = l
+		}
+		if len(s.IgnoredInterfaces) > 0 {
+			cfg.IgnoredInterfaces = s.IgnoredInterfaces
+		}
 		if s.BindMode != "" {
 			cfg.BindNodeIP = s.BindMode == v3.BindModeNodeIP
 		}
@@ -82,6 +89,12 @@ func bgpConfigOf(self model.NodeName, all map[string]*v3.BGPConfiguration) (mode
 		}
 	}
 	return cfg, errs
+}
+
+// logLevels are the values of logSeverityScreen, in lower case.
+func logLevels() map[string]slog.Level {
+	return map[string]slog.Level{"trace": slog.LevelDebug - 4, "debug": slog.LevelDebug, "info": slog.LevelInfo, "warning": slog.LevelWarn,
+		"error": slog.LevelError, "fatal": slog.LevelError + 4}
 }
 
 // nodePrefix begins the names of BGPConfigurations that are for one node.

@@ -10,24 +10,25 @@ import (
 type bgpCollector struct{ speaker *speaker }
 
 type bgpDescs struct {
-	sessions, routes, up, since, flaps *prometheus.Desc
+	sessions, routes, up, since, flaps, malformed *prometheus.Desc
 }
 
 func newBGPDescs() bgpDescs {
 	peer := []string{"peer", "address"}
 	return bgpDescs{
-		sessions: prometheus.NewDesc("weft_bgp_sessions", "BGP sessions of this node by state.", []string{"state"}, nil),
-		routes:   prometheus.NewDesc("weft_bgp_routes", "Prefixes that this node originates (out) and knows from others (in).", []string{"dir"}, nil),
-		up:       prometheus.NewDesc("weft_bgp_session_up", "1 for a session that is established, else 0.", peer, nil),
-		since:    prometheus.NewDesc("weft_bgp_session_state_since_seconds", "When a session's state began, in Unix seconds.", peer, nil),
-		flaps:    prometheus.NewDesc("weft_bgp_session_flaps_total", "How often an established session ended.", peer, nil),
+		sessions:  prometheus.NewDesc("weft_bgp_sessions", "BGP sessions of this node by state.", []string{"state"}, nil),
+		routes:    prometheus.NewDesc("weft_bgp_routes", "Prefixes that this node originates (out) and knows from others (in).", []string{"dir"}, nil),
+		up:        prometheus.NewDesc("weft_bgp_session_up", "1 for a session that is established, else 0.", peer, nil),
+		since:     prometheus.NewDesc("weft_bgp_session_state_since_seconds", "When a session's state began, in Unix seconds.", peer, nil),
+		flaps:     prometheus.NewDesc("weft_bgp_session_flaps_total", "How often an established session ended.", peer, nil),
+		malformed: prometheus.NewDesc("weft_bgp_malformed_messages_total", "Messages of the peer that were refused, or taken for a withdrawal (RFC 7606).", peer, nil),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *bgpCollector) Describe(ch chan<- *prometheus.Desc) {
 	d := newBGPDescs()
-	for _, desc := range []*prometheus.Desc{d.sessions, d.routes, d.up, d.since, d.flaps} {
+	for _, desc := range []*prometheus.Desc{d.sessions, d.routes, d.up, d.since, d.flaps, d.malformed} {
 		ch <- desc
 	}
 }
@@ -69,6 +70,7 @@ func (c *bgpCollector) Collect(ch chan<- prometheus.Metric) {
 			gauge(d.since, float64(p.Since.UnixMilli())/1000, name, address)
 		}
 		ch <- prometheus.MustNewConstMetric(d.flaps, prometheus.CounterValue, float64(p.Flaps), name, address)
+		ch <- prometheus.MustNewConstMetric(d.malformed, prometheus.CounterValue, float64(p.Malformed), name, address)
 	}
 	for state, n := range counts {
 		gauge(d.sessions, float64(n), string(state))

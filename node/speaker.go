@@ -57,6 +57,7 @@ type speaker struct {
 	gateways map[netip.Addr]netip.Addr // to peers that are on no link
 	said     []netip.Prefix            // what is announced of service addresses
 	planned  bool                      // said is of this process
+	ignored  []string                  // interfaces that lead to no next hop
 	latest   []routing.Learned
 	settled  bool
 	err      error // of applying it
@@ -205,7 +206,8 @@ func (s *speaker) prepare(b *model.BGP, plan routing.Speaker) {
 	gateways, cfg := plan.Gateways(), &b.Config
 	services, said := slices.Concat(cfg.ClusterIPs, cfg.ExternalIPs, cfg.LoadBalancerIPs), plan.Services()
 	s.mu.Lock()
-	same := s.planned && slices.Equal(s.said, said) && maps.Equal(s.gateways, gateways) && slices.Equal(s.services, services) && maps.Equal(s.priority, cfg.Priority)
+	same := s.planned && slices.Equal(s.ignored, cfg.IgnoredInterfaces) && slices.Equal(s.said, said) && maps.Equal(s.gateways, gateways) && slices.Equal(s.services, services) && maps.Equal(s.priority, cfg.Priority)
+	s.ignored = cfg.IgnoredInterfaces
 	s.nodePeer, s.gateways, s.services, s.priority, s.said, s.planned = nodePeer, gateways, services, cfg.Priority, said, true
 	s.mu.Unlock()
 	if !same {
@@ -230,7 +232,7 @@ func (s *speaker) forgot() bool {
 // add adds to a plan of routes what others said.
 func (s *speaker) add(c *routing.LearnedCompiler, p routing.Plan, snap *model.Snapshot) (routing.Plan, error) {
 	s.mu.Lock()
-	in := routing.LearnedInput{Routes: s.latest, Underlay: snap.Underlay, Services: s.services, Priority: s.priority, Gateways: s.gateways}
+	in := routing.LearnedInput{Routes: s.latest, Underlay: snap.Underlay, Services: s.services, Priority: s.priority, Gateways: s.gateways, Ignored: s.ignored}
 	settled := s.settled
 	s.mu.Unlock()
 	p, err := c.Compile(p, in)
@@ -357,7 +359,7 @@ func (s *speaker) rows(doc status.BGPPeers, have []bgp.Peer) status.BGPPeers {
 func (s *speaker) peerLocked(x *routing.Session, p bgp.Peer) status.BGPPeer {
 	out := status.BGPPeer{Node: string(s.self), Address: x.Peer.String(), Peer: x.Node, Type: v3.PeerTypeNodeMesh, From: x.Name, ASN: x.ASN,
 		State: string(cmp.Or(p.State, daemon.Idle)), Since: p.Since, BFD: p.BFD, Received: p.Received, Accepted: p.Accepted, Sent: p.Sent,
-		Flaps: p.Flaps, LastError: p.LastError, LastErrorAt: p.ErrorAt}
+		Flaps: p.Flaps, Malformed: p.Malformed, LastError: p.LastError, LastErrorAt: p.ErrorAt}
 	if !x.Mesh {
 		out.Type = v3.PeerTypeGlobalPeer
 		if s.nodePeer[x.Name] {

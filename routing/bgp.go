@@ -2,6 +2,7 @@ package routing
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
 )
 
@@ -10,6 +11,7 @@ type Speaker struct {
 	ASN        uint32
 	RouterID   netip.Addr // IPv4; the cluster id of reflected routes is the session's
 	ListenPort uint16
+	LogLevel   slog.Level   // least of what the process logs
 	Listen     []netip.Addr // empty: all addresses
 	Sessions   []Session    // sorted by Peer
 	// Advertisements are what this host originates, sorted by Prefix.

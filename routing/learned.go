@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"path"
 	"reflect"
 	"slices"
 
@@ -23,6 +24,8 @@ type LearnedInput struct {
 	// Gateways are the ways to peers that are on no link of this host, by peer (Speaker.Gateways). They go
 	// before what was learned.
 	Gateways map[netip.Addr]netip.Addr
+	// Ignored are interfaces that lead to no next hop (ignoredInterfaces), with * for any part of a name.
+	Ignored []string
 }
 
 // Gateways returns, by peer, the gateways that BGPPeers name (reachableBy).
@@ -66,7 +69,7 @@ func (c *LearnedCompiler) Compile(p Plan, in LearnedInput) (Plan, error) {
 	}
 	w := newLearner(&p, &in)
 	same := c.ready && slices.Equal(c.last.Services, in.Services) && maps.Equal(c.last.Priority, in.Priority) &&
-		maps.Equal(c.last.Gateways, in.Gateways) && reflect.DeepEqual(c.last.Underlay, in.Underlay)
+		maps.Equal(c.last.Gateways, in.Gateways) && slices.Equal(c.last.Ignored, in.Ignored) && reflect.DeepEqual(c.last.Underlay, in.Underlay)
 	if touched := c.touched(&p, &in); same && len(touched) == 0 {
 		p.Learned = c.plan.Learned
 	} else if patched, ok := w.patch(c.plan.Learned, touched); same && c.err == nil && ok {
@@ -125,7 +128,7 @@ type learner struct {
 }
 
 func newLearner(p *Plan, in *LearnedInput) *learner {
-	return &learner{newResolver(in.Underlay), p, in, map[netip.Addr]string{}}
+	return &learner{newResolver(in.Underlay, in.Ignored), p, in, map[netip.Addr]string{}}
 }
 
 // patch returns the routes with those to the touched prefixes decided again; false where they are many, or
@@ -235,14 +238,15 @@ func skipTo(routes *[]Route, p netip.Prefix) bool {
 
 // resolver finds the devices of next hops.
 type resolver struct {
-	under model.Underlay
-	up    map[string]bool
-	own   map[netip.Addr]bool
-	hops  map[netip.Addr]resolved
-	sets  map[string]*hopSet // by the addresses of several next hops
-	key   []byte
-	count map[netip.Addr]int // routes that a next hop without a way has cost
-	errs  []error
+	under   model.Underlay
+	up      map[string]bool
+	ignored map[string]bool
+	own     map[netip.Addr]bool
+	hops    map[netip.Addr]resolved
+	sets    map[string]*hopSet // by the addresses of several next hops
+	key     []byte
+	count   map[netip.Addr]int // routes that a next hop without a way has cost
+	errs    []error
 }
 
 type resolved struct {
@@ -256,10 +260,14 @@ type hopSet struct {
 	bad   []netip.Addr // without a way
 }
 
-func newResolver(u model.Underlay) *resolver {
-	r := &resolver{under: u, up: map[string]bool{}, own: map[netip.Addr]bool{}, hops: map[netip.Addr]resolved{}, sets: map[string]*hopSet{}, count: map[netip.Addr]int{}}
+func newResolver(u model.Underlay, ignored []string) *resolver {
+	r := &resolver{under: u, up: map[string]bool{}, ignored: map[string]bool{}, own: map[netip.Addr]bool{}, hops: map[netip.Addr]resolved{}, sets: map[string]*hopSet{}, count: map[netip.Addr]int{}}
 	for _, l := range u.Links {
 		r.up[l.Name] = l.Up
+		r.ignored[l.Name] = slices.ContainsFunc(ignored, func(pattern string) bool {
+			match, err := path.Match(pattern, l.Name)
+			return match && err == nil
+		})
 		for _, a := range l.Addresses {
 			r.own[a.Addr()] = true
 		}
@@ -352,6 +360,9 @@ func (r *resolver) way(a netip.Addr) (model.Hop, error) {
 	case r.own[a]:
 		return model.Hop{}, errors.New("it is this host's own address")
 	case a.Zone() != "":
+		if r.ignored[a.Zone()] {
+			return model.Hop{}, fmt.Errorf("its interface %s is one of ignoredInterfaces", a.Zone())
+		}
 		if !r.up[a.Zone()] {
 			return model.Hop{}, fmt.Errorf("its interface %s is not up", a.Zone())
 		}
@@ -370,6 +381,9 @@ func (r *resolver) way(a netip.Addr) (model.Hop, error) {
 		return model.Hop{}, errors.New("the underlay has no route to it")
 	}
 	u := r.under.Routes[best]
+	if r.ignored[u.Device] {
+		return model.Hop{}, fmt.Errorf("the way to it is by %s, which is one of ignoredInterfaces", u.Device)
+	}
 	if u.Via.IsValid() {
 		a = u.Via
 	}

@@ -205,3 +205,30 @@ func BenchmarkLearned(b *testing.B) {
 		}
 	})
 }
+
+// TestIgnoredInterfaces: a next hop is not reached by an interface that is ignored, nor by another in its place.
+func TestIgnoredInterfaces(t *testing.T) {
+	in := LearnedInput{Underlay: testUnderlay(), Routes: []Learned{
+		learn("192.168.1.0/24", "172.31.1.5"), learn("192.168.2.0/24", "172.31.9.5"), learn("192.168.3.0/24", "172.31.1.5", "172.31.9.5"),
+		learn("192.168.4.0/24", "fe80::1%eth1"),
+	}}
+	var c LearnedCompiler
+	for _, step := range []struct {
+		ignored []string
+		want    int
+	}{{nil, 4}, {[]string{"eth2", "docker*"}, 4}, {[]string{"et*1"}, 2}, {[]string{"eth*"}, 0}} {
+		in.Ignored = step.ignored
+		p, err := c.Compile(Plan{}, in)
+		if len(p.Learned) != step.want || (err != nil) != (step.want < 4) {
+			t.Errorf("%v ignored: %v\n%s", step.ignored, err, p.Format())
+		}
+		for _, r := range p.Learned {
+			if step.want == 2 && (r.Device != "eth0" || r.Via != addr("172.31.1.5")) {
+				t.Errorf("with eth1 ignored: %v", r)
+			}
+		}
+		if step.want == 2 && !strings.Contains(err.Error(), "172.31.9.5 of 2 routes: the way to it is by eth1, which is one of ignoredInterfaces") {
+			t.Errorf("the error: %v", err)
+		}
+	}
+}

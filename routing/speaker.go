@@ -48,7 +48,7 @@ func CompileSpeaker(in SpeakerInput) (Speaker, error) {
 	if c.self == nil || len(c.self.Addresses) == 0 {
 		return Speaker{}, fmt.Errorf("node %s: no Node record with an address, so it speaks no BGP", in.Self)
 	}
-	s := Speaker{ASN: c.asn(c.self), RouterID: routerID(c.self), ListenPort: in.BGP.Port(in.Self)}
+	s := Speaker{ASN: c.asn(c.self), RouterID: routerID(c.self), ListenPort: in.BGP.Port(in.Self), LogLevel: in.BGP.Config.LogLevel}
 	if in.BGP.Config.BindNodeIP {
 		for _, a := range c.self.Addresses {
 			s.Listen = append(s.Listen, a.Addr())

@@ -17,6 +17,9 @@ func (s *Speaker) Format() string {
 	for _, a := range s.Listen {
 		fmt.Fprintf(&b, " listen %v", a)
 	}
+	if s.LogLevel != 0 {
+		fmt.Fprintf(&b, " log %v", s.LogLevel)
+	}
 	b.WriteByte('\n')
 	for i := range s.Sessions {
 		n := &s.Sessions[i]

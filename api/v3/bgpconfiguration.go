@@ -157,7 +157,7 @@ type BGPConfigurationSpec struct {
 	// +kubebuilder:validation:Enum=None;NodeIP
 	BindMode string `json:"bindMode,omitempty"`
 
-	// IgnoredInterfaces are interfaces whose addresses are not learned, with * for the rest of a name.
+	// IgnoredInterfaces are interfaces that lead to no next hop of a learned route, with * for any part of a name.
 	//
 	// +optional
 	IgnoredInterfaces []string `json:"ignoredInterfaces,omitempty"`

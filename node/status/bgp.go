@@ -47,6 +47,8 @@ type BGPPeer struct {
 	Accepted uint64 `json:"accepted"`
 	Sent     uint64 `json:"sent"`
 	Flaps    uint64 `json:"flaps"`
+	// Malformed counts messages of the peer that were refused, or taken for a withdrawal (RFC 7606).
+	Malformed uint64 `json:"malformed"`
 	// LastError says why the session is down, or ended last: what was tried and what to look at.
 	LastError   string    `json:"lastError,omitempty"`
 	LastErrorAt time.Time `json:"lastErrorAt,omitzero"`

@@ -37,8 +37,8 @@ const (
 
 // Enabled is true for all that may be tapped. Some of it is below the level of the log; and a speaker of
 // many routes says much there, which costs more than the routes do.
-func (t *logTap) Enabled(_ context.Context, l slog.Level) bool {
-	return l >= slog.LevelInfo || t.down()
+func (t *logTap) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelInfo || t.down() || t.next.Enabled(ctx, l)
 }
 
 // Handle reads a message and hands it on where its level is logged.
