@@ -87,6 +87,12 @@ func TestCompare(t *testing.T) {
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
 	}
+	// What make test-kube runs is named, and no failure.
+	out.Reset()
+	kube := list{"host", map[string]result{"weft/a TestKube": {Outcome: "skip", Why: "kube: not built"}}}
+	if err := compare(&out, []list{kube}); err != nil || !strings.Contains(out.String(), "1 more are left to make test-kube") {
+		t.Errorf("a test that needs Kubernetes: %v\n%s", err, out.String())
+	}
 	// Skipped in both, or there in none of the others: nobody ran it.
 	for name, other := range map[string]map[string]result{"skipped": {"weft/a TestIPIP": {Outcome: "skip"}}, "absent": {}} {
 		if err := compare(&out, []list{here, {"6.1", other}}); err == nil || !strings.Contains(err.Error(), "weft/a TestIPIP") {
