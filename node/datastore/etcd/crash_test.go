@@ -15,6 +15,7 @@ import (
 
 	v3 "weft/api/v3"
 	"weft/node/datastore"
+	"weft/node/datastore/storetest"
 )
 
 // serveChild is this test binary as a server of its own, until it is killed. It writes to disk as
@@ -88,7 +89,7 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 	server := startChild(t, dir)
 	defer func() { server.kill(t) }()
 	s := openStore(t, Config{Endpoints: []string{"unix://" + filepath.Join(dir, "s")}, RequestTimeout: 2 * time.Second})
-	sink := newRecorder()
+	sink := storetest.NewRecorder()
 	stopFollow := follow(t, s, sink, v3.KindNode)
 
 	got := acks{value: map[string]int{}}
@@ -123,9 +124,9 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 	if got.total < kills*writers {
 		t.Errorf("only %d writes were acknowledged: the test did not write while it killed", got.total)
 	}
-	sink.wait(t, "the follower ends with what is stored", 20*time.Second, func(r *recorder) bool {
+	sink.Wait(t, "the follower ends with what is stored", 20*time.Second, func(r *storetest.Recorder) bool {
 		seen := map[string]int{}
-		for _, c := range r.changes {
+		for _, c := range r.Changes {
 			var i int
 			if c.Object != nil {
 				_, _ = fmt.Sscan(c.Object.GetLabels()["i"], &i)

@@ -27,6 +27,7 @@ import (
 
 	v3 "weft/api/v3"
 	"weft/node/datastore"
+	"weft/node/datastore/storetest"
 )
 
 // certs is a CA, a server's certificate and a client's, as files.
@@ -119,11 +120,11 @@ func TestExternalTLSAndAuth(t *testing.T) {
 	s := openStore(t, good)
 	must[v3.Object](t)(s.Create(t.Context(), node("n1", nil)))
 	must[v3.Object](t)(s.Create(t.Context(), pool("p1", "10.0.0.0/16")))
-	sink := newRecorder()
+	sink := storetest.NewRecorder()
 	follow(t, s, sink, v3.KindNode, v3.KindIPPool)
-	sink.wait(t, "snapshot", 10*time.Second, func(r *recorder) bool { return len(r.changes) == 2 })
+	sink.Wait(t, "snapshot", 10*time.Second, func(r *storetest.Recorder) bool { return len(r.Changes) == 2 })
 	must[v3.Object](t)(s.Update(t.Context(), node("n1", map[string]string{"a": "b"})))
-	sink.wait(t, "change", 10*time.Second, func(r *recorder) bool { return len(r.changes) == 3 })
+	sink.Wait(t, "change", 10*time.Second, func(r *storetest.Recorder) bool { return len(r.Changes) == 3 })
 
 	with := func(f func(*Config)) Config { c := good; f(&c); return c }
 	for _, tc := range []struct {
