@@ -58,7 +58,7 @@ type Precondition struct {
 	UID             string
 }
 
-// List is a consistent view of some kinds, all of one revision.
+// List is a consistent view of some kinds, all of one revision unless the Store is a Partitioner.
 type List struct {
 	Items []v3.Object
 	// Revision is where a Watch resumes without missing or repeating a change. It is opaque, and
@@ -116,12 +116,19 @@ type Pager interface {
 	ListPages(ctx context.Context, kinds []string, f func(*List)) error
 }
 
+// Partitioner is a Store whose kinds have no revision in common. Follow lists and watches each part by itself, so
+// that what happens to one part (a revision that is gone, a watch that breaks) costs the others nothing.
+type Partitioner interface {
+	// Partition splits kinds into those that have a revision in common, keeping their order.
+	Partition(kinds []string) [][]string
+}
+
 // Store holds resources. Every call honours its context. Objects that go in are defaulted and
 // validated (v3.Default, v3.Validate) before anything is written, and are never modified; objects
 // that come out carry TypeMeta, UID, creation time and ResourceVersion.
 type Store interface {
 	Get(ctx context.Context, key Key) (v3.Object, error)
-	// List reads the kinds at one revision.
+	// List reads the kinds at one revision; that of a Partitioner, each part at one of its own.
 	List(ctx context.Context, kinds ...string) (*List, error)
 	Create(ctx context.Context, o v3.Object) (v3.Object, error)
 	// Update replaces the resource if its ResourceVersion is still o's (ErrConflict otherwise);

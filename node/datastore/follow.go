@@ -33,15 +33,27 @@ func (o *FollowOptions) defaults() {
 }
 
 // Follow lists the kinds and then watches them for ever. Sink gets every object once, then every
-// change in order. A lost watch resumes where it ended; when the store no longer holds that
+// change in order; of a Partitioner, in the order of each part. A lost watch resumes where it ended; when the store no longer holds that
 // revision, Follow lists again and delivers only what differs, deletions included. It holds a
 // key and a revision for each object, never the object. It returns when ctx ends, with its error.
 func Follow(ctx context.Context, store Store, kinds []string, sink Sink, opts FollowOptions) error {
 	opts.defaults()
-	f := &follower{
+	if p, ok := store.(Partitioner); ok {
+		if parts := p.Partition(kinds); len(parts) > 1 {
+			return followParts(ctx, store, parts, sink, opts)
+		}
+	}
+	return newFollower(store, kinds, sink, opts).run(ctx)
+}
+
+func newFollower(store Store, kinds []string, sink Sink, opts FollowOptions) *follower {
+	return &follower{
 		store: store, kinds: slices.Clone(kinds), sink: sink, opts: opts, log: opts.Logger,
 		known: map[Key]string{},
 	}
+}
+
+func (f *follower) run(ctx context.Context) error {
 	f.setState(StateWait, nil)
 	for ctx.Err() == nil {
 		err := f.step(ctx)
@@ -49,7 +61,7 @@ func Follow(ctx context.Context, store Store, kinds []string, sink Sink, opts Fo
 			break
 		}
 		if errors.Is(err, ErrCompacted) {
-			f.log.Info("watch cannot resume, listing again", "err", err)
+			f.log.Info("watch cannot resume, listing again", "kinds", f.kinds, "err", err)
 			f.revision = ""
 			if f.progress || !f.listed { // else the store compacts as fast as we list: slow down
 				continue
@@ -71,6 +83,7 @@ type follower struct {
 	sink  Sink
 	opts  FollowOptions
 	log   *slog.Logger
+	level slog.Level // at which changes of state are told
 
 	known    map[Key]string // revision of what the sink has, rejected ones included
 	history  string         // what the revisions of known belong to
@@ -123,7 +136,7 @@ func (f *follower) list(ctx context.Context) error {
 	}
 	f.known, f.history, f.revision = known, l.History, l.Revision
 	f.setState(StateInSync, nil)
-	f.log.Info("snapshot delivered", "objects", len(l.Items), "rejected", len(l.Rejected), "changes", len(changes))
+	f.log.Log(ctx, f.level, "snapshot delivered", "kinds", f.kinds, "objects", len(l.Items), "rejected", len(l.Rejected), "changes", len(changes))
 	return nil
 }
 
@@ -143,7 +156,7 @@ func (f *follower) listPages(ctx context.Context, p Pager) error {
 	f.setState(StateResync, nil)
 	f.revision = revision
 	f.setState(StateInSync, nil)
-	f.log.Info("snapshot delivered", "objects", objects, "rejected", rejected)
+	f.log.Log(ctx, f.level, "snapshot delivered", "kinds", f.kinds, "objects", objects, "rejected", rejected)
 	return nil
 }
 
@@ -216,18 +229,23 @@ func (f *follower) watch(ctx context.Context) error {
 	return err
 }
 
-func (f *follower) deliver(c []Change) {
-	if len(c) == 0 {
-		return
-	}
-	for _, c := range c {
-		if c.Object == nil && c.Err == nil {
-			delete(f.known, c.Key)
-		} else {
-			f.known[c.Key] = c.Revision
+func (f *follower) deliver(batch []Change) {
+	c := batch[:0]
+	for _, ch := range batch {
+		_, had := f.known[ch.Key]
+		switch {
+		case ch.Object != nil || ch.Err != nil:
+			f.known[ch.Key] = ch.Revision
+		case had:
+			delete(f.known, ch.Key)
+		default:
+			continue // that something is gone which the sink never had is no news
 		}
+		c = append(c, ch)
 	}
-	f.sink.OnChanges(c)
+	if len(c) > 0 {
+		f.sink.OnChanges(c)
+	}
 }
 
 func (f *follower) setState(s State, err error) {
@@ -239,7 +257,7 @@ func (f *follower) setState(s State, err error) {
 		return
 	}
 	if s != f.state || f.reason == "" {
-		f.log.Info("datastore state", "state", string(s), "err", reason)
+		f.log.Log(context.Background(), f.level, "datastore state", "state", string(s), "err", reason)
 	} else {
 		f.log.Debug("datastore still away", "err", reason)
 	}
