@@ -243,10 +243,10 @@ type NodeStatus struct {
 	Tunnels *NodeTunnels `json:"tunnels,omitempty"`
 }
 
-// Node is a host of the cluster.
+// Node is a host of the cluster. Its status is no resource of its own: whoever writes the record, the node itself, writes
+// both at once.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,path=nodes,singular=node
 // +kubebuilder:printcolumn:name="IPV4",type=string,JSONPath=`.spec.bgp.ipv4Address`
 // +kubebuilder:printcolumn:name="IPV6",type=string,JSONPath=`.spec.bgp.ipv6Address`
