@@ -180,6 +180,8 @@ func TestDoors(t *testing.T) {
 		{"github.com/vishvananda/netlink", []string{"internal/kernel"}, "internal/kernel is the only door to netlink"},
 		{"go.etcd.io/etcd/client/v3", []string{"node/datastore/etcd"}, "one driver knows the store's wire"},
 		{"go.etcd.io/etcd/server/v3/embed", []string{"node/datastore/etcd", "internal/testkit/kube"}, "one driver knows the store's wire; Kubernetes' own is a test's"},
+		{"k8s.io/client-go/rest", []string{"node/datastore/kube"}, "one driver knows Kubernetes' wire"},
+		{"k8s.io/client-go/tools/clientcmd", []string{"node/datastore/kube"}, "one driver knows Kubernetes' wire"},
 		{"weft/tunnel/guard", []string{"tunnel/vxlan", "tunnel/ipip"}, "what a tunnel lets in is its driver's business"},
 		{"weft/tunnel/vxlan", []string{"node"}, "node/wire.go alone names the drivers"},
 		{"weft/routing/fib", []string{"node"}, "node/wire.go alone names the drivers"},

@@ -1,0 +1,131 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	v3 "weft/api/v3"
+	"weft/node/datastore"
+)
+
+// getEndpoint reads the WorkloadEndpoint of a pod.
+func (s *Store) getEndpoint(ctx context.Context, src *source, key datastore.Key) (v3.Object, error) {
+	c, err := s.getPod(ctx, src, key)
+	switch {
+	case err != nil:
+		return nil, err
+	case c.Err != nil:
+		return nil, fmt.Errorf("what is stored cannot be understood: %w", c.Err)
+	case c.Object == nil || c.Key != key:
+		return nil, datastore.ErrNotFound
+	}
+	return c.Object, nil
+}
+
+// getPod reads the pod of a WorkloadEndpoint; the Change has no object where it has no endpoint.
+func (s *Store) getPod(ctx context.Context, src *source, key datastore.Key) (datastore.Change, error) {
+	path, err := podPath(src, key)
+	if err != nil {
+		return datastore.Change{}, err
+	}
+	r := get(path)
+	r.accept = protobufType
+	b, err := s.do(ctx, r)
+	if err != nil {
+		return datastore.Change{}, err
+	}
+	pod, err := decodePod(b)
+	if err != nil {
+		return datastore.Change{}, fmt.Errorf("read the pod: %w", err)
+	}
+	return src.endpointOf(pod), nil
+}
+
+func podPath(src *source, key datastore.Key) ([]string, error) {
+	if _, err := src.at(key, ""); err != nil { // of the key as such
+		return nil, err
+	}
+	pod, ok := podOf(key.Name)
+	if !ok {
+		return nil, fmt.Errorf("in Kubernetes a WorkloadEndpoint is named <node>-k8s-<pod>-eth0, and is a pod: %w", datastore.ErrNotFound)
+	}
+	return src.at(datastore.Key{Kind: key.Kind, Namespace: key.Namespace, Name: pod}, "")
+}
+
+// writeEndpoint writes the addresses and the container of w into the pod's annotations; fresh: it must have none.
+func (s *Store) writeEndpoint(ctx context.Context, src *source, w *v3.WorkloadEndpoint, fresh bool) (v3.Object, error) {
+	if w.Spec.Orchestrator != "" && w.Spec.Orchestrator != orchestrator {
+		return nil, fmt.Errorf("%w: spec.orchestrator is %q: in Kubernetes every WorkloadEndpoint is a pod", datastore.ErrInvalid, w.Spec.Orchestrator)
+	}
+	if err := v3.Validate(w); err != nil {
+		return nil, fmt.Errorf("%w: %w", datastore.ErrInvalid, err)
+	}
+	key := datastore.KeyOf(w)
+	now, err := s.getPod(ctx, src, key)
+	switch {
+	case err != nil:
+		return nil, err
+	case now.Key != key:
+		return nil, fmt.Errorf("the pod is on another node, or on its host's network: %w", datastore.ErrInvalid)
+	case fresh && now.Object != nil:
+		return nil, datastore.ErrAlreadyExists
+	case !fresh && now.Object == nil && now.Err == nil:
+		return nil, datastore.ErrNotFound
+	}
+	var ips []string
+	for _, n := range w.Spec.IPNetworks {
+		ip, _, _ := strings.Cut(n, "/")
+		ips = append(ips, ip)
+	}
+	if len(ips) == 0 {
+		return nil, fmt.Errorf("%w: spec.ipNetworks: a pod's endpoint has an address", datastore.ErrInvalid)
+	}
+	annotations := map[string]any{annotationIP: ips[0], annotationIPs: strings.Join(ips, ","), annotationContainer: w.Spec.ContainerID}
+	return s.annotate(ctx, src, key, annotations, datastore.Precondition{ResourceVersion: w.ResourceVersion, UID: string(w.UID)})
+}
+
+// deleteEndpoint says in the pod's annotations that it has no addresses any more.
+func (s *Store) deleteEndpoint(ctx context.Context, src *source, key datastore.Key, p datastore.Precondition) error {
+	if _, err := s.getEndpoint(ctx, src, key); err != nil {
+		return err
+	}
+	_, err := s.annotate(ctx, src, key, map[string]any{annotationIP: "", annotationIPs: "", annotationContainer: nil}, p)
+	return err
+}
+
+// annotate patches annotations by way of the pod's status, which leaves the pod itself out of what the node service may
+// write. Kubernetes checks a revision and a UID that a patch has.
+func (s *Store) annotate(ctx context.Context, src *source, key datastore.Key, annotations map[string]any, p datastore.Precondition) (v3.Object, error) {
+	meta := map[string]any{"annotations": annotations}
+	if p.ResourceVersion != "" {
+		meta["resourceVersion"] = p.ResourceVersion
+	}
+	if p.UID != "" {
+		meta["uid"] = p.UID
+	}
+	body, err := json.Marshal(map[string]any{"metadata": meta})
+	if err != nil {
+		return nil, err
+	}
+	path, err := podPath(src, key)
+	if err != nil {
+		return nil, err
+	}
+	b, err := s.do(ctx, &request{verb: http.MethodPatch, path: append(slices.Clip(path), "status"), body: body,
+		patch: string(types.MergePatchType), accept: protobufType})
+	if err != nil {
+		return nil, err
+	}
+	pod, err := decodePod(b)
+	if err != nil {
+		return nil, fmt.Errorf("read the pod that was written: %w", err)
+	}
+	c := src.endpointOf(pod)
+	return c.Object, c.Err
+}
