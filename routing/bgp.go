@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 )
 
 // Speaker is what the BGP speaker of this host is to do. The zero Speaker means that none is to run.
@@ -141,8 +142,18 @@ type Advertisement struct {
 
 // Learned is a best route of the speaker with what other routers said of it.
 type Learned struct {
-	Prefix   netip.Prefix
+	Prefix netip.Prefix
+	*Way
+}
+
+// Way is how a prefix is reached. Many routes share one, which may not be changed.
+type Way struct {
 	NextHops []netip.Addr // sorted; several are equally good (ECMP)
 	Peer     netip.Addr   // that the first came from
 	Priority uint32       // metric for the kernel; 0 is the default of the family
+}
+
+// Equal tells whether both are the same way.
+func (w *Way) Equal(o *Way) bool {
+	return w == o || w != nil && o != nil && w.Peer == o.Peer && w.Priority == o.Priority && slices.Equal(w.NextHops, o.NextHops)
 }

@@ -90,8 +90,7 @@ func (c *LearnedCompiler) touched(p *Plan, in *LearnedInput) []netip.Prefix {
 	all := changed(nil, c.plan.Routes, p.Routes, dst, equal)
 	all = changed(all, c.plan.Pods, p.Pods, dst, equal)
 	return changed(all, c.last.Routes, in.Routes, func(l *Learned) netip.Prefix { return l.Prefix }, func(a, b *Learned) bool {
-		return a.Prefix == b.Prefix && a.Peer == b.Peer && a.Priority == b.Priority &&
-			(sameMemory(a.NextHops, b.NextHops) || slices.Equal(a.NextHops, b.NextHops))
+		return a.Prefix == b.Prefix && a.Way.Equal(b.Way)
 	})
 }
 
@@ -200,7 +199,7 @@ func (w *learner) gateway(dst netip.Prefix) (netip.Addr, bool) {
 // towards makes the route to a peer.
 func (w *learner) towards(dst netip.Prefix, gateway netip.Addr) (Route, bool) {
 	r := Route{Dst: dst, Why: "the way to a BGP peer (reachableBy)"}
-	return r, w.route(&r, &Learned{Prefix: dst, NextHops: []netip.Addr{gateway}})
+	return r, w.route(&r, &Learned{dst, &Way{NextHops: []netip.Addr{gateway}}})
 }
 
 // decide makes the route; false where there is to be none.

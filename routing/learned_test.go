@@ -28,7 +28,7 @@ func testUnderlay() model.Underlay {
 }
 
 func learn(p string, hops ...string) Learned {
-	l := Learned{Prefix: prefix(p), Peer: addr("172.31.1.254")}
+	l := Learned{prefix(p), &Way{Peer: addr("172.31.1.254")}}
 	for _, h := range hops {
 		l.NextHops = append(l.NextHops, addr(h))
 	}
@@ -57,7 +57,7 @@ func TestLearnedRoutes(t *testing.T) {
 			learn("192.168.7.0/24", "fe80::1%eth1"), learn("192.168.8.0/24", "fe80::1"), learn("192.168.9.0/24", "fe80::1%eth2"),
 			learn("0.0.0.0/0", "172.31.1.254"), learn("128.0.0.0/1", "172.31.1.254"),
 			learn("2001:db8::/32", "fd00:31:1::2"), learn("2001:db9::/32", "172.31.1.2"), learn("2001:dba::/32", "fd00:31:7::2"),
-			{Prefix: prefix("192.168.10.0/24"), NextHops: []netip.Addr{addr("172.31.1.5")}, Peer: addr("172.31.1.5"), Priority: 77},
+			{prefix("192.168.10.0/24"), &Way{NextHops: []netip.Addr{addr("172.31.1.5")}, Peer: addr("172.31.1.5"), Priority: 77}},
 			learn("192.168.11.0/24"),
 		},
 	}
@@ -176,8 +176,8 @@ func TestLearnedCompilerForgetsNothing(t *testing.T) {
 func manyLearned(n int) LearnedInput {
 	in := LearnedInput{Underlay: testUnderlay(), Services: []netip.Prefix{prefix("10.96.0.0/12")}}
 	for i := range n {
-		l := Learned{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{20 + byte(i>>16), byte(i >> 8), byte(i), 0}), 24), Peer: addr("172.31.1.254"),
-			NextHops: []netip.Addr{netip.AddrFrom4([4]byte{172, 31, 1, byte(2 + i%50)})}}
+		l := Learned{netip.PrefixFrom(netip.AddrFrom4([4]byte{20 + byte(i>>16), byte(i >> 8), byte(i), 0}), 24), &Way{Peer: addr("172.31.1.254"),
+			NextHops: []netip.Addr{netip.AddrFrom4([4]byte{172, 31, 1, byte(2 + i%50)})}}}
 		if i%3 == 0 {
 			l.NextHops = append(l.NextHops, netip.AddrFrom4([4]byte{172, 31, 9, byte(2 + i%50)}))
 		}

@@ -62,7 +62,7 @@ func ask(ctx context.Context, p *supervise.Process, request []byte) (reply speak
 func (d *Driver) startFollowing(p *supervise.Process) {
 	ctx, cancel := context.WithCancel(context.Background())
 	d.mu.Lock()
-	d.settled = false
+	d.to, d.settled = p, false
 	d.mu.Unlock()
 	var done sync.WaitGroup
 	done.Go(func() {

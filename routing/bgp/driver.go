@@ -43,20 +43,14 @@ type Driver struct {
 
 	running sync.Mutex // held by Apply: guards what follows
 	told    [sha256.Size]byte
-	to      *supervise.Process // that was told so; nil: nobody
-	follow  func()             // ends the following of to
+	follow  func() // ends the following of to
 
-	mu      sync.Mutex // guards what follows
-	routes  map[netip.Prefix]known
+	mu      sync.Mutex         // a leaf: guards what follows
+	to      *supervise.Process // that was told; nil: nobody. Changed with running held
+	routes  routes
 	peers   map[netip.Addr]knownPeer
 	stream  uint64 // counts the streams that were opened
 	settled bool
-}
-
-// known is a route, and the stream that told of it last.
-type known struct {
-	routing.Learned
-	stream uint64
 }
 
 type knownPeer struct {
@@ -74,7 +68,7 @@ func New(h *kernel.Handle, log *slog.Logger, o Options) *Driver {
 	}
 	d := &Driver{
 		log: log, opts: o, again: make(chan struct{}, 1), news: make(chan struct{}, 1),
-		routes: map[netip.Prefix]known{}, peers: map[netip.Addr]knownPeer{},
+		peers: map[netip.Addr]knownPeer{},
 	}
 	d.procs = &supervise.Processes{Handle: h, Log: log, Executable: o.Executable, Env: o.Env, Died: d.onDeath}
 	return d
@@ -122,7 +116,7 @@ func (d *Driver) Apply(ctx context.Context, s routing.Speaker) (reconcile.Result
 	}
 	if p != d.to {
 		d.unfollow()
-		d.to, d.told = p, [sha256.Size]byte{}
+		d.told = [sha256.Size]byte{}
 		d.startFollowing(p)
 	}
 	request, err := json.Marshal(speaker.Request{Configure: ptr(speaker.Seal(s))})
@@ -157,10 +151,9 @@ func (d *Driver) end(ctx context.Context) (reconcile.Result, error) {
 		p, err = d.procs.Adopt(ctx, c)
 	}
 	d.unfollow()
-	d.to = nil
 	d.mu.Lock()
-	had := len(d.routes) > 0
-	clear(d.routes)
+	d.to = nil
+	had := d.routes.clear()
 	clear(d.peers)
 	d.settled = true
 	d.mu.Unlock()
@@ -204,14 +197,8 @@ func (d *Driver) News() <-chan struct{} { return d.news }
 // deleted then.
 func (d *Driver) Learned() (routes []routing.Learned, settled bool) {
 	d.mu.Lock()
-	routes = make([]routing.Learned, 0, len(d.routes))
-	for _, r := range d.routes {
-		routes = append(routes, r.Learned)
-	}
-	settled = d.settled
-	d.mu.Unlock()
-	slices.SortFunc(routes, func(a, b routing.Learned) int { return a.Prefix.Compare(b.Prefix) })
-	return routes, settled
+	defer d.mu.Unlock()
+	return d.routes.sorted(), d.settled
 }
 
 // States returns the sessions without their counts, sorted by address: what was last heard of them.
@@ -226,11 +213,11 @@ func (d *Driver) States() []Peer {
 	return out
 }
 
-// Peers asks the speaker for its sessions, sorted by address, with their counts.
+// Peers asks the speaker for its sessions, sorted by address, with their counts. It waits for no Apply.
 func (d *Driver) Peers(ctx context.Context) ([]Peer, error) {
-	d.running.Lock()
+	d.mu.Lock()
 	p := d.to
-	d.running.Unlock()
+	d.mu.Unlock()
 	if p == nil {
 		return nil, nil
 	}
@@ -267,14 +254,7 @@ func (d *Driver) unfollow() {
 // take takes an event of a stream.
 func (d *Driver) take(stream uint64, e speaker.Event) {
 	d.mu.Lock()
-	changed := len(e.Routes) > 0
-	for _, r := range e.Routes {
-		d.routes[r.Prefix] = known{r, stream}
-	}
-	for _, p := range e.Withdrawn {
-		changed = changed || d.routes[p].Prefix.IsValid()
-		delete(d.routes, p)
-	}
+	changed := d.routes.take(stream, &e)
 	for _, p := range e.Peers {
 		d.peers[p.Address] = knownPeer{p, stream}
 	}
@@ -285,9 +265,7 @@ func (d *Driver) take(stream uint64, e speaker.Event) {
 		maps.DeleteFunc(d.peers, func(_ netip.Addr, p knownPeer) bool { return p.stream != stream })
 	}
 	if e.Settled {
-		before := len(d.routes)
-		maps.DeleteFunc(d.routes, func(_ netip.Prefix, r known) bool { return r.stream != stream })
-		changed = changed || !d.settled || before != len(d.routes)
+		changed = changed || !d.settled
 		d.settled = true
 	}
 	d.mu.Unlock()

@@ -158,7 +158,7 @@ func TestManyRoutes(t *testing.T) {
 func (d *Driver) count() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return len(d.routes)
+	return len(d.routes.all)
 }
 
 // processor returns how much processor time a process took.

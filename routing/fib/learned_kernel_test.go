@@ -20,8 +20,8 @@ func TestManyLearned(t *testing.T) {
 	in := routing.LearnedInput{Underlay: model.Underlay{Links: []model.Link{{Name: "eth0", Up: true}},
 		Routes: []model.UnderlayRoute{{Dst: prefix("172.31.1.0/24"), Device: "eth0"}}}}
 	for i := range n + 1 {
-		l := routing.Learned{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{20 + byte(i>>16), byte(i >> 8), byte(i), 0}), 24), Peer: addr("172.31.1.2"),
-			NextHops: []netip.Addr{addr("172.31.1.2")}}
+		l := routing.Learned{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{20 + byte(i>>16), byte(i >> 8), byte(i), 0}), 24),
+			Way: &routing.Way{Peer: addr("172.31.1.2"), NextHops: []netip.Addr{addr("172.31.1.2")}}}
 		if i%3 == 0 {
 			l.NextHops = append(l.NextHops, addr("172.31.1.3"))
 		}

@@ -16,7 +16,7 @@ import (
 
 // watch takes what GoBGP says until ctx ends.
 func (sp *speaker) watch(ctx context.Context, s *server.BgpServer) error {
-	r := &rib{h: sp.hub, paths: map[netip.Prefix][]path{}}
+	r := newRIB(sp.hub)
 	return s.WatchEvent(ctx, server.WatchEventMessageCallbacks{
 		OnBestPath: func(paths []*apiutil.Path, _ time.Time) {
 			if ctx.Err() == nil {

@@ -17,7 +17,7 @@ const batch = 2000
 // prefixes and peers are news, so that a slow one costs no more than there are.
 type hub struct {
 	mu      sync.Mutex
-	routes  map[netip.Prefix]routing.Learned
+	routes  map[netip.Prefix]*routing.Way
 	peers   map[netip.Addr]Peer
 	settled bool
 	all     map[*watcher]bool
@@ -36,7 +36,7 @@ type watcher struct {
 }
 
 func newHub() *hub {
-	return &hub{routes: map[netip.Prefix]routing.Learned{}, peers: map[netip.Addr]Peer{}, all: map[*watcher]bool{}}
+	return &hub{routes: map[netip.Prefix]*routing.Way{}, peers: map[netip.Addr]Peer{}, all: map[*watcher]bool{}}
 }
 
 // watch returns a watcher to whom everything is news.
@@ -95,8 +95,8 @@ func (w *watcher) next() (Event, bool) {
 	}
 	for _, p := range now {
 		delete(w.routes, p)
-		if l, ok := w.h.routes[p]; ok {
-			e.Routes = append(e.Routes, l)
+		if way := w.h.routes[p]; way != nil {
+			e.add(p, way)
 		} else {
 			e.Withdrawn = append(e.Withdrawn, p)
 		}
@@ -114,16 +114,24 @@ func (w *watcher) next() (Event, bool) {
 	return e, news
 }
 
-// setRoute notes the best route of a prefix, or that there is none.
-func (h *hub) setRoute(p netip.Prefix, l routing.Learned, ok bool) {
+// add adds a route to those by the same way; neighbours in time mostly go by one.
+func (e *Event) add(p netip.Prefix, w *routing.Way) {
+	if n := len(e.Routes); n == 0 || !e.Routes[n-1].Equal(w) {
+		e.Routes = append(e.Routes, Routes{Way: *w})
+	}
+	last := &e.Routes[len(e.Routes)-1]
+	last.Prefixes = append(last.Prefixes, p)
+}
+
+// setRoute notes the best way to a prefix; nil: there is none.
+func (h *hub) setRoute(p netip.Prefix, way *routing.Way) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	old, had := h.routes[p]
-	switch {
-	case !ok && !had, ok && had && sameLearned(old, l):
+	switch old := h.routes[p]; {
+	case old.Equal(way):
 		return
-	case ok:
-		h.routes[p] = l
+	case way != nil:
+		h.routes[p] = way
 	default:
 		delete(h.routes, p)
 	}
@@ -133,17 +141,13 @@ func (h *hub) setRoute(p netip.Prefix, l routing.Learned, ok bool) {
 	}
 }
 
-func sameLearned(a, b routing.Learned) bool {
-	return a.Peer == b.Peer && a.Priority == b.Priority && slices.Equal(a.NextHops, b.NextHops)
-}
-
 // clearRoutes notes that there are none.
 func (h *hub) clearRoutes() {
 	h.mu.Lock()
 	gone := slices.Collect(maps.Keys(h.routes))
 	h.mu.Unlock()
 	for _, p := range gone {
-		h.setRoute(p, routing.Learned{}, false)
+		h.setRoute(p, nil)
 	}
 }
 

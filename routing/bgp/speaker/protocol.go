@@ -1,7 +1,9 @@
 package speaker
 
 import (
+	"bytes"
 	"net/netip"
+	"strings"
 	"time"
 
 	"weft/routing"
@@ -9,7 +11,7 @@ import (
 
 // Interface is the version of what the node service relies on: arguments, socket, messages. A process of
 // another version is not adopted but replaced, which neighbours with graceful restart do not notice.
-const Interface = 1
+const Interface = 2
 
 // Request is one line of JSON that a client sends; exactly one field is set. A connection carries one
 // request after the other, and nothing else once it watches.
@@ -59,14 +61,50 @@ type Reply struct {
 // Event is one line of what Watch is answered with: first everything there is, in as many events as need
 // be, the last of which says Synced; then what changes.
 type Event struct {
-	Routes    []routing.Learned `json:"routes,omitempty"`
-	Withdrawn []netip.Prefix    `json:"withdrawn,omitempty"`
-	Peers     []Peer            `json:"peers,omitempty"` // without the counts
-	Gone      []netip.Addr      `json:"gone,omitempty"`  // peers that are no longer configured
-	Synced    bool              `json:"synced,omitempty"`
+	Routes    []Routes     `json:"routes,omitempty"`
+	Withdrawn Prefixes     `json:"withdrawn,omitempty"`
+	Peers     []Peer       `json:"peers,omitempty"` // without the counts
+	Gone      []netip.Addr `json:"gone,omitempty"`  // peers that are no longer configured
+	Synced    bool         `json:"synced,omitempty"`
 	// Settled says that every peer has told all it has since the process began (End-of-RIB), or had the
 	// time for it: what an earlier process knew and this one does not is no more.
 	Settled bool `json:"settled,omitempty"`
+}
+
+// Routes are learned routes that differ in their prefixes only.
+type Routes struct {
+	routing.Way
+	Prefixes Prefixes `json:"prefixes"`
+}
+
+// Prefixes are one string of JSON, of prefixes with spaces between: of a hundred thousand, each counts.
+type Prefixes []netip.Prefix
+
+// MarshalText implements encoding.TextMarshaler.
+func (p Prefixes) MarshalText() ([]byte, error) {
+	text := make([]byte, 0, 20*len(p))
+	for i, x := range p {
+		if i > 0 {
+			text = append(text, ' ')
+		}
+		text = x.AppendTo(text)
+	}
+	return text, nil
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *Prefixes) UnmarshalText(text []byte) error {
+	*p = make(Prefixes, 0, bytes.Count(text, []byte{' '})+1)
+	for rest := string(text); rest != ""; {
+		var one string
+		one, rest, _ = strings.Cut(rest, " ")
+		x, err := netip.ParsePrefix(one)
+		if err != nil {
+			return err
+		}
+		*p = append(*p, x)
+	}
+	return nil
 }
 
 // PeerState is the state of a session (RFC 4271, section 8.2.2).

@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"cmp"
+	"encoding/binary"
 	"net/netip"
 	"slices"
 
@@ -15,17 +16,34 @@ import (
 // of a kernel route.
 const ordinary = 1 << 20
 
-// rib collects the equally good paths of each prefix. One goroutine uses it.
+// rib collects the equally good paths of each prefix. Prefixes with the same paths share them: of a hundred thousand
+// from one neighbour, there is one. One goroutine uses it.
 type rib struct {
 	h     *hub
-	paths map[netip.Prefix][]path
+	paths map[netip.Prefix]*pathSet
+	sets  map[string]*pathSet
+	list  []path // to work with
+	key   []byte // to work with
 }
 
+func newRIB(h *hub) *rib {
+	return &rib{h: h, paths: map[netip.Prefix]*pathSet{}, sets: map[string]*pathSet{}}
+}
+
+// path is how a prefix is reached.
 type path struct {
 	peer     netip.Addr // invalid: of this host
 	id       uint32
 	nextHop  netip.Addr
 	priority uint32
+}
+
+// pathSet are the paths of some prefixes.
+type pathSet struct {
+	key   string
+	uses  int // by how many prefixes
+	paths []path
+	way   *routing.Way // that they make; nil: none
 }
 
 // update takes what GoBGP says of its best paths: those that are added, changed or withdrawn.
@@ -38,38 +56,84 @@ func (r *rib) update(paths []*apiutil.Path) {
 		if !ok {
 			continue
 		}
-		prefix := n.Prefix
-		list := slices.DeleteFunc(slices.Clone(r.paths[prefix]), func(x path) bool { return x.peer == p.PeerAddress && x.id == p.RemoteID })
-		if !p.Withdrawal {
-			list = append(list, pathOf(p))
+		r.list = r.list[:0]
+		if had := r.paths[n.Prefix]; had != nil {
+			r.list = append(r.list, had.paths...)
 		}
-		r.set(prefix, list)
+		r.list = slices.DeleteFunc(r.list, func(x path) bool { return x.peer == p.PeerAddress && x.id == p.RemoteID })
+		if !p.Withdrawal {
+			r.list = append(r.list, pathOf(p))
+		}
+		r.set(n.Prefix)
 	}
 }
 
-func (r *rib) set(prefix netip.Prefix, list []path) {
-	if len(list) == 0 {
-		delete(r.paths, prefix)
-	} else {
-		r.paths[prefix] = list
+// set gives a prefix the paths of r.list.
+func (r *rib) set(prefix netip.Prefix) {
+	had, now := r.paths[prefix], r.intern()
+	if had == now {
+		return
 	}
-	l := routing.Learned{Prefix: prefix}
-	slices.SortFunc(list, func(a, b path) int { return cmp.Or(a.nextHop.Compare(b.nextHop), a.peer.Compare(b.peer)) })
+	if had != nil {
+		if had.uses--; had.uses == 0 {
+			delete(r.sets, had.key)
+		}
+	}
+	if now == nil {
+		delete(r.paths, prefix)
+		r.h.setRoute(prefix, nil)
+		return
+	}
+	now.uses++
+	r.paths[prefix] = now
+	r.h.setRoute(prefix, now.way)
+}
+
+// intern returns the set of the paths of r.list; nil for none.
+func (r *rib) intern() *pathSet {
+	if len(r.list) == 0 {
+		return nil
+	}
+	slices.SortFunc(r.list, func(a, b path) int {
+		return cmp.Or(a.nextHop.Compare(b.nextHop), a.peer.Compare(b.peer), cmp.Compare(a.id, b.id))
+	})
+	r.key = r.key[:0]
+	for _, p := range r.list {
+		for _, a := range []netip.Addr{p.peer, p.nextHop} {
+			before := len(r.key)
+			r.key, _ = a.AppendBinary(append(r.key, 0, 0))
+			binary.BigEndian.PutUint16(r.key[before:], uint16(len(r.key)-before))
+		}
+		r.key = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(r.key, p.id), p.priority)
+	}
+	if s := r.sets[string(r.key)]; s != nil {
+		return s
+	}
+	s := &pathSet{key: string(r.key), paths: slices.Clone(r.list), way: wayOf(r.list)}
+	r.sets[s.key] = s
+	return s
+}
+
+// wayOf returns what sorted paths make; nil where there is nothing to be learned.
+func wayOf(list []path) *routing.Way {
+	var w routing.Way
 	for _, p := range list {
 		switch {
 		case !p.peer.IsValid(): // our own is better than any
-			r.h.setRoute(prefix, routing.Learned{}, false)
-			return
+			return nil
 		case !p.nextHop.IsValid() || p.nextHop.IsUnspecified():
 			continue
-		case !l.Peer.IsValid():
-			l.Peer, l.Priority = p.peer, p.priority
+		case !w.Peer.IsValid():
+			w.Peer, w.Priority = p.peer, p.priority
 		}
-		if !slices.Contains(l.NextHops, p.nextHop) {
-			l.NextHops = append(l.NextHops, p.nextHop)
+		if !slices.Contains(w.NextHops, p.nextHop) {
+			w.NextHops = append(w.NextHops, p.nextHop)
 		}
 	}
-	r.h.setRoute(prefix, l, len(l.NextHops) > 0)
+	if len(w.NextHops) == 0 {
+		return nil
+	}
+	return &w
 }
 
 func pathOf(p *apiutil.Path) path {

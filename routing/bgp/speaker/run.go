@@ -24,6 +24,8 @@ import (
 const (
 	// maxLog is how large the log may grow in bytes before it begins anew.
 	maxLog = 4 << 20
+	// heapGrowth is by how many percent of what is in use the heap grows between collections.
+	heapGrowth = 50
 	// softMemory is what the garbage collector tries to keep the process under, and hardMemory what the
 	// kernel gives at most: whatever a neighbour sends, the host has the rest.
 	softMemory = 2 << 30
@@ -64,6 +66,9 @@ func start(p Process) (*service, error) {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	level := &slog.LevelVar{}
 	log := slog.New(slog.NewTextHandler(&supervise.BoundedLog{File: os.Stderr, Max: maxLog}, &slog.HandlerOptions{Level: level}))
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(heapGrowth)
+	}
 	if debug.SetMemoryLimit(-1) == math.MaxInt64 { // nobody set another
 		debug.SetMemoryLimit(softMemory)
 	}

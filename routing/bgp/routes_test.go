@@ -1,0 +1,95 @@
+package bgp
+
+import (
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+
+	"weft/routing"
+	"weft/routing/bgp/speaker"
+)
+
+// Over any events, the list is what a map of them has, in order; and what was returned before stays as it was.
+func TestRoutesForgetNothing(t *testing.T) {
+	listed := 0
+	rapid.Check(t, func(t *rapid.T) {
+		var r routes
+		want, of := map[netip.Prefix]routing.Learned{}, map[netip.Prefix]uint64{}
+		stream := uint64(1)
+		some := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) netip.Prefix {
+			return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(rapid.IntRange(0, 7).Draw(t, "net"))}), rapid.SampledFrom([]int{16, 24}).Draw(t, "bits"))
+		}), 0, 6)
+		var last, lastCopy []routing.Learned
+		equal := cmp.Options{cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}), cmpopts.EquateEmpty()}
+		t.Repeat(map[string]func(*rapid.T){
+			"told": func(t *rapid.T) {
+				way := routing.Way{NextHops: []netip.Addr{addr(rapid.SampledFrom([]string{"10.77.0.2", "10.77.0.3"}).Draw(t, "hop"))}, Peer: addr("10.77.0.2")}
+				b := speaker.Routes{Way: way, Prefixes: some.Draw(t, "told")}
+				for _, p := range b.Prefixes {
+					want[p], of[p] = routing.Learned{Prefix: p, Way: &way}, stream
+				}
+				r.take(stream, &speaker.Event{Routes: []speaker.Routes{b}})
+			},
+			"withdrawn": func(t *rapid.T) {
+				gone := some.Draw(t, "withdrawn")
+				for _, p := range gone {
+					delete(want, p)
+				}
+				r.take(stream, &speaker.Event{Withdrawn: gone})
+			},
+			"another stream": func(*rapid.T) { stream++ },
+			"settled": func(*rapid.T) {
+				maps.DeleteFunc(want, func(p netip.Prefix, _ routing.Learned) bool { return of[p] != stream })
+				r.take(stream, &speaker.Event{Settled: true})
+			},
+			"cleared": func(t *rapid.T) {
+				if rapid.IntRange(0, 9).Draw(t, "really") == 0 {
+					clear(want)
+					r.clear()
+				}
+			},
+			"listed": func(t *rapid.T) {
+				if diff := cmp.Diff(lastCopy, last, equal); diff != "" {
+					t.Fatalf("a list that was returned has changed (-was +is):\n%s", diff)
+				}
+				got := r.sorted()
+				all := slices.SortedFunc(maps.Values(want), func(a, b routing.Learned) int { return a.Prefix.Compare(b.Prefix) })
+				if diff := cmp.Diff(all, got, equal); diff != "" {
+					t.Fatalf("(-want +got):\n%s", diff)
+				}
+				listed += len(got)
+				last, lastCopy = got, slices.Clone(got)
+			},
+		})
+	})
+	if listed == 0 {
+		t.Error("no route was ever listed")
+	}
+}
+
+// While an Apply waits for a speaker that does not answer, others are told what there is.
+func TestPeersWaitForNoApply(t *testing.T) {
+	d := New(nil, slog.New(slog.DiscardHandler), Options{})
+	d.running.Lock()
+	defer d.running.Unlock()
+	done := make(chan error, 1)
+	go func() {
+		_, err := d.Peers(t.Context())
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("Peers waits for Apply")
+	}
+}
