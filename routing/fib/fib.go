@@ -9,7 +9,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -74,19 +73,16 @@ func (u use) add(routes []routing.Route) {
 func New(h *kernel.Handle, log *slog.Logger) *FIB { return newTable(h, log, kernel.MainTable) }
 
 func newTable(h *kernel.Handle, log *slog.Logger, table int) *FIB {
-	entry := func(r routing.Route) (kernel.RouteKey, kernel.Route) {
-		k := key(table, r.Dst)
-		k.Metric = cmp.Or(r.Metric, k.Metric)
-		return k, kernelRoute(r)
-	}
 	t := &shown{routeTable: kernel.RouteTable(h, table).(routeTable)}
 	return &FIB{
-		h:      h,
-		log:    log,
-		table:  table,
-		shown:  t,
-		syncer: reconcile.NewSliceSyncer(reconcile.NewSyncer(t, reconcile.DeleteAfterCleanPuts), entry, routing.CompareRoutes),
-		links:  make(map[int]linkState),
+		h:     h,
+		log:   log,
+		table: table,
+		shown: t,
+		syncer: reconcile.NewSliceSyncer(reconcile.NewSyncer(t, reconcile.DeleteAfterCleanPuts), func(r routing.Route) (kernel.RouteKey, kernel.Route) {
+			return entry(table, r)
+		}, routing.CompareRoutes),
+		links: make(map[int]linkState),
 	}
 }
 
@@ -152,30 +148,53 @@ type routeTable interface {
 // shown is the kernel's table, without the routes that are not to be touched yet.
 type shown struct {
 	routeTable
-	plan routing.Plan // the last
+	plan   routing.Plan             // the last
+	hidden map[kernel.RouteKey]bool // that List left out
 }
 
-// keep takes over a plan, and tells whether there may be more to be seen than before.
+// keep takes over a plan, and tells whether there is more to be seen than at the last List.
 func (t *shown) keep(p routing.Plan) (more bool) {
-	more = t.plan.Unsettled
+	last := t.plan
 	t.plan = p
-	return more
+	if len(t.hidden) == 0 {
+		return false
+	}
+	if p.Unsettled && slices.Equal(last.Pools, p.Pools) {
+		for k := range t.hidden {
+			if t.wants(k) {
+				return true
+			}
+		}
+		return false
+	}
+	return true
+}
+
+// wants tells whether the plan has a route to k's prefix.
+func (t *shown) wants(k kernel.RouteKey) bool {
+	for _, routes := range [][]routing.Route{t.plan.Routes, t.plan.Pods, t.plan.Learned} {
+		if _, wanted := slices.BinarySearchFunc(routes, routing.Route{Dst: k.Dst}, routing.CompareRoutes); wanted {
+			return true
+		}
+	}
+	return false
 }
 
 // List leaves out what an earlier process may have learned, and this one has not yet.
 func (t *shown) List(ctx context.Context) (map[kernel.RouteKey]kernel.Route, error) {
 	all, err := t.routeTable.List(ctx)
+	t.hidden = nil
 	if !t.plan.Unsettled {
 		return all, err
 	}
-	maps.DeleteFunc(all, func(k kernel.RouteKey, _ kernel.Route) bool {
-		for _, routes := range [][]routing.Route{t.plan.Routes, t.plan.Pods, t.plan.Learned} {
-			if _, wanted := slices.BinarySearchFunc(routes, routing.Route{Dst: k.Dst}, routing.CompareRoutes); wanted {
-				return false
-			}
+	hidden := map[kernel.RouteKey]bool{}
+	for k := range all {
+		if !t.wants(k) && !slices.ContainsFunc(t.plan.Pools, func(p netip.Prefix) bool { return p.Bits() <= k.Dst.Bits() && p.Contains(k.Dst.Addr()) }) {
+			hidden[k] = true
+			delete(all, k)
 		}
-		return !slices.ContainsFunc(t.plan.Pools, func(p netip.Prefix) bool { return p.Bits() <= k.Dst.Bits() && p.Contains(k.Dst.Addr()) })
-	})
+	}
+	t.hidden = hidden
 	return all, err
 }
 
@@ -201,6 +220,13 @@ func (f *FIB) readLinks(ctx context.Context) error {
 	}
 	f.seeded = true
 	return nil
+}
+
+// entry is a route as the kernel has it in a table.
+func entry(table int, r routing.Route) (kernel.RouteKey, kernel.Route) {
+	k := key(table, r.Dst)
+	k.Metric = cmp.Or(r.Metric, k.Metric)
+	return k, kernelRoute(r)
 }
 
 func key(table int, dst netip.Prefix) kernel.RouteKey {
