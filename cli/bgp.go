@@ -152,6 +152,9 @@ others: next hops (several are equally good), from whom, and whether the kernel'
 			if err := json.Unmarshal(body, &doc); err != nil {
 				return fmt.Errorf("read the BGP routes of the local node in %s: %w; compare `weft version` here and there", runDir, err)
 			}
+			if doc.Error != "" {
+				fmt.Fprintf(cmd.ErrOrStderr(), "weft: warning: %s\n", oneLine(doc.Error))
+			}
 			if output == "json" {
 				return printValue(cmd.OutOrStdout(), "json", append([]status.BGPRoute{}, doc.Routes...))
 			}

@@ -12,6 +12,8 @@ const (
 	restTime = 40 * time.Millisecond
 	// restShare of the room that the heap has to grow, used up, makes a collection at rest worth it.
 	restShare = 0.25
+	// restFactor times what a collection took is when the next may be: while run follows run, each rest is a short one.
+	restFactor = 8
 )
 
 // collector collects garbage while nothing happens, so that the next change does not meet a
@@ -35,6 +37,7 @@ func (c *collector) kick() {
 func (c *collector) run(ctx context.Context) error {
 	rest := time.NewTimer(time.Hour)
 	rest.Stop()
+	var next time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -42,8 +45,12 @@ func (c *collector) run(ctx context.Context) error {
 		case <-c.ran:
 			rest.Reset(restTime)
 		case <-rest.C:
-			if worthCollecting() {
+			if wait := time.Until(next); wait > 0 {
+				rest.Reset(max(wait, restTime))
+			} else if worthCollecting() {
+				began := time.Now()
 				runtime.GC()
+				next = time.Now().Add(restFactor * time.Since(began))
 			}
 		}
 	}

@@ -25,7 +25,7 @@ type reporter struct {
 	store   datastore.Store
 	log     *slog.Logger
 	peers   func(context.Context) status.BGPPeers
-	routes  func() status.BGPRoutes
+	routes  func(context.Context) status.BGPRoutes
 
 	mu    sync.Mutex
 	asked map[string]*v3.CalicoNodeStatus
@@ -183,7 +183,7 @@ func (r *reporter) fill(ctx context.Context, classes []string) (st v3.CalicoNode
 		st.BGP = sessionsOf(doc.Peers)
 	}
 	if slices.Contains(classes, v3.StatusRoutes) {
-		st.Routes = routesOf(r.routes().Routes, doc.Peers)
+		st.Routes = routesOf(r.routes(ctx).Routes, doc.Peers)
 	}
 	return st
 }

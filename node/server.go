@@ -117,9 +117,9 @@ func (s *service) localHandler() http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(s.speaker.peers(r.Context()))
 	})
-	mux.HandleFunc("GET /"+status.BGPRoutesPath, func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /"+status.BGPRoutesPath, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(s.bgpRoutes())
+		_ = json.NewEncoder(w).Encode(s.bgpRoutes(r.Context()))
 	})
 	mux.Handle("GET /"+flows.Path, s.flows.Handler())
 	mux.Handle("GET /"+flows.CountersPath, flows.CountersHandler(s.counters))

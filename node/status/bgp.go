@@ -56,7 +56,8 @@ type BGPPeer struct {
 
 // BGPRoutes is the document behind `weft bgp routes`: GET /bgp/routes on the node's socket.
 type BGPRoutes struct {
-	Routes []BGPRoute `json:"routes"` // sorted by prefix
+	Routes []BGPRoute `json:"routes"`          // sorted by prefix
+	Error  string     `json:"error,omitempty"` // why the kernel could not be read
 }
 
 // BGPRoute is a prefix that this node originates, or the best route to one that it learned.
