@@ -110,7 +110,7 @@ func (m *many) phase(what string, yard time.Duration, want int, do func()) {
 	if testkit.Emulated() {
 		return
 	}
-	if installed > 10*time.Second && installed > 20*yard {
+	if installed > time.Minute && installed > 20*yard { // on a busy machine; the processor time below says more
 		t.Errorf("%s: took %v, and BIRD %v", what, installed, yard)
 	}
 	if busyNode+busySpeaker > 15*time.Second {
