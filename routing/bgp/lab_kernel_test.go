@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,7 +34,11 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case speaker.CommandName:
 			cmd := speaker.Command()
-			cmd.SetArgs(os.Args[2:])
+			args := slices.Clone(os.Args[2:])
+			if p, ok := speaker.ParseArgs(os.Args); ok && p.Interface == otherInterface { // one of another release
+				args[len(args)-1] = strconv.Itoa(speaker.Interface)
+			}
+			cmd.SetArgs(args)
 			exit(cmd.Execute())
 		case agentCommand:
 			exit(agent(os.Args[2]))

@@ -2,6 +2,8 @@ package bgp
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -78,14 +80,22 @@ func TestAgentKilled(t *testing.T) {
 // TestSpeakerKilled: with graceful restart, neighbours keep their routes while a killed speaker comes back,
 // and what was learned stays; without, they do not.
 func TestSpeakerKilled(t *testing.T) {
-	for name, restart := range map[string]uint16{"graceful restart": 120, "control without": 0} {
+	for name, c := range map[string]struct {
+		restart uint16
+		signal  unix.Signal
+	}{
+		"graceful restart": {120, unix.SIGKILL}, "control without": {0, unix.SIGKILL},
+		// The runtime ends a process on it as it does on a panic that nobody recovers: with all stacks in the log.
+		"a crash": {120, unix.SIGSEGV},
+	} {
 		t.Run(name, func(t *testing.T) {
+			restart := c.restart
 			h, ns := lab(t, 1)
-			c := birdConfig{i: 2, asn: 64512}
+			config := birdConfig{i: 2, asn: 64512}
 			if restart == 0 {
-				c.sessions = "graceful restart off;"
+				config.sessions = "graceful restart off;"
 			}
-			b := c.start(t, ns[0])
+			b := config.start(t, ns[0])
 			h.keep(t, plan(each(func(s *routing.Session) { s.RestartSeconds = restart })))
 			h.learns(t, "10.65.2.0/26 via 10.77.0.2", "fd65:2::/122 via fd77::2")
 			eventually(t, "BIRD has the routes", func() bool { return b.Route(t, "10.65.1.0/26") != "" && b.Route(t, "fd65:1::/122") != "" })
@@ -95,7 +105,7 @@ func TestSpeakerKilled(t *testing.T) {
 			rounds := testkit.Count(3)
 			for range rounds {
 				pid := h.speakerPID(t)
-				if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+				if err := unix.Kill(pid, c.signal); err != nil {
 					t.Fatal(err)
 				}
 				start := time.Now()
@@ -111,6 +121,9 @@ func TestSpeakerKilled(t *testing.T) {
 				eventually(t, "BIRD has the routes", func() bool { return b.Route(t, "10.65.1.0/26") != "" && b.Route(t, "fd65:1::/122") != "" })
 				// A speaker that ends soon after its start is not started at once again and again.
 				time.Sleep(1100 * time.Millisecond)
+			}
+			if text, err := os.ReadFile(filepath.Join(h.dir, "bgp-speaker.log")); err != nil || strings.Contains(string(text), "goroutine ") != (c.signal == unix.SIGSEGV) {
+				t.Errorf("stacks in the log: %v", err)
 			}
 			after := events.Settle(t)
 			t.Logf("%d speakers killed: %d route events at the neighbour, %d looks at what is learned found a change", rounds, len(after)-before, changes)

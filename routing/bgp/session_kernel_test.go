@@ -193,7 +193,7 @@ func TestMaxPrefixes(t *testing.T) {
 	for i := range 30 {
 		many.static4 = append(many.static4, fmt.Sprintf("10.90.%d.0/24 blackhole", i))
 	}
-	many.start(t, ns[0])
+	b := many.start(t, ns[0])
 	birdConfig{i: 3, asn: 64514}.start(t, ns[1])
 	limit := func(s *routing.Session) { s.MaxPrefixes = 20 }
 	h.apply(t, plan(sessions(session("10.77.0.2", 64513, limit), session("10.77.0.3", 64514, limit))))
@@ -202,6 +202,17 @@ func TestMaxPrefixes(t *testing.T) {
 		return p.State == speaker.Idle && strings.Contains(p.LastError, "more than the 20 prefixes")
 	})
 	h.learns(t, "10.65.3.0/26 via 10.77.0.3")
+	// It begins again by itself, and stays where the peer has learned its lesson.
+	begin := time.Now()
+	many.static4 = many.static4[:5]
+	b.Reconfigure(t, many.text())
+	testkit.Eventually(t, 2*time.Minute, "the session is back after its pause", func() bool {
+		return h.peer(t, "10.77.0.2").State == speaker.Established && strings.Count(h.learned(), "via 10.77.0.2") == 6
+	})
+	t.Logf("back after %v", time.Since(begin).Round(time.Second))
+	if p := h.peer(t, "10.77.0.3"); p.State != speaker.Established || p.Flaps > 0 {
+		t.Errorf("the other session: %+v", p)
+	}
 }
 
 // TestBFD: a cut link is noticed by BFD long before the hold time.

@@ -144,15 +144,16 @@ func pathOf(p *apiutil.Path) path {
 			x.nextHop = v.Value
 		case *bgp.PathAttributeMpReachNLRI:
 			x.nextHop = v.Nexthop
-			// Where the peer is known by its link-local address, that is the way to it.
-			if (!x.nextHop.IsValid() || x.nextHop.IsUnspecified() || x.nextHop.IsLinkLocalUnicast()) && v.LinkLocalNexthop.IsValid() && !v.LinkLocalNexthop.IsUnspecified() {
-				x.nextHop = v.LinkLocalNexthop
-			}
 		case *bgp.PathAttributeLocalPref:
 			if v.Value > ordinary && v.Value < priorityBase {
 				x.priority = priorityBase - v.Value
 			}
 		}
+	}
+	// Of a next hop with two addresses (RFC 2545) GoBGP 4.8 keeps the global one only, which a peer that is known by
+	// its link-local address may leave out. Then it is the next hop itself.
+	if x.nextHop.IsUnspecified() && p.PeerAddress.IsLinkLocalUnicast() {
+		x.nextHop = p.PeerAddress
 	}
 	if x.nextHop.IsLinkLocalUnicast() && x.nextHop.Zone() == "" {
 		x.nextHop = x.nextHop.WithZone(p.PeerAddress.Zone())
