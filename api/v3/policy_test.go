@@ -4,33 +4,41 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"weft/internal/examples"
 )
 
-// TestRefused holds every limit of the kinds of network policy and BGP to the message that a person sees. The
-// files list, in order: a kind, metadata or spec in YAML, and behind "->" what is wrong with it; "ok" is
-// nothing. "as NAME" before the spec names the object. {N x TEXT} stands for TEXT N times, # in it for a number that counts, RULE, PATH and such for one of
-// those, LONG for a name of 64 letters.
+// TestRefused holds every rule to the message that a person sees. Package examples says what the files hold.
 func TestRefused(t *testing.T) {
-	for _, file := range []string{"testdata/refused/policy.txt", "testdata/refused/kubernetes.txt", "testdata/refused/bgp.txt"} {
+	files, err := examples.Files("testdata/refused")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		lines, err := examples.Lines(file)
+		if err != nil {
+			t.Fatal(err)
+		}
 		cases, refused := 0, 0
 		var out bytes.Buffer
-		for _, line := range strings.Split(strings.TrimSuffix(string(readFile(t, file)), "\n"), "\n") {
-			if strings.HasPrefix(line, "  -> ") {
-				continue
-			}
+		for _, line := range lines {
 			fmt.Fprintln(&out, line)
-			if line == "" || strings.HasPrefix(line, "#") {
+			example, err := examples.Parse(line, lookupExample)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if example == nil {
 				continue
 			}
 			cases++
-			for _, m := range refusals(t, line) {
+			for _, m := range refusals(t, example) {
 				fmt.Fprintln(&out, "  -> "+m)
 				if m != "ok" {
 					refused++
@@ -49,30 +57,18 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// refusals decodes, defaults and validates a line of those files.
-func refusals(t *testing.T, line string) []string {
-	t.Helper()
-	kind, body, _ := strings.Cut(line, " ")
-	info, ok := LookupKind(kind)
+func lookupExample(name string) (schema.GroupVersionKind, bool, bool) {
+	k, ok := LookupKind(name)
 	if !ok {
-		t.Fatalf("%s: unknown kind", kind)
+		return schema.GroupVersionKind{}, false, false
 	}
-	meta := "name: a"
-	if rest, ok := strings.CutPrefix(body, "as "); ok {
-		meta, body, _ = strings.Cut(rest, " ")
-		meta = "name: " + meta
-	}
-	if info.Namespaced {
-		meta += ", namespace: shop"
-	}
-	manifest := fmt.Sprintf("{apiVersion: %s, kind: %s, metadata: {%s}, spec: %s}", info.GroupVersion, info.New().GetObjectKind().GroupVersionKind().Kind, meta, repeated(body))
-	if rest, ok := strings.CutPrefix(body, "metadata "); ok {
-		manifest = fmt.Sprintf("{apiVersion: %s, kind: %s, metadata: %s}", info.GroupVersion, info.New().GetObjectKind().GroupVersionKind().Kind, repeated(rest))
-	}
-	if rest, ok := strings.CutPrefix(body, "object "); ok {
-		manifest = fmt.Sprintf("{apiVersion: %s, kind: %s, metadata: {%s}, %s}", info.GroupVersion, info.New().GetObjectKind().GroupVersionKind().Kind, meta, repeated(rest))
-	}
-	objects, err := Decode([]byte(manifest))
+	return k.GroupVersionKind(), k.Namespaced, true
+}
+
+// refusals decodes, defaults and validates an example.
+func refusals(t *testing.T, e *examples.Example) []string {
+	t.Helper()
+	objects, err := Decode([]byte(e.Manifest))
 	if err != nil {
 		return reasons(err)
 	}
@@ -80,26 +76,9 @@ func refusals(t *testing.T, line string) []string {
 	Default(objects[0])
 	err = Validate(objects[0])
 	if (before == nil) != (err == nil) {
-		t.Errorf("%s: before defaults: %v; after: %v", line, before, err)
+		t.Errorf("%s: before defaults: %v; after: %v", e.Line, before, err)
 	}
 	return reasons(err)
-}
-
-var repetition = regexp.MustCompile(`\{(\d+) x ([^}]*)\}`)
-
-func repeated(s string) string {
-	s = strings.ReplaceAll(s, "LONG", strings.Repeat("a", 64))
-	return repetition.ReplaceAllStringFunc(s, func(m string) string {
-		parts := repetition.FindStringSubmatch(m)
-		n, _ := strconv.Atoi(parts[1])
-		items := make([]string, n)
-		for i := range items {
-			items[i] = strings.NewReplacer("#", strconv.Itoa(i%250), "RULE", "{action: Allow}", "PATH", "{exact: /a}",
-				"PREFIX", `{cidr: 10.0.0.0/8, communities: ["1:1"]}`, "COMMUNITY", `{name: "a#", value: "1:1"}`, "OPERATION", "{setPriority: {value: 1}}",
-				"CNPRULE", "{action: Deny, from: [{namespaces: {}}]}", "ENDPOINT", "{addresses: [10.0.0.1]}").Replace(parts[2])
-		}
-		return strings.Join(items, ", ")
-	})
 }
 
 func reasons(err error) []string {
@@ -260,7 +239,7 @@ func FuzzPolicy(f *testing.F) {
 		kind, body, _ := strings.Cut(line, " ")
 		for i, k := range kinds {
 			if k.Kind == kind && strings.HasPrefix(body, "{") {
-				f.Add(uint8(i), repeated(body))
+				f.Add(uint8(i), examples.Expand(body))
 			}
 		}
 	}

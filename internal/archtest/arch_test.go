@@ -53,7 +53,7 @@ var layers = [][]string{
 	{"model"},
 	{"model/selector", "model/topology", "internal/reconcile"},
 	{"tunnel", "routing", "nat", "policy", "encryption", "api/v3", "internal/kernel"},
-	{"node/datastore", "node/cni/rpc", "node/cni/install", "node/status", "node/config", "internal/testkit", "internal/testkit/", "internal/traffic", "internal/nft", "internal/supervise", "policy/eval"},
+	{"node/datastore", "node/cni/rpc", "node/cni/install", "node/status", "node/config", "internal/testkit", "internal/testkit/", "internal/examples", "internal/traffic", "internal/nft", "internal/supervise", "policy/eval"},
 	{"tunnel/guard"},
 	{"tunnel/", "routing/", "nat/", "policy/", "encryption/", "node/policies", "node/flows", "node/datastore/", "node/ipam", "node/ipam/", "cmd/weft-cni"},
 	{"node/cni", "node/rotation"},
