@@ -54,7 +54,7 @@ image: ## a container image of the static binaries in bin/weft-image.tar, for "c
 	cd hack/image && go run . -o ../../bin/weft-image.tar -tag localhost/weft:$(VERSION) ../../bin/weft ../../bin/weft-cni
 
 # The packages of these tests; one that needs Kubernetes and is not here is skipped by make test.
-KUBE_PACKAGES := ./internal/testkit/kube ./node/datastore/kube
+KUBE_PACKAGES := ./internal/testkit/kube ./api/schema ./node/datastore/kube
 
 test-kube: ## tests with a real Kubernetes API server; the first time it builds Kubernetes from source, some 8 minutes
 	@hack/setup.sh test-kube

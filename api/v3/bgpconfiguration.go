@@ -40,33 +40,39 @@ const (
 // ServiceIPBlock is a range of service addresses that may be advertised.
 type ServiceIPBlock struct {
 	// CIDR of the range; an address is the range of itself.
-	CIDR string `json:"cidr"`
+	CIDR rangeText `json:"cidr"`
 }
 
 // Community names a BGP community.
 type Community struct {
 	// Name that prefixAdvertisements use.
-	Name string `json:"name"`
+	//
+	// +kubebuilder:validation:MinLength=1
+	Name nameText `json:"name"`
 
 	// Value is aa:nn with 16 bits each (RFC 1997), or aa:nn:mm with 32 bits each (RFC 8092).
-	//
-	// +kubebuilder:validation:Pattern=`^(\d+):(\d+)(:(\d+))?$`
-	Value string `json:"value"`
+	Value communityText `json:"value"`
 }
 
 // PrefixAdvertisement attaches communities to what is advertised within a range.
 type PrefixAdvertisement struct {
 	// CIDR of the range.
-	CIDR string `json:"cidr"`
+	CIDR rangeText `json:"cidr"`
 
 	// Communities are names of the list communities, or values as there.
 	//
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=50
+	// +kubebuilder:validation:items:MaxLength=253
 	Communities []string `json:"communities"`
 }
 
 // BGPPassword says where a password is.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.secretKeyRef)",message="the name of a Secret and the key in it that holds the password",fieldPath=".secretKeyRef",reason="FieldValueRequired"
+// +kubebuilder:validation:XValidation:rule="!has(self.secretKeyRef) || has(self.secretKeyRef.name) && size(self.secretKeyRef.name) > 0",message="the name of a Secret",fieldPath=".secretKeyRef.name",reason="FieldValueRequired"
+// +kubebuilder:validation:XValidation:rule="!has(self.secretKeyRef) || !has(self.secretKeyRef.name) || size(self.secretKeyRef.name) == 0 || self.secretKeyRef.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",message="want a DNS subdomain",fieldPath=".secretKeyRef.name"
+// +kubebuilder:validation:XValidation:rule="!has(self.secretKeyRef) || self.secretKeyRef.key.matches('^[-._a-zA-Z0-9]+$')",message="want a key of a Secret: letters, digits, '-', '_' and '.'",fieldPath=".secretKeyRef.key"
 type BGPPassword struct {
 	// SecretKeyRef names a Secret in the namespace of the node service (kube-system on the etcd store)
 	// and the key in it that holds the password of TCP-MD5 (RFC 2385).
@@ -78,9 +84,9 @@ type BGPPassword struct {
 // BGPConfigurationSpec holds the settings of BGP. An unset field leaves the choice to the
 // configuration named default, and at last to the built-in value that its comment names.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.nodeToNodeMeshEnabled) || self.nodeToNodeMeshEnabled || !has(self.nodeMeshPassword)",message="nodeMeshPassword needs the node-to-node mesh"
-// +kubebuilder:validation:XValidation:rule="!has(self.nodeToNodeMeshEnabled) || self.nodeToNodeMeshEnabled || !has(self.nodeMeshMaxRestartTime)",message="nodeMeshMaxRestartTime needs the node-to-node mesh"
-// +kubebuilder:validation:XValidation:rule="!has(self.communities) || size(self.communities) == 0 || (has(self.prefixAdvertisements) && size(self.prefixAdvertisements) > 0)",message="communities are used by prefixAdvertisements: there are none"
+// +kubebuilder:validation:XValidation:rule="!has(self.nodeToNodeMeshEnabled) || self.nodeToNodeMeshEnabled || !has(self.nodeMeshPassword)",message="there is no mesh, nodeToNodeMeshEnabled is false: leave one of them out",fieldPath=".nodeMeshPassword",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="!has(self.nodeToNodeMeshEnabled) || self.nodeToNodeMeshEnabled || !has(self.nodeMeshMaxRestartTime)",message="there is no mesh, nodeToNodeMeshEnabled is false: leave one of them out",fieldPath=".nodeMeshMaxRestartTime",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="!has(self.communities) || size(self.communities) == 0 || has(self.prefixAdvertisements) && size(self.prefixAdvertisements) > 0",message="nothing uses them: want prefixAdvertisements, or no communities",fieldPath=".communities",reason="FieldValueForbidden"
 type BGPConfigurationSpec struct {
 	// LogSeverityScreen is the least severity that the speaker logs; Info when unset.
 	//
@@ -97,21 +103,25 @@ type BGPConfigurationSpec struct {
 	// ASNumber is the AS number of nodes that have none of their own; 64512 when unset.
 	//
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self >= 1 && self <= 4294967295 || self > '0' && self != '0.0'",message="want 1 to 4294967295: AS 0 is nobody's (RFC 7607)"
 	ASNumber *ASNumber `json:"asNumber,omitempty"`
 
 	// ServiceClusterIPs are the ranges of cluster addresses of services that are advertised.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=10000
 	ServiceClusterIPs []ServiceIPBlock `json:"serviceClusterIPs,omitempty"`
 
 	// ServiceExternalIPs are the ranges that external addresses of services may be advertised from.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=10000
 	ServiceExternalIPs []ServiceIPBlock `json:"serviceExternalIPs,omitempty"`
 
 	// ServiceLoadBalancerIPs are the ranges that load balancer addresses of services may be advertised from.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=10000
 	ServiceLoadBalancerIPs []ServiceIPBlock `json:"serviceLoadBalancerIPs,omitempty"`
 
 	// ServiceLoadBalancerAggregation advertises load balancer ranges whole (Enabled, when unset), or each
@@ -125,6 +135,8 @@ type BGPConfigurationSpec struct {
 	//
 	// +optional
 	// +kubebuilder:validation:MaxItems=500
+	// +listType=map
+	// +listMapKey=name
 	Communities []Community `json:"communities,omitempty"`
 
 	// PrefixAdvertisements attach communities to what is advertised.
@@ -149,6 +161,7 @@ type BGPConfigurationSpec struct {
 	// (RFC 4724); 120s when unset.
 	//
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s') && duration(self) <= duration('4095s') && (timestamp(0) + duration(self)).getMilliseconds() == 0",message="want whole seconds from 0s to 4095s"
 	NodeMeshMaxRestartTime *metav1.Duration `json:"nodeMeshMaxRestartTime,omitempty"`
 
 	// BindMode is None, when unset, to listen on all addresses, or NodeIP to listen on the node's own.
@@ -160,17 +173,20 @@ type BGPConfigurationSpec struct {
 	// IgnoredInterfaces are interfaces that lead to no next hop of a learned route, with * for any part of a name.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=1024
+	// +kubebuilder:validation:items:MaxLength=15
+	// +kubebuilder:validation:items:XValidation:rule="self.matches('^[a-zA-Z0-9_.*-]*[a-zA-Z0-9_.-][a-zA-Z0-9_.*-]*$')",message="want an interface name, with * for any part of it but not for all"
 	IgnoredInterfaces []string `json:"ignoredInterfaces,omitempty"`
 
 	// LocalWorkloadPeeringIPV4 is the address that every node has towards pods that speak BGP with it.
 	//
 	// +optional
-	LocalWorkloadPeeringIPV4 string `json:"localWorkloadPeeringIPV4,omitempty"`
+	LocalWorkloadPeeringIPV4 ipv4Text `json:"localWorkloadPeeringIPV4,omitempty"`
 
 	// LocalWorkloadPeeringIPV6 is the same over IPv6.
 	//
 	// +optional
-	LocalWorkloadPeeringIPV6 string `json:"localWorkloadPeeringIPV6,omitempty"`
+	LocalWorkloadPeeringIPV6 ipv6Text `json:"localWorkloadPeeringIPV6,omitempty"`
 
 	// ProgramClusterRoutes says which routes to other nodes BGP programs: Disabled, Enabled,
 	// EnabledIPIPOnly, or EnabledNoEncapOnly, when unset.
@@ -206,12 +222,20 @@ type BGPConfigurationSpec struct {
 // ("node.<name>").
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,path=bgpconfigurations,singular=bgpconfiguration,shortName=bgpconfig;bgpconfigs
+// +kubebuilder:resource:scope=Cluster,path=bgpconfigurations,singular=bgpconfiguration,shortName=bgpconfig;bgpconfigs,categories=calico;weft
 // +kubebuilder:printcolumn:name="ASN",type=string,JSONPath=`.spec.asNumber`
 // +kubebuilder:printcolumn:name="MESH",type=boolean,JSONPath=`.spec.nodeToNodeMeshEnabled`
 // +kubebuilder:printcolumn:name="PORT",type=integer,JSONPath=`.spec.listenPort`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || self.metadata.name.startsWith('node.')",message="the name is default, or node.<name>"
-// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || !has(self.spec) || !(has(self.spec.nodeToNodeMeshEnabled) || has(self.spec.asNumber) || has(self.spec.serviceClusterIPs) || has(self.spec.serviceExternalIPs) || has(self.spec.serviceLoadBalancerIPs) || has(self.spec.serviceLoadBalancerAggregation) || has(self.spec.nodeMeshPassword) || has(self.spec.nodeMeshMaxRestartTime) || has(self.spec.routeReflectorThreshold))",message="the mesh, asNumber, the ranges of services and routeReflectorThreshold stand in the BGPConfiguration default only"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || !has(self.spec) || !has(self.spec.nodeToNodeMeshEnabled)",message="stands in the BGPConfiguration default only",fieldPath=".spec.nodeToNodeMeshEnabled",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || !has(self.spec) || !has(self.spec.asNumber)",message="stands in the BGPConfiguration default only",fieldPath=".spec.asNumber",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || !has(self.spec) || !has(self.spec.serviceClusterIPs) || size(self.spec.serviceClusterIPs) == 0",message="stands in the BGPConfiguration default only",fieldPath=".spec.serviceClusterIPs",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || !has(self.spec) || !has(self.spec.serviceExternalIPs) || size(self.spec.serviceExternalIPs) == 0",message="stands in the BGPConfiguration default only",fieldPath=".spec.serviceExternalIPs",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || !has(self.spec) || !has(self.spec.serviceLoadBalancerIPs) || size(self.spec.serviceLoadBalancerIPs) == 0",message="stands in the BGPConfiguration default only",fieldPath=".spec.serviceLoadBalancerIPs",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || !has(self.spec) || !has(self.spec.serviceLoadBalancerAggregation)",message="stands in the BGPConfiguration default only",fieldPath=".spec.serviceLoadBalancerAggregation",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || !has(self.spec) || !has(self.spec.nodeMeshPassword)",message="stands in the BGPConfiguration default only",fieldPath=".spec.nodeMeshPassword",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || !has(self.spec) || !has(self.spec.nodeMeshMaxRestartTime)",message="stands in the BGPConfiguration default only",fieldPath=".spec.nodeMeshMaxRestartTime",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || !has(self.spec) || !has(self.spec.routeReflectorThreshold)",message="stands in the BGPConfiguration default only",fieldPath=".spec.routeReflectorThreshold",reason="FieldValueForbidden"
 type BGPConfiguration struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

@@ -50,18 +50,13 @@ type BGPFilterCommunities struct {
 	//
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=1
-	// +kubebuilder:validation:items:Pattern=`^(\d+):(\d+)(:(\d+))?$`
-	// +kubebuilder:validation:items:MaxLength=32
-	Values []string `json:"values"`
+	Values []communityText `json:"values"`
 }
 
 // BGPFilterAddCommunity is an operation on an accepted route.
 type BGPFilterAddCommunity struct {
 	// Value is the community that is added: aa:nn or aa:nn:mm.
-	//
-	// +kubebuilder:validation:Pattern=`^(\d+):(\d+)(:(\d+))?$`
-	// +kubebuilder:validation:MaxLength=32
-	Value string `json:"value"`
+	Value communityText `json:"value"`
 }
 
 // BGPFilterPrependASPath is an operation on an accepted route.
@@ -70,6 +65,7 @@ type BGPFilterPrependASPath struct {
 	//
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=10
+	// +kubebuilder:validation:items:XValidation:rule="self >= 1 && self <= 4294967295 || self > '0' && self != '0.0'",message="want 1 to 4294967295: AS 0 is nobody's (RFC 7607)"
 	Prefix []ASNumber `json:"prefix"`
 }
 
@@ -104,9 +100,10 @@ type BGPFilterOperation struct {
 
 // BGPFilterRule decides on the routes that meet all of its conditions; one that is not set is met.
 //
-// +kubebuilder:validation:XValidation:rule="(has(self.cidr) && size(self.cidr) > 0) == (has(self.matchOperator) && size(self.matchOperator) > 0)",message="cidr and matchOperator need each other"
-// +kubebuilder:validation:XValidation:rule="!has(self.prefixLength) || (has(self.cidr) && size(self.cidr) > 0)",message="prefixLength needs cidr"
-// +kubebuilder:validation:XValidation:rule="!has(self.operations) || size(self.operations) == 0 || self.action == 'Accept'",message="operations go with action Accept only"
+// +kubebuilder:validation:XValidation:rule="!(has(self.cidr) && size(self.cidr) > 0) || has(self.matchOperator) && size(self.matchOperator) > 0",message="says how cidr is compared: one of Equal, NotEqual, In, NotIn",fieldPath=".matchOperator",reason="FieldValueRequired"
+// +kubebuilder:validation:XValidation:rule="!(has(self.matchOperator) && size(self.matchOperator) > 0) || has(self.cidr) && size(self.cidr) > 0",message="what matchOperator compares with",fieldPath=".cidr",reason="FieldValueRequired"
+// +kubebuilder:validation:XValidation:rule="!has(self.prefixLength) || (has(self.cidr) && size(self.cidr) > 0)",message="prefixLength needs cidr",fieldPath=".prefixLength"
+// +kubebuilder:validation:XValidation:rule="!has(self.operations) || size(self.operations) == 0 || self.action == 'Accept'",message="operations go with action Accept only",fieldPath=".operations"
 type BGPFilterRule struct {
 	// Action is Accept or Reject.
 	//
@@ -116,7 +113,7 @@ type BGPFilterRule struct {
 	// CIDR is what the route's prefix is compared with; bits after its prefix length do not count.
 	//
 	// +optional
-	// +kubebuilder:validation:MaxLength=43
+	// +kubebuilder:validation:MaxLength=49
 	CIDR string `json:"cidr,omitempty"`
 
 	// MatchOperator says how: Equal, NotEqual, In (within cidr, or equal to it), or NotIn.
@@ -156,6 +153,8 @@ type BGPFilterRule struct {
 	// ASPathPrefix is what the AS path of the route begins with.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:XValidation:rule="self >= 1 && self <= 4294967295 || self > '0' && self != '0.0'",message="want 1 to 4294967295: AS 0 is nobody's (RFC 7607)"
 	ASPathPrefix []ASNumber `json:"asPathPrefix,omitempty"`
 
 	// Priority of the route: the metric of the kernel's.
@@ -179,30 +178,44 @@ type BGPFilterSpec struct {
 	// ExportV4 is for IPv4 routes that the node announces.
 	//
 	// +optional
-	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || ((!has(self.prefixLength.min) || self.prefixLength.min <= 32) && (!has(self.prefixLength.max) || self.prefixLength.max <= 32))",message="prefixLength of an IPv4 rule is 0 to 32"
+	// +kubebuilder:validation:MaxItems=1000
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.cidr) || size(self.cidr) == 0 || isCIDR(self.cidr) && cidr(self.cidr).ip().family() == 4",message="want an IPv4 CIDR such as 192.0.2.0/24",fieldPath=".cidr"
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || !has(self.prefixLength.min) || self.prefixLength.min <= 32",message="want 0 to 32",fieldPath=".prefixLength.min"
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || !has(self.prefixLength.max) || self.prefixLength.max <= 32",message="want 0 to 32",fieldPath=".prefixLength.max"
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || has(self.prefixLength.max) && (self.prefixLength.max > 32 || self.prefixLength.max >= (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0)) || !has(self.prefixLength.max) && (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0) <= 32",message="want at least the least prefix length, or the rule matches nothing",fieldPath=".prefixLength.max"
 	ExportV4 []BGPFilterRule `json:"exportV4,omitempty"`
 
 	// ImportV4 is for IPv4 routes that the peer announces.
 	//
 	// +optional
-	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || ((!has(self.prefixLength.min) || self.prefixLength.min <= 32) && (!has(self.prefixLength.max) || self.prefixLength.max <= 32))",message="prefixLength of an IPv4 rule is 0 to 32"
+	// +kubebuilder:validation:MaxItems=1000
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.cidr) || size(self.cidr) == 0 || isCIDR(self.cidr) && cidr(self.cidr).ip().family() == 4",message="want an IPv4 CIDR such as 192.0.2.0/24",fieldPath=".cidr"
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || !has(self.prefixLength.min) || self.prefixLength.min <= 32",message="want 0 to 32",fieldPath=".prefixLength.min"
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || !has(self.prefixLength.max) || self.prefixLength.max <= 32",message="want 0 to 32",fieldPath=".prefixLength.max"
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || has(self.prefixLength.max) && (self.prefixLength.max > 32 || self.prefixLength.max >= (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0)) || !has(self.prefixLength.max) && (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0) <= 32",message="want at least the least prefix length, or the rule matches nothing",fieldPath=".prefixLength.max"
 	ImportV4 []BGPFilterRule `json:"importV4,omitempty"`
 
 	// ExportV6 is for IPv6 routes that the node announces.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=1000
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.cidr) || size(self.cidr) == 0 || isCIDR(self.cidr) && cidr(self.cidr).ip().family() == 6",message="want an IPv6 CIDR such as 2001:db8::/64",fieldPath=".cidr"
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || has(self.prefixLength.max) && (self.prefixLength.max > 128 || self.prefixLength.max >= (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0)) || !has(self.prefixLength.max) && (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0) <= 128",message="want at least the least prefix length, or the rule matches nothing",fieldPath=".prefixLength.max"
 	ExportV6 []BGPFilterRule `json:"exportV6,omitempty"`
 
 	// ImportV6 is for IPv6 routes that the peer announces.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=1000
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.cidr) || size(self.cidr) == 0 || isCIDR(self.cidr) && cidr(self.cidr).ip().family() == 6",message="want an IPv6 CIDR such as 2001:db8::/64",fieldPath=".cidr"
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || has(self.prefixLength.max) && (self.prefixLength.max > 128 || self.prefixLength.max >= (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0)) || !has(self.prefixLength.max) && (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0) <= 128",message="want at least the least prefix length, or the rule matches nothing",fieldPath=".prefixLength.max"
 	ImportV6 []BGPFilterRule `json:"importV6,omitempty"`
 }
 
 // BGPFilter says which routes a BGPPeer that names it takes and gives.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,path=bgpfilters,singular=bgpfilter
+// +kubebuilder:resource:scope=Cluster,path=bgpfilters,singular=bgpfilter,categories=calico;weft
 type BGPFilter struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

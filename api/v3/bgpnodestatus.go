@@ -35,7 +35,7 @@ type CalicoNodeStatusSpec struct {
 	// Node is the one that reports.
 	//
 	// +kubebuilder:validation:MinLength=1
-	Node string `json:"node"`
+	Node nameText `json:"node"`
 
 	// Classes are what is reported: Agent, BGP, Routes.
 	//
@@ -226,7 +226,7 @@ type CalicoNodeRouteLearnedFrom struct {
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
-// +kubebuilder:resource:scope=Cluster,path=caliconodestatuses,singular=caliconodestatus,shortName=nodestatus;nodestatuses
+// +kubebuilder:resource:scope=Cluster,path=caliconodestatuses,singular=caliconodestatus,shortName=nodestatus;nodestatuses,categories=calico;weft
 // +kubebuilder:printcolumn:name="NODE",type=string,JSONPath=`.spec.node`
 // +kubebuilder:printcolumn:name="UPDATED",type=string,JSONPath=`.status.lastUpdated`
 type CalicoNodeStatus struct {

@@ -35,6 +35,7 @@ type BGPPeerBFD struct {
 	// Interval of the packets in both directions, in steps of a millisecond; 300ms when unset.
 	//
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10ms') && duration(self) <= duration('60s')",message="want whole milliseconds from 10ms to 1m0s"
 	Interval *metav1.Duration `json:"interval,omitempty"`
 
 	// Multiplier is how many packets in a row are missing when a peer counts as gone; 3 when unset.
@@ -47,41 +48,41 @@ type BGPPeerBFD struct {
 
 // BGPPeerSpec says which nodes speak BGP with whom, and how.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.node) || size(self.node) == 0 || !has(self.nodeSelector) || size(self.nodeSelector) == 0",message="node and nodeSelector exclude each other"
+// +kubebuilder:validation:XValidation:rule="!has(self.node) || size(self.node) == 0 || !has(self.nodeSelector) || size(self.nodeSelector) == 0",message="node and nodeSelector exclude each other",fieldPath=".nodeSelector"
 // +kubebuilder:validation:XValidation:rule="(has(self.peerIP) && size(self.peerIP) > 0 ? 1 : 0) + (has(self.peerSelector) && size(self.peerSelector) > 0 ? 1 : 0) + (has(self.localWorkloadSelector) && size(self.localWorkloadSelector) > 0 ? 1 : 0) == 1",message="want one of peerIP, peerSelector, localWorkloadSelector"
-// +kubebuilder:validation:XValidation:rule="!has(self.peerSelector) || size(self.peerSelector) == 0 || !has(self.asNumber)",message="the nodes that peerSelector picks have AS numbers of their own"
-// +kubebuilder:validation:XValidation:rule="!has(self.localWorkloadSelector) || size(self.localWorkloadSelector) == 0 || has(self.asNumber)",message="localWorkloadSelector needs asNumber"
-// +kubebuilder:validation:XValidation:rule="!has(self.reachableBy) || size(self.reachableBy) == 0 || (has(self.peerIP) && size(self.peerIP) > 0)",message="reachableBy needs peerIP"
-// +kubebuilder:validation:XValidation:rule="!has(self.keepOriginalNextHop) || !self.keepOriginalNextHop || !has(self.nextHopMode)",message="keepOriginalNextHop is the older form of nextHopMode: leave one of them out"
+// +kubebuilder:validation:XValidation:rule="!has(self.peerSelector) || size(self.peerSelector) == 0 || !has(self.asNumber)",message="the nodes that peerSelector picks have AS numbers of their own",fieldPath=".asNumber"
+// +kubebuilder:validation:XValidation:rule="!has(self.localWorkloadSelector) || size(self.localWorkloadSelector) == 0 || has(self.asNumber)",message="localWorkloadSelector needs asNumber",fieldPath=".asNumber"
+// +kubebuilder:validation:XValidation:rule="!has(self.reachableBy) || size(self.reachableBy) == 0 || (has(self.peerIP) && size(self.peerIP) > 0)",message="reachableBy needs peerIP",fieldPath=".reachableBy"
+// +kubebuilder:validation:XValidation:rule="!has(self.keepOriginalNextHop) || !self.keepOriginalNextHop || !has(self.nextHopMode)",message="keepOriginalNextHop is the older form of nextHopMode: leave one of them out",fieldPath=".keepOriginalNextHop"
+// +kubebuilder:validation:XValidation:rule="!has(self.reachableBy) || !isIP(self.reachableBy) || !has(self.peerIP) || size(self.peerIP) == 0 || (ip(self.reachableBy).family() == 6) == (isIP(self.peerIP) ? ip(self.peerIP).family() == 6 : self.peerIP.startsWith('[') || self.peerIP.contains('%'))",message="want an address of the same family as peerIP",fieldPath=".reachableBy"
 type BGPPeerSpec struct {
 	// Node is the one node that has this peer.
 	//
 	// +optional
-	Node string `json:"node,omitempty"`
+	Node nameText `json:"node,omitempty"`
 
 	// NodeSelector picks the nodes that have this peer; all when neither it nor node is set.
 	//
 	// +optional
-	// +kubebuilder:validation:MaxLength=1024
-	NodeSelector string `json:"nodeSelector,omitempty"`
+	NodeSelector selectorText `json:"nodeSelector,omitempty"`
 
 	// PeerIP is the address of the peer, with a port or without: 192.0.2.1, 192.0.2.1:1179,
 	// 2001:db8::1, [2001:db8::1]:1179. Without one, 179, or the listenPort of the node whose address it is.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:XValidation:rule="size(self) == 0 || isIP(self) && (ip(self).isGlobalUnicast() || ip(self).isLinkLocalUnicast() && ip(self).family() == 4) || self.matches('^[0-9.]+:[0-9]{1,5}$') && isIP(self.split(':')[0]) && int(self.split(':')[1]) >= 1 && int(self.split(':')[1]) <= 65535 && (ip(self.split(':')[0]).isGlobalUnicast() || ip(self.split(':')[0]).isLinkLocalUnicast() && ip(self.split(':')[0]).family() == 4) || self.matches('^[[][0-9a-fA-F:.]+[]]:[0-9]{1,5}$') && isIP(self.substring(1, self.indexOf(']'))) && ip(self.substring(1, self.indexOf(']'))).family() == 6 && int(self.substring(self.indexOf(']') + 2)) >= 1 && int(self.substring(self.indexOf(']') + 2)) <= 65535 && (ip(self.substring(1, self.indexOf(']'))).isGlobalUnicast() || ip(self.substring(1, self.indexOf(']'))).isLinkLocalUnicast() && ip(self.substring(1, self.indexOf(']'))).family() == 4) || self.matches('^([[]?)[fF][eE][89abAB][0-9a-fA-F]:[0-9a-fA-F:]*%[a-zA-Z0-9_.-]{1,15}([]]:[0-9]{1,5})?$') && isIP(self.substring(self.startsWith('[') ? 1 : 0, self.indexOf('%')))",message="want an address, or one with a port from 1 to 65535, such as 192.0.2.1:1179 or [2001:db8::1]:1179; a link-local one with its interface: fe80::1%eth0"
 	PeerIP string `json:"peerIP,omitempty"`
 
 	// PeerSelector picks nodes of the cluster as peers; their addresses and AS numbers are the nodes' own.
 	//
 	// +optional
-	// +kubebuilder:validation:MaxLength=1024
-	PeerSelector string `json:"peerSelector,omitempty"`
+	PeerSelector selectorText `json:"peerSelector,omitempty"`
 
 	// LocalWorkloadSelector picks pods of the same node as peers.
 	//
 	// +optional
-	// +kubebuilder:validation:MaxLength=1024
-	LocalWorkloadSelector string `json:"localWorkloadSelector,omitempty"`
+	LocalWorkloadSelector selectorText `json:"localWorkloadSelector,omitempty"`
 
 	// ASNumber is the peer's; the node's own when unset. Not with peerSelector, and needed with
 	// localWorkloadSelector.
@@ -92,6 +93,7 @@ type BGPPeerSpec struct {
 	// LocalASNumber is the AS number that the node shows to this peer; its own when unset.
 	//
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self >= 1 && self <= 4294967295 || self > '0' && self != '0.0'",message="want 1 to 4294967295: AS 0 is nobody's (RFC 7607)"
 	LocalASNumber *ASNumber `json:"localASNumber,omitempty"`
 
 	// NextHopMode says which next hop the peer is told of routes of others: Auto, when unset, keeps it
@@ -122,12 +124,14 @@ type BGPPeerSpec struct {
 	// MaxRestartTime is how long the peer's routes are kept while it restarts (RFC 4724); 120s when unset.
 	//
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s') && duration(self) <= duration('4095s') && (timestamp(0) + duration(self)).getMilliseconds() == 0",message="want whole seconds from 0s to 4095s"
 	MaxRestartTime *metav1.Duration `json:"maxRestartTime,omitempty"`
 
 	// KeepaliveTime is the interval of keepalives; a peer counts as gone after three of them. 60s when
 	// unset.
 	//
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s') && duration(self) <= duration('21845s') && (timestamp(0) + duration(self)).getMilliseconds() == 0",message="want whole seconds from 1s to 21845s"
 	KeepaliveTime *metav1.Duration `json:"keepaliveTime,omitempty"`
 
 	// NumAllowedLocalASNumbers is how often the own AS number may be in the path of a route that is
@@ -150,12 +154,16 @@ type BGPPeerSpec struct {
 	// peer by way of it is added.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=49
+	// +kubebuilder:validation:XValidation:rule="size(self) == 0 || isIP(self) && (ip(self).isGlobalUnicast() || ip(self).isLinkLocalUnicast())",message="want the address of a gateway such as 192.0.2.1"
 	ReachableBy string `json:"reachableBy,omitempty"`
 
 	// Filters are the names of BGPFilters, in the order in which they are asked.
 	//
 	// +optional
-	Filters []string `json:"filters,omitempty"`
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:MaxItems=1024
+	Filters []nameText `json:"filters,omitempty"`
 
 	// ReversePeering is Auto, when unset, so that the nodes that peerSelector picks have this node as
 	// peer without a BGPPeer of their own, or Manual.
@@ -183,7 +191,7 @@ type BGPPeerSpec struct {
 // BGPPeer makes nodes speak BGP with a router, with other nodes, or with pods of their own.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,path=bgppeers,singular=bgppeer,shortName=bgpp;bp
+// +kubebuilder:resource:scope=Cluster,path=bgppeers,singular=bgppeer,shortName=bgpp;bp,categories=calico;weft
 // +kubebuilder:printcolumn:name="PEERIP",type=string,JSONPath=`.spec.peerIP`
 // +kubebuilder:printcolumn:name="NODE",type=string,JSONPath=`.spec.node`
 // +kubebuilder:printcolumn:name="ASN",type=string,JSONPath=`.spec.asNumber`

@@ -35,7 +35,7 @@ type ClusterInformationSpec struct {
 // ClusterInformation describes the cluster; its name is "default".
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,path=clusterinformations,singular=clusterinformation,shortName=clusterinfo
+// +kubebuilder:resource:scope=Cluster,path=clusterinformations,singular=clusterinformation,shortName=clusterinfo,categories=calico;weft
 // +kubebuilder:printcolumn:name="GUID",type=string,JSONPath=`.spec.clusterGUID`
 // +kubebuilder:printcolumn:name="READY",type=boolean,JSONPath=`.spec.datastoreReady`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default'",message="the only ClusterInformation is named default"

@@ -35,10 +35,10 @@ type FelixBPFSpec struct {
 	BPFCTLBLogFilter string `json:"bpfCTLBLogFilter,omitempty"`
 
 	// BPFDataIfacePattern is a regular expression for the interfaces that carry the host's traffic.
-	BPFDataIfacePattern string `json:"bpfDataIfacePattern,omitempty"`
+	BPFDataIfacePattern regexpText `json:"bpfDataIfacePattern,omitempty"`
 
 	// BPFL3IfacePattern is a regular expression for such interfaces without Ethernet header.
-	BPFL3IfacePattern string `json:"bpfL3IfacePattern,omitempty"`
+	BPFL3IfacePattern regexpText `json:"bpfL3IfacePattern,omitempty"`
 
 	// BPFConnectTimeLoadBalancingEnabled is the older form of bpfConnectTimeLoadBalancing.
 	BPFConnectTimeLoadBalancingEnabled *bool `json:"bpfConnectTimeLoadBalancingEnabled,omitempty"`
@@ -59,7 +59,9 @@ type FelixBPFSpec struct {
 	BPFExternalServiceMode string `json:"bpfExternalServiceMode,omitempty"`
 
 	// BPFDSROptoutCIDRs are clients that DSR does not apply to.
-	BPFDSROptoutCIDRs *[]string `json:"bpfDSROptoutCIDRs,omitempty"`
+	//
+	// +kubebuilder:validation:MaxItems=1024
+	BPFDSROptoutCIDRs *[]rangeText `json:"bpfDSROptoutCIDRs,omitempty"`
 
 	// BPFExtToServiceConnmark is the mark of connections from outside to a service.
 	//
@@ -69,12 +71,16 @@ type FelixBPFSpec struct {
 	BPFExtToServiceConnmark *int `json:"bpfExtToServiceConnmark,omitempty"`
 
 	// BPFExcludeCIDRsFromNAT are service addresses that are left to the host.
-	BPFExcludeCIDRsFromNAT *[]string `json:"bpfExcludeCIDRsFromNAT,omitempty"`
+	//
+	// +kubebuilder:validation:MaxItems=1024
+	BPFExcludeCIDRsFromNAT *[]rangeText `json:"bpfExcludeCIDRsFromNAT,omitempty"`
 
 	// BPFKubeProxyIptablesCleanupEnabled removes kube-proxy's rules; true when unset.
 	BPFKubeProxyIptablesCleanupEnabled *bool `json:"bpfKubeProxyIptablesCleanupEnabled,omitempty"`
 
 	// BPFKubeProxyMinSyncPeriod is the least time between updates of services; 1s when unset.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
 	BPFKubeProxyMinSyncPeriod *metav1.Duration `json:"bpfKubeProxyMinSyncPeriod,omitempty"`
 
 	// BPFKubeProxyHealthzPort is the health port for load balancers; 10256 when unset, 0 for none.
@@ -87,6 +93,10 @@ type FelixBPFSpec struct {
 	BPFKubeProxyEndpointSlicesEnabled *bool `json:"bpfKubeProxyEndpointSlicesEnabled,omitempty"`
 
 	// BPFPSNATPorts are the source ports for colliding connections; 20000:29999 when unset.
+	//
+	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:Pattern=`^0*([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])(:0*([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?$`
+	// +kubebuilder:validation:XValidation:rule="self >= 0 && self <= 65535 || self >= '0'",message="want a port from 0 to 65535, or two such as 20000:29999"
 	BPFPSNATPorts *intstr.IntOrString `json:"bpfPSNATPorts,omitempty"`
 
 	// BPFMaglevMaxServices is the most services with Maglev; 100 when unset.
@@ -170,10 +180,13 @@ type FelixBPFSpec struct {
 	BPFPolicyDebugEnabled *bool `json:"bpfPolicyDebugEnabled,omitempty"`
 
 	// BPFForceTrackPacketsFromIfaces are interfaces whose traffic is always tracked; docker+ when unset.
-	BPFForceTrackPacketsFromIfaces *[]string `json:"bpfForceTrackPacketsFromIfaces,omitempty"`
+	//
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MinLength=1
+	BPFForceTrackPacketsFromIfaces *[]wildInterfaceText `json:"bpfForceTrackPacketsFromIfaces,omitempty"`
 
 	// BPFDisableGROForIfaces is a regular expression for interfaces without receive offload.
-	BPFDisableGROForIfaces string `json:"bpfDisableGROForIfaces,omitempty"`
+	BPFDisableGROForIfaces regexpText `json:"bpfDisableGROForIfaces,omitempty"`
 
 	// BPFRedirectToPeer delivers straight to the pod's side of its link; Enabled when unset.
 	//
@@ -194,6 +207,8 @@ type FelixBPFSpec struct {
 	BPFIPFragmentReassemblyEnabled *bool `json:"bpfIPFragmentReassemblyEnabled,omitempty"`
 
 	// BPFIPFragTimeout is how long to wait for fragments; the kernel's own when unset.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
 	BPFIPFragTimeout *metav1.Duration `json:"bpfIPFragTimeout,omitempty"`
 
 	// BPFExportBufferSizeMB is the size of the event buffer in MiB; 1 when unset.
@@ -208,19 +223,19 @@ type FelixBPFSpec struct {
 // BPFConntrackTimeouts are durations after which idle connections end; Auto takes the kernel's own.
 type BPFConntrackTimeouts struct {
 	// +optional
-	CreationGracePeriod *string `json:"creationGracePeriod,omitempty"`
+	CreationGracePeriod *timeoutText `json:"creationGracePeriod,omitempty"`
 	// +optional
-	TCPSynSent *string `json:"tcpSynSent,omitempty"`
+	TCPSynSent *timeoutText `json:"tcpSynSent,omitempty"`
 	// +optional
-	TCPEstablished *string `json:"tcpEstablished,omitempty"`
+	TCPEstablished *timeoutText `json:"tcpEstablished,omitempty"`
 	// +optional
-	TCPFinsSeen *string `json:"tcpFinsSeen,omitempty"`
+	TCPFinsSeen *timeoutText `json:"tcpFinsSeen,omitempty"`
 	// +optional
-	TCPResetSeen *string `json:"tcpResetSeen,omitempty"`
+	TCPResetSeen *timeoutText `json:"tcpResetSeen,omitempty"`
 	// +optional
-	UDPTimeout *string `json:"udpTimeout,omitempty"`
+	UDPTimeout *timeoutText `json:"udpTimeout,omitempty"`
 	// +optional
-	GenericTimeout *string `json:"genericTimeout,omitempty"`
+	GenericTimeout *timeoutText `json:"genericTimeout,omitempty"`
 	// +optional
-	ICMPTimeout *string `json:"icmpTimeout,omitempty"`
+	ICMPTimeout *timeoutText `json:"icmpTimeout,omitempty"`
 }

@@ -50,6 +50,8 @@ type FelixProcessSpec struct {
 	HealthPort *int `json:"healthPort,omitempty"`
 
 	// HealthTimeoutOverrides change how long a part may be silent.
+	//
+	// +kubebuilder:validation:MaxItems=64
 	HealthTimeoutOverrides []HealthTimeoutOverride `json:"healthTimeoutOverrides,omitempty"`
 
 	// GoGCThreshold is the garbage collector's target in percent; 40 when unset, -1 for none.
@@ -68,9 +70,13 @@ type FelixProcessSpec struct {
 	GoMaxProcs *int `json:"goMaxProcs,omitempty"`
 
 	// DataplaneWatchdogTimeout is the older form of healthTimeoutOverrides; 90s when unset.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
 	DataplaneWatchdogTimeout *metav1.Duration `json:"dataplaneWatchdogTimeout,omitempty"`
 
 	// FlowLogsFlushInterval is the interval of flow log exports; 300s when unset.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
 	FlowLogsFlushInterval *metav1.Duration `json:"flowLogsFlushInterval,omitempty"`
 
 	// FlowLogsGoldmaneServer is where flow logs are sent.
@@ -99,9 +105,13 @@ type FelixProcessSpec struct {
 	UsageReportingEnabled *bool `json:"usageReportingEnabled,omitempty"`
 
 	// UsageReportingInitialDelay goes with usageReportingEnabled.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
 	UsageReportingInitialDelay *metav1.Duration `json:"usageReportingInitialDelay,omitempty"`
 
 	// UsageReportingInterval goes with usageReportingEnabled.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
 	UsageReportingInterval *metav1.Duration `json:"usageReportingInterval,omitempty"`
 
 	// IstioAmbientMode works together with Istio's ambient mode; Disabled when unset.
@@ -110,6 +120,10 @@ type FelixProcessSpec struct {
 	IstioAmbientMode string `json:"istioAmbientMode,omitempty"`
 
 	// IstioDSCPMark is the DSCP value of traffic to Istio; 23 when unset.
+	//
+	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:Pattern=`^0*([0-9]|[1-5][0-9]|6[0-3])$|^([DdEe][Ff]|[Vv][Aa]|[Cc][Ss][0-7]|[Aa][Ff][1-4][1-3])$`
+	// +kubebuilder:validation:XValidation:rule="self >= 0 && self <= 63 || self >= '0'",message="want 0 to 63, or a name such as AF11, CS1, EF"
 	IstioDSCPMark *intstr.IntOrString `json:"istioDSCPMark,omitempty"`
 
 	// LogFilePath is the log file; none for no file.
@@ -131,7 +145,7 @@ type FelixProcessSpec struct {
 	LogSeveritySys string `json:"logSeveritySys,omitempty"`
 
 	// LogDebugFilenameRegex limits debug lines to source files.
-	LogDebugFilenameRegex string `json:"logDebugFilenameRegex,omitempty"`
+	LogDebugFilenameRegex regexpText `json:"logDebugFilenameRegex,omitempty"`
 
 	// FeatureDetectOverride overrules what was found of the kernel: "SNATFullyRandom=true,".
 	//
@@ -144,15 +158,21 @@ type FelixProcessSpec struct {
 	FeatureGates string `json:"featureGates,omitempty"`
 
 	// ReportingInterval is the interval of status reports; 30s when unset, 0 for none.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
 	ReportingInterval *metav1.Duration `json:"reportingInterval,omitempty"`
 
 	// ReportingTTL is how long a status report is believed; 90s when unset.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
 	ReportingTTL *metav1.Duration `json:"reportingTTL,omitempty"`
 
 	// EndpointReportingEnabled reports the state of endpoints.
 	EndpointReportingEnabled *bool `json:"endpointReportingEnabled,omitempty"`
 
 	// EndpointReportingDelay is the delay of those reports; 1s when unset.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
 	EndpointReportingDelay *metav1.Duration `json:"endpointReportingDelay,omitempty"`
 
 	// MetadataAddr is the metadata server of OpenStack; none for none.
@@ -197,17 +217,25 @@ type FelixProcessSpec struct {
 	DebugDisableLogDropping *bool `json:"debugDisableLogDropping,omitempty"`
 
 	// DebugSimulateCalcGraphHangAfter is for tests.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
 	DebugSimulateCalcGraphHangAfter *metav1.Duration `json:"debugSimulateCalcGraphHangAfter,omitempty"`
 
 	// DebugSimulateDataplaneHangAfter is for tests.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
 	DebugSimulateDataplaneHangAfter *metav1.Duration `json:"debugSimulateDataplaneHangAfter,omitempty"`
 
 	// DebugSimulateDataplaneApplyDelay is for tests.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
 	DebugSimulateDataplaneApplyDelay *metav1.Duration `json:"debugSimulateDataplaneApplyDelay,omitempty"`
 }
 
 // HealthTimeoutOverride changes how long a part of the service may be silent before it counts as dead.
 type HealthTimeoutOverride struct {
-	Name    string          `json:"name"`
+	// +kubebuilder:validation:MinLength=1
+	Name string `json:"name"`
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
 	Timeout metav1.Duration `json:"timeout"`
 }

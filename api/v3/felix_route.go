@@ -38,26 +38,36 @@ type FelixRouteSpec struct {
 	// DeviceRouteSourceAddress is the preferred IPv4 source of those routes.
 	//
 	// +kubebuilder:validation:MaxLength=45
-	DeviceRouteSourceAddress string `json:"deviceRouteSourceAddress,omitempty"`
+	DeviceRouteSourceAddress ipv4Text `json:"deviceRouteSourceAddress,omitempty"`
 
 	// DeviceRouteSourceAddressIPv6 is the preferred IPv6 source of those routes.
 	//
 	// +kubebuilder:validation:MaxLength=45
-	DeviceRouteSourceAddressIPv6 string `json:"deviceRouteSourceAddressIPv6,omitempty"`
+	DeviceRouteSourceAddressIPv6 ipv6Text `json:"deviceRouteSourceAddressIPv6,omitempty"`
 
 	// RouteTableRanges are the route tables that may be used; 1 to 250 when unset.
+	//
+	// +kubebuilder:validation:MaxItems=256
 	RouteTableRanges *[]RouteTableRange `json:"routeTableRanges,omitempty"`
 
 	// RouteTableRange is the older form of routeTableRanges; it excludes it.
+	//
+	// +kubebuilder:validation:XValidation:rule="self.max <= 250",message="want 1 <= min <= max <= 250"
 	RouteTableRange *RouteTableRange `json:"routeTableRange,omitempty"`
 
 	// RouteRefreshInterval is the interval of full checks of the routes; 90s when unset, 0 for none.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
 	RouteRefreshInterval *metav1.Duration `json:"routeRefreshInterval,omitempty"`
 
 	// InterfaceRefreshInterval is the interval of full checks of the interfaces; 90s when unset, 0 for none.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
 	InterfaceRefreshInterval *metav1.Duration `json:"interfaceRefreshInterval,omitempty"`
 
 	// NetlinkTimeout is how long the kernel may take to answer; 10s when unset.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
 	NetlinkTimeout *metav1.Duration `json:"netlinkTimeout,omitempty"`
 
 	// IPv4NormalRoutePriority is the metric of our IPv4 routes; 1024 when unset.
@@ -85,6 +95,8 @@ type FelixRouteSpec struct {
 	IPv6ElevatedRoutePriority *int `json:"ipv6ElevatedRoutePriority,omitempty"`
 
 	// LiveMigrationRouteConvergenceTime is how long elevated priority is kept after a live migration; 30s when unset.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
 	LiveMigrationRouteConvergenceTime *metav1.Duration `json:"liveMigrationRouteConvergenceTime,omitempty"`
 
 	// LocalSubnetL2Reachability answers ARP and NDP for local pods on the host's own subnet.
@@ -93,9 +105,14 @@ type FelixRouteSpec struct {
 	LocalSubnetL2Reachability string `json:"localSubnetL2Reachability,omitempty"`
 
 	// LocalSubnetL2ReachabilityRefreshInterval is the interval of announcements of those addresses; 120s when unset, 0 for none.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
 	LocalSubnetL2ReachabilityRefreshInterval *metav1.Duration `json:"localSubnetL2ReachabilityRefreshInterval,omitempty"`
 
 	// InterfacePrefix is how the host side of pod interfaces begins, or several with commas between; cali when unset.
+	//
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:XValidation:rule="size(self) == 0 || self.matches('^[a-zA-Z0-9_.-]{1,15}(,[a-zA-Z0-9_.-]{1,15})*$')",message="want the beginning of interface names, several with commas between"
 	InterfacePrefix string `json:"interfacePrefix,omitempty"`
 
 	// InterfaceExclude are interfaces that are never host endpoints, or /regular expressions/; kube-ipvs0 when unset.
@@ -120,15 +137,19 @@ type FelixRouteSpec struct {
 	NATOutgoingExclusions string `json:"natOutgoingExclusions,omitempty"`
 
 	// NATPortRange is the range of source ports of outgoing NAT: "20000:29999".
+	//
+	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:Pattern=`^0*([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])(:0*([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?$`
+	// +kubebuilder:validation:XValidation:rule="self >= 0 && self <= 65535 || self >= '0'",message="want a port from 0 to 65535, or two such as 20000:29999"
 	NATPortRange *intstr.IntOrString `json:"natPortRange,omitempty"`
 
 	// NATOutgoingAddress is the source of outgoing NAT; the interface's own when unset. IPv4.
 	//
 	// +kubebuilder:validation:MaxLength=45
-	NATOutgoingAddress string `json:"natOutgoingAddress,omitempty"`
+	NATOutgoingAddress ipv4Text `json:"natOutgoingAddress,omitempty"`
 
 	// IptablesNATOutgoingInterfaceFilter limits outgoing NAT to interfaces, + at the end matching the rest of a name.
-	IptablesNATOutgoingInterfaceFilter string `json:"iptablesNATOutgoingInterfaceFilter,omitempty"`
+	IptablesNATOutgoingInterfaceFilter wildInterfaceText `json:"iptablesNATOutgoingInterfaceFilter,omitempty"`
 
 	// FloatingIPs turns floating IPs of pods on; Disabled when unset.
 	//
@@ -147,9 +168,13 @@ type FelixRouteSpec struct {
 }
 
 // RouteTableRange is a range of route table numbers, both ends included.
+//
+// +kubebuilder:validation:XValidation:rule="self.min <= self.max",message="want 1 <= min <= max"
+// +kubebuilder:validation:XValidation:rule="self.min > 255 || self.max < 253 || self.min > self.max",message="holds the tables 253 to 255, which are the kernel's own"
 type RouteTableRange struct {
 	// +kubebuilder:validation:Minimum=1
 	Min int `json:"min"`
 	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=2147483647
 	Max int `json:"max"`
 }

@@ -16,22 +16,16 @@ type FelixTunnelSpec struct {
 	IPIPEnabled *bool `json:"ipipEnabled,omitempty"`
 
 	// IPIPMTU is the MTU of the IP-in-IP device in bytes; 0 computes it.
-	//
-	// +kubebuilder:validation:Minimum=0
-	IPIPMTU *int `json:"ipipMTU,omitempty"`
+	IPIPMTU *mtu4 `json:"ipipMTU,omitempty"`
 
 	// VXLANEnabled forces the VXLAN devices on or off; unset follows the pools.
 	VXLANEnabled *bool `json:"vxlanEnabled,omitempty"`
 
 	// VXLANMTU is the MTU of the IPv4 VXLAN device in bytes; 0 computes it.
-	//
-	// +kubebuilder:validation:Minimum=0
-	VXLANMTU *int `json:"vxlanMTU,omitempty"`
+	VXLANMTU *mtu4 `json:"vxlanMTU,omitempty"`
 
 	// VXLANMTUV6 is the MTU of the IPv6 VXLAN device in bytes; 0 computes it.
-	//
-	// +kubebuilder:validation:Minimum=0
-	VXLANMTUV6 *int `json:"vxlanMTUV6,omitempty"`
+	VXLANMTUV6 *mtu6 `json:"vxlanMTUV6,omitempty"`
 
 	// VXLANPort is the UDP port of VXLAN; 4789 when unset.
 	//
@@ -46,7 +40,7 @@ type FelixTunnelSpec struct {
 	VXLANVNI *int `json:"vxlanVNI,omitempty"`
 
 	// MTUIfacePattern is a regular expression for the interfaces whose MTU counts for the host's.
-	MTUIfacePattern string `json:"mtuIfacePattern,omitempty"`
+	MTUIfacePattern regexpText `json:"mtuIfacePattern,omitempty"`
 
 	// MTUMode says what the MTU of pods is: Smallest (when unset), so that every path takes it, or
 	// PerRoute, so that the uplink takes it and the routes that carry less say so. An addition of this
@@ -57,6 +51,8 @@ type FelixTunnelSpec struct {
 
 	// MTUProfile names a provider whose network carries less than the MTU of its interfaces says; the
 	// names are in docs/mtu.md. An addition of this project.
+	//
+	// +kubebuilder:validation:Enum="";aws-transit-gateway;azure;gcp;hetzner-cloud;hetzner-vswitch;openstack-vxlan;pppoe
 	MTUProfile string `json:"mtuProfile,omitempty"`
 
 	// RequireMTUFile makes CNI ADD fail while the host's MTU is not known.
@@ -69,7 +65,9 @@ type FelixTunnelSpec struct {
 	AllowVXLANPacketsFromWorkloads *bool `json:"allowVXLANPacketsFromWorkloads,omitempty"`
 
 	// ExternalNodesList are ranges of hosts outside the cluster that may send into our tunnels. IPv4.
-	ExternalNodesList *[]string `json:"externalNodesList,omitempty"`
+	//
+	// +kubebuilder:validation:MaxItems=10000
+	ExternalNodesList *[]ipv4RangeText `json:"externalNodesList,omitempty"`
 
 	// BPFOverlayHostSourceIP is the source of what the host sends to pods over a tunnel in eBPF mode.
 	//
@@ -106,6 +104,9 @@ type FelixWireguardSpec struct {
 
 	// WireguardKeyRotationPeriod is how long keys are used until nodes rotate them by themselves, 1h or more; 0 (when
 	// unset) is for ever. Read from the FelixConfiguration default only.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
+	// +kubebuilder:validation:XValidation:rule="duration(self) <= duration('0s') || duration(self) >= duration('1h')",message="want 0, or 1h or more"
 	WireguardKeyRotationPeriod *metav1.Duration `json:"wireguardKeyRotationPeriod,omitempty"`
 
 	// WireguardListeningPort is the UDP port of the IPv4 device; 51820 when unset.
@@ -121,25 +122,24 @@ type FelixWireguardSpec struct {
 	WireguardListeningPortV6 *int `json:"wireguardListeningPortV6,omitempty"`
 
 	// WireguardInterfaceName names the IPv4 device; wireguard.cali when unset.
-	WireguardInterfaceName string `json:"wireguardInterfaceName,omitempty"`
+	WireguardInterfaceName interfaceText `json:"wireguardInterfaceName,omitempty"`
 
 	// WireguardInterfaceNameV6 names the IPv6 device; wg-v6.cali when unset.
-	WireguardInterfaceNameV6 string `json:"wireguardInterfaceNameV6,omitempty"`
+	WireguardInterfaceNameV6 interfaceText `json:"wireguardInterfaceNameV6,omitempty"`
 
 	// WireguardMTU is the MTU of the IPv4 device in bytes; 0 computes it.
-	//
-	// +kubebuilder:validation:Minimum=0
-	WireguardMTU *int `json:"wireguardMTU,omitempty"`
+	WireguardMTU *mtu4 `json:"wireguardMTU,omitempty"`
 
 	// WireguardMTUV6 is the MTU of the IPv6 device in bytes; 0 computes it.
-	//
-	// +kubebuilder:validation:Minimum=0
-	WireguardMTUV6 *int `json:"wireguardMTUV6,omitempty"`
+	WireguardMTUV6 *mtu6 `json:"wireguardMTUV6,omitempty"`
 
 	// WireguardHostEncryptionEnabled encrypts traffic between the hosts themselves too.
 	WireguardHostEncryptionEnabled *bool `json:"wireguardHostEncryptionEnabled,omitempty"`
 
 	// WireguardKeepAlive is the interval of keepalives to peers; 0 sends none.
+	//
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="want a duration of 0 or more such as 90s"
+	// +kubebuilder:validation:XValidation:rule="duration(self) <= duration('65535s')",message="want at most 65535s"
 	WireguardKeepAlive *metav1.Duration `json:"wireguardKeepAlive,omitempty"`
 
 	// WireguardRoutingRulePriority is the priority of the ip rule that leads to the device; 99 when unset.

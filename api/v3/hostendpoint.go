@@ -8,9 +8,15 @@ import (
 // HostEndpointPort is a port of the host that rules can ask for by name.
 type HostEndpointPort struct {
 	// Name of the port.
-	Name string `json:"name"`
+	//
+	// +kubebuilder:validation:MinLength=1
+	Name portNameText `json:"name"`
 
 	// Protocol is TCP, UDP or SCTP.
+	//
+	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:Pattern=`^([Tt][Cc][Pp]|[Uu][Dd][Pp]|[Ss][Cc][Tt][Pp]|0*(6|17|132))$`
+	// +kubebuilder:validation:XValidation:rule="self == 6 || self == 17 || self == 132 || self >= '0'",message="want TCP, UDP or SCTP"
 	Protocol intstr.IntOrString `json:"protocol"`
 
 	// Port number.
@@ -22,12 +28,12 @@ type HostEndpointPort struct {
 
 // HostEndpointSpec says which interfaces the endpoint is.
 //
-// +kubebuilder:validation:XValidation:rule="(has(self.interfaceName) && size(self.interfaceName) > 0) || (has(self.expectedIPs) && size(self.expectedIPs) > 0)",message="want interfaceName or expectedIPs, or both"
+// +kubebuilder:validation:XValidation:rule="(has(self.interfaceName) && size(self.interfaceName) > 0) || (has(self.expectedIPs) && size(self.expectedIPs) > 0)",message="want interfaceName or expectedIPs, or both",fieldPath=".interfaceName"
 type HostEndpointSpec struct {
 	// Node is the node whose interfaces these are.
 	//
 	// +kubebuilder:validation:MinLength=1
-	Node string `json:"node"`
+	Node nameText `json:"node"`
 
 	// InterfaceName is one interface, or * for all that no other endpoint is for. When empty, those
 	// that have one of the expected addresses.
@@ -40,23 +46,26 @@ type HostEndpointSpec struct {
 	//
 	// +optional
 	// +kubebuilder:validation:MaxItems=1024
-	ExpectedIPs []string `json:"expectedIPs,omitempty"`
+	ExpectedIPs []ipText `json:"expectedIPs,omitempty"`
 
 	// Profiles apply in this order after all policies.
 	//
 	// +optional
-	Profiles []string `json:"profiles,omitempty"`
+	// +kubebuilder:validation:MaxItems=1024
+	// +kubebuilder:validation:items:MinLength=1
+	Profiles []nameText `json:"profiles,omitempty"`
 
 	// Ports have names for rules.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=1024
 	Ports []HostEndpointPort `json:"ports,omitempty"`
 }
 
 // HostEndpoint makes policy apply to interfaces of a node itself.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,path=hostendpoints,singular=hostendpoint,shortName=hep;heps
+// +kubebuilder:resource:scope=Cluster,path=hostendpoints,singular=hostendpoint,shortName=hep;heps,categories=calico;weft
 // +kubebuilder:printcolumn:name="NODE",type=string,JSONPath=`.spec.node`
 // +kubebuilder:printcolumn:name="INTERFACE",type=string,JSONPath=`.spec.interfaceName`
 // +kubebuilder:printcolumn:name="IPS",type=string,JSONPath=`.spec.expectedIPs`

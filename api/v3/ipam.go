@@ -11,13 +11,14 @@ type IPReservationSpec struct {
 	//
 	// +optional
 	// +listType=set
-	ReservedCIDRs []string `json:"reservedCIDRs,omitempty"`
+	// +kubebuilder:validation:MaxItems=100000
+	ReservedCIDRs []rangeText `json:"reservedCIDRs,omitempty"`
 }
 
 // IPReservation keeps addresses of the pools from being given out.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,path=ipreservations,singular=ipreservation,shortName=ipr
+// +kubebuilder:resource:scope=Cluster,path=ipreservations,singular=ipreservation,shortName=ipr,categories=calico;weft
 // +kubebuilder:printcolumn:name="RESERVED",type=string,JSONPath=`.spec.reservedCIDRs`
 type IPReservation struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -47,8 +48,8 @@ const (
 
 // IPAMConfigurationSpec holds the settings of address allocation.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.autoAllocateBlocks) || self.autoAllocateBlocks || (has(self.strictAffinity) && self.strictAffinity)",message="autoAllocateBlocks false needs strictAffinity true"
-// +kubebuilder:validation:XValidation:rule="!has(self.maxBlocksPerHost) || self.maxBlocksPerHost == 0 || (has(self.strictAffinity) && self.strictAffinity)",message="maxBlocksPerHost needs strictAffinity true"
+// +kubebuilder:validation:XValidation:rule="!has(self.autoAllocateBlocks) || self.autoAllocateBlocks || (has(self.strictAffinity) && self.strictAffinity)",message="false needs strictAffinity true: otherwise nodes borrow from each other's blocks",fieldPath=".autoAllocateBlocks"
+// +kubebuilder:validation:XValidation:rule="!has(self.maxBlocksPerHost) || self.maxBlocksPerHost == 0 || (has(self.strictAffinity) && self.strictAffinity)",message="needs strictAffinity true; 0 is the built-in cap of 20",fieldPath=".maxBlocksPerHost"
 type IPAMConfigurationSpec struct {
 	// StrictAffinity forbids taking single addresses from blocks of other nodes.
 	//
@@ -91,7 +92,7 @@ type IPAMConfigurationSpec struct {
 // IPAMConfiguration is the cluster's one set of allocation settings; its name is "default".
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,path=ipamconfigurations,singular=ipamconfiguration,shortName=ipamconfig
+// +kubebuilder:resource:scope=Cluster,path=ipamconfigurations,singular=ipamconfiguration,shortName=ipamconfig,categories=calico;weft
 // +kubebuilder:printcolumn:name="STRICT",type=boolean,JSONPath=`.spec.strictAffinity`
 // +kubebuilder:printcolumn:name="MAXBLOCKS",type=integer,JSONPath=`.spec.maxBlocksPerHost`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default'",message="the only IPAMConfiguration is named default"

@@ -52,11 +52,13 @@ type AllocationAttribute struct {
 // first address of the block.
 type IPAMBlockSpec struct {
 	// CIDR is the range of the block.
-	CIDR string `json:"cidr"`
+	CIDR blockText `json:"cidr"`
 
 	// Affinity is "host:<node>" or "virtual:<name>"; nil when no node has the block.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:XValidation:rule="self.matches('^(host|virtual):.+$')",message="want host:<node> or virtual:<name>"
 	Affinity *string `json:"affinity,omitempty"`
 
 	// AffinityClaimTime is when the affinity was claimed.
@@ -69,12 +71,17 @@ type IPAMBlockSpec struct {
 	//
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:pruning:PreserveUnknownFields
+	// +optional
 	Allocations []*int `json:"allocations"`
 
 	// Unallocated holds the free ordinals in the order in which they are given out.
+	//
+	// +optional
 	Unallocated []int `json:"unallocated"`
 
 	// Attributes are the owners that Allocations points to.
+	//
+	// +optional
 	Attributes []AllocationAttribute `json:"attributes"`
 
 	// SequenceNumber grows with every write of the block.
@@ -127,18 +134,24 @@ type IPAMBlockList struct {
 // BlockAffinitySpec is a node's claim to a block.
 type BlockAffinitySpec struct {
 	// State is pending, confirmed or pendingDeletion.
+	//
+	// +kubebuilder:validation:Enum=pending;confirmed;pendingDeletion
 	State string `json:"state"`
 
 	// Node is the claimant.
+	//
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot change: it is the affinity's identity"
 	Node string `json:"node"`
 
 	// Type is host (also when empty) or virtual.
 	//
 	// +optional
+	// +kubebuilder:validation:Enum="";host;virtual
 	Type string `json:"type,omitempty"`
 
 	// CIDR is the range of the block.
-	CIDR string `json:"cidr"`
+	CIDR blockText `json:"cidr"`
 
 	// Deleted marks an affinity that is being deleted; no user may set it.
 	//
@@ -174,9 +187,14 @@ type BlockAffinityList struct {
 // IPAMHandleSpec counts what one owner holds.
 type IPAMHandleSpec struct {
 	// HandleID is the owner's key, unshortened: <network>.<container ID>.
+	//
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot change: it is the handle's identity"
 	HandleID string `json:"handleID"`
 
 	// Block counts the addresses held in each block, by CIDR.
+	//
+	// +optional
 	Block map[string]int `json:"block"`
 
 	// Deleted marks a handle that is being deleted.

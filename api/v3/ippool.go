@@ -52,23 +52,31 @@ const (
 
 // IPPoolSpec is what a person wants of a pool.
 //
-// +kubebuilder:validation:XValidation:rule="!(has(self.ipipMode) && self.ipipMode != 'Never' && has(self.vxlanMode) && self.vxlanMode != 'Never')",message="ipipMode and vxlanMode exclude each other: set one of them to Never"
-// +kubebuilder:validation:XValidation:rule="!(self.cidr.contains(':') && has(self.ipipMode) && self.ipipMode != 'Never')",message="IPIP carries IPv4 only: set ipipMode to Never in an IPv6 pool"
-// +kubebuilder:validation:XValidation:rule="!has(self.blockSize) || self.blockSize == 0 || (self.cidr.contains(':') ? self.blockSize >= 116 && self.blockSize <= 128 : self.blockSize >= 20 && self.blockSize <= 32)",message="blockSize must be 20 to 32 in an IPv4 pool and 116 to 128 in an IPv6 pool"
-// +kubebuilder:validation:XValidation:rule="!has(self.allowedUses) || !self.allowedUses.exists(u, u == 'LoadBalancer') || self.allowedUses.all(u, u == 'LoadBalancer')",message="LoadBalancer excludes the other allowedUses"
-// +kubebuilder:validation:XValidation:rule="!has(self.allowedUses) || !self.allowedUses.exists(u, u == 'LoadBalancer') || ((!has(self.ipipMode) || self.ipipMode == 'Never') && (!has(self.vxlanMode) || self.vxlanMode == 'Never'))",message="a LoadBalancer pool takes no encapsulation"
-// +kubebuilder:validation:XValidation:rule="!has(self.allowedUses) || !self.allowedUses.exists(u, u == 'LoadBalancer') || !has(self.disableBGPExport) || !self.disableBGPExport",message="a LoadBalancer pool cannot set disableBGPExport"
-// +kubebuilder:validation:XValidation:rule="!has(self.allowedUses) || !self.allowedUses.exists(u, u == 'LoadBalancer') || !has(self.nodeSelector) || size(self.nodeSelector) == 0 || self.nodeSelector == 'all()'",message="a LoadBalancer pool needs nodeSelector all()"
-// +kubebuilder:validation:XValidation:rule="!has(self.namespaceSelector) || size(self.namespaceSelector) == 0 || !has(self.allowedUses) || !self.allowedUses.exists(u, u == 'Tunnel')",message="tunnel addresses belong to no namespace: leave Tunnel out, or namespaceSelector"
-// +kubebuilder:validation:XValidation:rule="(has(self.disabled) && self.disabled) || !isCIDR(self.cidr) || cidr(self.cidr).prefixLength() <= (has(self.blockSize) && self.blockSize != 0 ? self.blockSize : cidr(self.cidr).ip().family() == 4 ? 26 : 122)",message="the pool is smaller than one block: want a shorter prefix length, or a larger blockSize"
+// +kubebuilder:validation:XValidation:rule="!(has(self.ipipMode) && self.ipipMode != 'Never' && has(self.vxlanMode) && self.vxlanMode != 'Never')",message="ipipMode and vxlanMode exclude each other: set one of them to Never",fieldPath=".ipipMode"
+// +kubebuilder:validation:XValidation:rule="!(self.cidr.contains(':') && has(self.ipipMode) && self.ipipMode != 'Never')",message="IP-in-IP carries IPv4 only: want Never in an IPv6 pool",fieldPath=".ipipMode"
+// +kubebuilder:validation:XValidation:rule="!has(self.blockSize) || self.blockSize == 0 || (self.cidr.contains(':') ? self.blockSize >= 116 && self.blockSize <= 128 : self.blockSize >= 20 && self.blockSize <= 32)",message="want 20 to 32 in an IPv4 pool, 116 to 128 in an IPv6 pool",fieldPath=".blockSize"
+// +kubebuilder:validation:XValidation:rule="has(self.disabled) && self.disabled || !isCIDR(self.cidr) || has(self.blockSize) && (self.cidr.contains(':') ? self.blockSize < 116 : self.blockSize < 20) && self.blockSize != 0 || cidr(self.cidr).prefixLength() <= (has(self.blockSize) && self.blockSize != 0 ? self.blockSize : self.cidr.contains(':') ? 122 : 26)",message="is smaller than one block: want a shorter prefix length, or a larger blockSize",fieldPath=".cidr"
+// +kubebuilder:validation:XValidation:rule="!(has(self.allowedUses) && self.allowedUses.exists(u, u == 'LoadBalancer')) || self.allowedUses.all(u, u == 'LoadBalancer')",message="LoadBalancer excludes the other uses",fieldPath=".allowedUses"
+// +kubebuilder:validation:XValidation:rule="!(has(self.allowedUses) && self.allowedUses.exists(u, u == 'LoadBalancer') && has(self.ipipMode) && self.ipipMode != 'Never')",message="want Never in a LoadBalancer pool",fieldPath=".ipipMode"
+// +kubebuilder:validation:XValidation:rule="!(has(self.allowedUses) && self.allowedUses.exists(u, u == 'LoadBalancer') && has(self.vxlanMode) && self.vxlanMode != 'Never')",message="want Never in a LoadBalancer pool",fieldPath=".vxlanMode"
+// +kubebuilder:validation:XValidation:rule="!(has(self.allowedUses) && self.allowedUses.exists(u, u == 'LoadBalancer') && has(self.disableBGPExport) && self.disableBGPExport)",message="want false in a LoadBalancer pool",fieldPath=".disableBGPExport"
+// +kubebuilder:validation:XValidation:rule="!(has(self.allowedUses) && self.allowedUses.exists(u, u == 'LoadBalancer') && has(self.nodeSelector) && size(self.nodeSelector) > 0 && self.nodeSelector != 'all()')",message="want all() in a LoadBalancer pool",fieldPath=".nodeSelector"
+// +kubebuilder:validation:XValidation:rule="!(has(self.namespaceSelector) && size(self.namespaceSelector) > 0 && has(self.allowedUses) && self.allowedUses.exists(u, u == 'Tunnel'))",message="tunnel addresses belong to no namespace: leave Tunnel out, or namespaceSelector",fieldPath=".allowedUses"
+// +kubebuilder:validation:XValidation:rule="(has(self.blockSize) && self.blockSize != 0 ? self.blockSize : self.cidr.contains(':') ? 122 : 26) == (has(oldSelf.blockSize) && oldSelf.blockSize != 0 ? oldSelf.blockSize : oldSelf.cidr.contains(':') ? 122 : 26)",message="cannot change: create another pool and disable this one",fieldPath=".blockSize"
 type IPPoolSpec struct {
 	// CIDR is the range of the pool, with no host bit set. It cannot change.
 	//
-	// +kubebuilder:validation:MaxLength=48
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cidr cannot change: create another pool instead"
-	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self) == cidr(self).masked()",message="want a CIDR with no bit set after its prefix length, such as 10.244.0.0/16"
-	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || !(cidr('169.254.0.0/16').containsCIDR(self) || cidr('fe80::/10').containsCIDR(self) || cidr(self).containsCIDR('169.254.0.0/16') || cidr(self).containsCIDR('fe80::/10'))",message="the link-local ranges 169.254.0.0/16 and fe80::/10 are not routed"
-	CIDR string `json:"cidr"`
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="cannot change: create another pool and disable this one"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || !cidr('0.0.0.0/8').containsCIDR(cidr(self).masked()) && !cidr(self).masked().containsCIDR('0.0.0.0/8')",message="overlaps the 'this network' range 0.0.0.0/8, which is nobody's address"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || !cidr('127.0.0.0/8').containsCIDR(cidr(self).masked()) && !cidr(self).masked().containsCIDR('127.0.0.0/8')",message="overlaps the loopback range 127.0.0.0/8, which never leaves a host"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || !cidr('169.254.0.0/16').containsCIDR(cidr(self).masked()) && !cidr(self).masked().containsCIDR('169.254.0.0/16')",message="overlaps the link-local range 169.254.0.0/16, which is not routed"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || !cidr('224.0.0.0/4').containsCIDR(cidr(self).masked()) && !cidr(self).masked().containsCIDR('224.0.0.0/4')",message="overlaps the multicast range 224.0.0.0/4, which is nobody's own address"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || !cidr('240.0.0.0/4').containsCIDR(cidr(self).masked()) && !cidr(self).masked().containsCIDR('240.0.0.0/4')",message="overlaps the reserved range 240.0.0.0/4, which the kernel does not route"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || !cidr('::/64').containsCIDR(cidr(self).masked()) && !cidr(self).masked().containsCIDR('::/64')",message="overlaps the unspecified, loopback and IPv4-mapped range ::/64, which is not routed"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || !cidr('fe80::/10').containsCIDR(cidr(self).masked()) && !cidr(self).masked().containsCIDR('fe80::/10')",message="overlaps the link-local range fe80::/10, which is not routed"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || !cidr('ff00::/8').containsCIDR(cidr(self).masked()) && !cidr(self).masked().containsCIDR('ff00::/8')",message="overlaps the multicast range ff00::/8, which is nobody's own address"
+	CIDR maskedText `json:"cidr"`
 
 	// VXLANMode says when traffic of this pool travels in VXLAN. Excludes ipipMode.
 	//
@@ -103,21 +111,18 @@ type IPPoolSpec struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=128
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="blockSize cannot change: create another pool instead"
 	BlockSize int `json:"blockSize,omitempty"`
 
 	// NodeSelector picks the nodes that may use this pool.
 	//
 	// +optional
 	// +kubebuilder:default="all()"
-	// +kubebuilder:validation:MaxLength=1024
-	NodeSelector string `json:"nodeSelector,omitempty"`
+	NodeSelector selectorText `json:"nodeSelector,omitempty"`
 
 	// NamespaceSelector picks the namespaces whose pods may use this pool; when empty, all.
 	//
 	// +optional
-	// +kubebuilder:validation:MaxLength=1024
-	NamespaceSelector string `json:"namespaceSelector,omitempty"`
+	NamespaceSelector selectorText `json:"namespaceSelector,omitempty"`
 
 	// AllowedUses lists what the addresses are for; Workload and Tunnel when not set (Workload alone
 	// in a pool with a namespaceSelector).
@@ -158,7 +163,7 @@ type IPPoolStatus struct {
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
-// +kubebuilder:resource:scope=Cluster,path=ippools,singular=ippool,shortName=ipp;pool
+// +kubebuilder:resource:scope=Cluster,path=ippools,singular=ippool,shortName=ipp;pool,categories=calico;weft
 // +kubebuilder:printcolumn:name="CIDR",type=string,JSONPath=`.spec.cidr`
 // +kubebuilder:printcolumn:name="VXLAN",type=string,JSONPath=`.spec.vxlanMode`
 // +kubebuilder:printcolumn:name="IPIP",type=string,JSONPath=`.spec.ipipMode`

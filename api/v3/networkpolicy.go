@@ -21,8 +21,7 @@ type PolicySpec struct {
 	//
 	// +optional
 	// +kubebuilder:default=default
-	// +kubebuilder:validation:MaxLength=63
-	Tier string `json:"tier,omitempty"`
+	Tier labelText `json:"tier,omitempty"`
 
 	// Order of the policy in its tier: lower numbers are asked first. Last when not set.
 	//
@@ -33,30 +32,35 @@ type PolicySpec struct {
 	//
 	// +optional
 	// +kubebuilder:validation:MaxItems=1024
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.destination) || !has(self.destination.services)",message="an ingress rule asks for a service as its source",fieldPath=".destination.services",reason="FieldValueForbidden"
 	Ingress []Rule `json:"ingress,omitzero"`
 
 	// Egress rules, in order.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxItems=1024
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.source) || !has(self.source.services)",message="an egress rule asks for a service as its destination",fieldPath=".source.services",reason="FieldValueForbidden"
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.destination) || !has(self.destination.services) || !(has(self.destination.ports) || has(self.destination.notPorts))",message="the Service says the ports",fieldPath=".destination"
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.http)",message="only an Allow rule for ingress asks for requests",fieldPath=".http",reason="FieldValueForbidden"
 	Egress []Rule `json:"egress,omitzero"`
 
 	// Selector picks the endpoints that the policy is for; all() when not set.
 	//
 	// +optional
-	Selector string `json:"selector,omitempty"`
+	Selector ruleSelectorText `json:"selector,omitempty"`
 
 	// Types are the directions that the policy is about. When not set: Egress if there are egress
 	// rules only, both if there are both, otherwise Ingress.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxItems=2
+	// +listType=set
 	Types []PolicyType `json:"types,omitzero"`
 
 	// ServiceAccountSelector limits the policy to pods by the labels of their service account.
 	//
 	// +optional
-	ServiceAccountSelector string `json:"serviceAccountSelector,omitempty"`
+	ServiceAccountSelector ruleSelectorText `json:"serviceAccountSelector,omitempty"`
 
 	// PerformanceHints say what is known of the policy. They are read and have no effect.
 	//
@@ -72,10 +76,12 @@ type NetworkPolicySpec struct {
 // NetworkPolicy says what traffic endpoints of its namespace may have.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Namespaced,path=networkpolicies,singular=networkpolicy,shortName=cnp;caliconetworkpolicy
+// +kubebuilder:resource:scope=Namespaced,path=networkpolicies,singular=networkpolicy,shortName=cnp;caliconetworkpolicy,categories=calico;weft
 // +kubebuilder:printcolumn:name="TIER",type=string,JSONPath=`.spec.tier`
 // +kubebuilder:printcolumn:name="ORDER",type=number,JSONPath=`.spec.order`
 // +kubebuilder:printcolumn:name="SELECTOR",type=string,JSONPath=`.spec.selector`
+// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 127 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$')",message="the name is a DNS label, or two with a dot between them"
+// +kubebuilder:validation:XValidation:rule="!self.metadata.name.startsWith('knp.default.') && !self.metadata.name.startsWith('ossg.default.')",message="names that begin with knp.default. or ossg.default. are those of converted Kubernetes policies: want another name"
 type NetworkPolicy struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -95,16 +101,20 @@ type NetworkPolicyList struct {
 
 // GlobalPolicySpec is what policies that belong to the whole cluster have in common.
 //
-// +kubebuilder:validation:XValidation:rule="!(has(self.doNotTrack) && self.doNotTrack && has(self.preDNAT) && self.preDNAT)",message="doNotTrack and preDNAT exclude each other"
-// +kubebuilder:validation:XValidation:rule="!(has(self.doNotTrack) && self.doNotTrack || has(self.preDNAT) && self.preDNAT) || has(self.applyOnForward) && self.applyOnForward",message="doNotTrack and preDNAT need applyOnForward true"
-// +kubebuilder:validation:XValidation:rule="!(has(self.preDNAT) && self.preDNAT) || !has(self.egress) || size(self.egress) == 0",message="a preDNAT policy has no egress rules"
+// +kubebuilder:validation:XValidation:rule="!(has(self.doNotTrack) && self.doNotTrack && has(self.preDNAT) && self.preDNAT)",message="excludes doNotTrack: set one of them to false",fieldPath=".preDNAT"
+// +kubebuilder:validation:XValidation:rule="!(has(self.doNotTrack) && self.doNotTrack) || has(self.applyOnForward) && self.applyOnForward",message="needs applyOnForward true",fieldPath=".doNotTrack"
+// +kubebuilder:validation:XValidation:rule="!(has(self.preDNAT) && self.preDNAT) || has(self.applyOnForward) && self.applyOnForward",message="needs applyOnForward true",fieldPath=".preDNAT"
+// +kubebuilder:validation:XValidation:rule="!(has(self.preDNAT) && self.preDNAT) || !has(self.egress) || size(self.egress) == 0",message="a preDNAT policy has no egress rules",fieldPath=".egress",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="!(has(self.preDNAT) && self.preDNAT) || !has(self.types) || !self.types.exists(t, t == 'Egress')",message="a preDNAT policy is about Ingress only",fieldPath=".types"
+// +kubebuilder:validation:XValidation:rule="!has(self.ingress) || self.ingress.all(r, !has(r.source) || !has(r.source.services) || has(r.source.services.namespace) && size(r.source.services.namespace) > 0)",message="a service needs its namespace here: what this is in belongs to none",fieldPath=".ingress"
+// +kubebuilder:validation:XValidation:rule="!has(self.egress) || self.egress.all(r, !has(r.destination) || !has(r.destination.services) || has(r.destination.services.namespace) && size(r.destination.services.namespace) > 0)",message="a service needs its namespace here: what this is in belongs to none",fieldPath=".egress"
 type GlobalPolicySpec struct {
 	PolicySpec `json:",inline"`
 
 	// NamespaceSelector limits the policy to endpoints of the namespaces that it picks.
 	//
 	// +optional
-	NamespaceSelector string `json:"namespaceSelector,omitempty"`
+	NamespaceSelector ruleSelectorText `json:"namespaceSelector,omitempty"`
 
 	// DoNotTrack applies the policy before connection tracking, on host endpoints only. Needs
 	// applyOnForward.
@@ -132,10 +142,12 @@ type GlobalNetworkPolicySpec struct {
 // GlobalNetworkPolicy says what traffic endpoints of all namespaces, and hosts, may have.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,path=globalnetworkpolicies,singular=globalnetworkpolicy,shortName=gnp;cgnp
+// +kubebuilder:resource:scope=Cluster,path=globalnetworkpolicies,singular=globalnetworkpolicy,shortName=gnp;cgnp,categories=calico;weft
 // +kubebuilder:printcolumn:name="TIER",type=string,JSONPath=`.spec.tier`
 // +kubebuilder:printcolumn:name="ORDER",type=number,JSONPath=`.spec.order`
 // +kubebuilder:printcolumn:name="SELECTOR",type=string,JSONPath=`.spec.selector`
+// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 127 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$')",message="the name is a DNS label, or two with a dot between them"
+// +kubebuilder:validation:XValidation:rule="!self.metadata.name.startsWith('knp.default.') && !self.metadata.name.startsWith('ossg.default.')",message="names that begin with knp.default. or ossg.default. are those of converted Kubernetes policies: want another name"
 type GlobalNetworkPolicy struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

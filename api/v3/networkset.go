@@ -9,13 +9,14 @@ type NetworkSetSpec struct {
 	// Nets are addresses and CIDRs, of both families.
 	//
 	// +optional
-	Nets []string `json:"nets,omitzero"`
+	// +kubebuilder:validation:MaxItems=150000
+	Nets []rangeText `json:"nets,omitzero"`
 }
 
 // NetworkSet is a list of ranges of a namespace that rules find by its labels.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Namespaced,path=networksets,singular=networkset,shortName=netset;netsets
+// +kubebuilder:resource:scope=Namespaced,path=networksets,singular=networkset,shortName=netset;netsets,categories=calico;weft
 type NetworkSet struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -36,7 +37,7 @@ type NetworkSetList struct {
 // GlobalNetworkSet is a list of ranges that belongs to no namespace, which rules find by its labels.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,path=globalnetworksets,singular=globalnetworkset,shortName=gns;globalnetset
+// +kubebuilder:resource:scope=Cluster,path=globalnetworksets,singular=globalnetworkset,shortName=gns;globalnetset,categories=calico;weft
 type GlobalNetworkSet struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

@@ -17,29 +17,32 @@ type NodeBGPSpec struct {
 	// ASNumber is the node's own AS number; the cluster's when not set.
 	//
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self >= 1 && self <= 4294967295 || self > '0' && self != '0.0'",message="want 1 to 4294967295: AS 0 is nobody's (RFC 7607)"
 	ASNumber *ASNumber `json:"asNumber,omitempty"`
 
 	// IPv4Address is the node's IPv4 address with the prefix length of its subnet: 192.0.2.1/24.
 	// Without a prefix length, /32.
 	//
 	// +optional
-	IPv4Address string `json:"ipv4Address,omitempty"`
+	IPv4Address nodeIPv4Text `json:"ipv4Address,omitempty"`
 
 	// IPv6Address is the node's IPv6 address with the prefix length of its subnet. Without a prefix
 	// length, /128.
 	//
 	// +optional
-	IPv6Address string `json:"ipv6Address,omitempty"`
+	IPv6Address nodeIPv6Text `json:"ipv6Address,omitempty"`
 
 	// IPv4IPIPTunnelAddr is the address of the node's IP-in-IP device.
 	//
 	// +optional
-	IPv4IPIPTunnelAddr string `json:"ipv4IPIPTunnelAddr,omitempty"`
+	IPv4IPIPTunnelAddr ipv4Text `json:"ipv4IPIPTunnelAddr,omitempty"`
 
 	// RouteReflectorClusterID makes the node a route reflector of this cluster id, in the form of
 	// an IPv4 address.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=15
+	// +kubebuilder:validation:XValidation:rule="size(self) == 0 || isIP(self) && ip(self).family() == 4 && !ip(self).isUnspecified()",message="want 32 bits that are not all zero, written like an IPv4 address: 224.0.0.1"
 	RouteReflectorClusterID string `json:"routeReflectorClusterID,omitempty"`
 }
 
@@ -59,22 +62,23 @@ type NodeWireguardSpec struct {
 	// InterfaceIPv4Address is the address of the IPv4 device.
 	//
 	// +optional
-	InterfaceIPv4Address string `json:"interfaceIPv4Address,omitempty"`
+	InterfaceIPv4Address ipv4Text `json:"interfaceIPv4Address,omitempty"`
 
 	// InterfaceIPv6Address is the address of the IPv6 device.
 	//
 	// +optional
-	InterfaceIPv6Address string `json:"interfaceIPv6Address,omitempty"`
+	InterfaceIPv6Address ipv6Text `json:"interfaceIPv6Address,omitempty"`
 }
 
 // NodeAddress is an address at which the node can be reached.
 type NodeAddress struct {
 	// Address is an address, or one with a prefix length.
-	Address string `json:"address"`
+	Address rangeText `json:"address"`
 
 	// Type is CalicoNodeIP, InternalIP or ExternalIP.
 	//
 	// +optional
+	// +kubebuilder:validation:Enum="";CalicoNodeIP;InternalIP;ExternalIP
 	Type string `json:"type,omitempty"`
 }
 
@@ -83,12 +87,13 @@ type NodeInterface struct {
 	// Name of the interface.
 	//
 	// +optional
-	Name string `json:"name,omitempty"`
+	Name interfaceText `json:"name,omitempty"`
 
 	// Addresses of the interface.
 	//
 	// +optional
-	Addresses []string `json:"addresses,omitempty"`
+	// +kubebuilder:validation:MaxItems=64
+	Addresses []rangeText `json:"addresses,omitempty"`
 }
 
 // NodeSpec is what a node is to the network.
@@ -101,22 +106,22 @@ type NodeSpec struct {
 	// IPv4VXLANTunnelAddr is the address of the IPv4 VXLAN device.
 	//
 	// +optional
-	IPv4VXLANTunnelAddr string `json:"ipv4VXLANTunnelAddr,omitempty"`
+	IPv4VXLANTunnelAddr ipv4Text `json:"ipv4VXLANTunnelAddr,omitempty"`
 
 	// VXLANTunnelMACAddr is the Ethernet address of the IPv4 VXLAN device.
 	//
 	// +optional
-	VXLANTunnelMACAddr string `json:"vxlanTunnelMACAddr,omitempty"`
+	VXLANTunnelMACAddr macText `json:"vxlanTunnelMACAddr,omitempty"`
 
 	// IPv6VXLANTunnelAddr is the address of the IPv6 VXLAN device.
 	//
 	// +optional
-	IPv6VXLANTunnelAddr string `json:"ipv6VXLANTunnelAddr,omitempty"`
+	IPv6VXLANTunnelAddr ipv6Text `json:"ipv6VXLANTunnelAddr,omitempty"`
 
 	// VXLANTunnelMACAddrV6 is the Ethernet address of the IPv6 VXLAN device.
 	//
 	// +optional
-	VXLANTunnelMACAddrV6 string `json:"vxlanTunnelMACAddrV6,omitempty"`
+	VXLANTunnelMACAddrV6 macText `json:"vxlanTunnelMACAddrV6,omitempty"`
 
 	// OrchRefs name the node in its orchestrators.
 	//
@@ -131,18 +136,20 @@ type NodeSpec struct {
 	// Addresses at which the node can be reached.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=1024
 	Addresses []NodeAddress `json:"addresses,omitempty"`
 
 	// Interfaces of the node.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=1024
 	Interfaces []NodeInterface `json:"interfaces,omitempty"`
 }
 
 // NodeOnLink is one entry of a node's own view of its link.
 type NodeOnLink struct {
 	// CIDR is a range of underlay addresses.
-	CIDR string `json:"cidr"`
+	CIDR maskedText `json:"cidr"`
 
 	// Gateway tells that the range is reached by a router although a wider entry says directly.
 	//
@@ -155,11 +162,14 @@ type NodeTunnels struct {
 	// Receives are the tunnels that stand ready in the node's kernel.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:XValidation:rule="self.encapsulation != 'None'",message="want VXLAN, IPIP or WireGuard",fieldPath=".encapsulation"
 	Receives []NodeTunnelEnd `json:"receives,omitempty"`
 
 	// Sends are the tunnels that the node may be sending by.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=64
 	Sends []NodeTunnelEnd `json:"sends,omitempty"`
 
 	// EncryptedOnly tells that the node refuses, from nodes that can encrypt, what is not encrypted.
@@ -169,6 +179,10 @@ type NodeTunnels struct {
 }
 
 // NodeTunnelEnd is one way of tunnelling.
+//
+// +kubebuilder:validation:XValidation:rule="self.encapsulation == 'None' || has(self.family)",message="want IPv4 or IPv6",fieldPath=".family"
+// +kubebuilder:validation:XValidation:rule="self.encapsulation != 'VXLAN' || has(self.vni) && self.vni >= 1 && self.vni <= 16777215",message="want 1 to 16777215",fieldPath=".vni"
+// +kubebuilder:validation:XValidation:rule="!(self.encapsulation in ['VXLAN', 'WireGuard']) || has(self.port) && self.port >= 1 && self.port <= 65535",message="want 1 to 65535",fieldPath=".port"
 type NodeTunnelEnd struct {
 	// Encapsulation is VXLAN, IPIP, WireGuard, or, in sends only, None: without a tunnel.
 	//
@@ -203,7 +217,9 @@ type NodeKey struct {
 	Epoch int `json:"epoch"`
 
 	// PublicKey is 32 bytes in base64.
-	PublicKey string `json:"publicKey"`
+	//
+	// +kubebuilder:validation:MinLength=1
+	PublicKey keyText `json:"publicKey"`
 }
 
 // NodeStatus is what a node publishes of itself.
@@ -211,28 +227,33 @@ type NodeStatus struct {
 	// WireguardPublicKey is the key of the IPv4 device, in base64.
 	//
 	// +optional
-	WireguardPublicKey string `json:"wireguardPublicKey,omitempty"`
+	WireguardPublicKey keyText `json:"wireguardPublicKey,omitempty"`
 
 	// WireguardPublicKeyV6 is the key of the IPv6 device, in base64.
 	//
 	// +optional
-	WireguardPublicKeyV6 string `json:"wireguardPublicKeyV6,omitempty"`
+	WireguardPublicKeyV6 keyText `json:"wireguardPublicKeyV6,omitempty"`
 
 	// WireguardKeys are the public keys of all epochs that the node has devices for; without it the
 	// one above is that of epoch 0.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=map
+	// +listMapKey=epoch
 	WireguardKeys []NodeKey `json:"wireguardKeys,omitempty"`
 
 	// PodCIDRs are the ranges that Kubernetes gave to the node.
 	//
 	// +optional
-	PodCIDRs []string `json:"podCIDRs,omitempty"`
+	// +kubebuilder:validation:MaxItems=1024
+	PodCIDRs []rangeText `json:"podCIDRs,omitempty"`
 
 	// OnLink is which underlay addresses the node reaches directly, from its own routes; the longest
 	// prefix wins. Peers use it so that both ends decide CrossSubnet alike.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=16384
 	OnLink []NodeOnLink `json:"onLink,omitempty"`
 
 	// Tunnels is which tunnels the node can receive by and may be sending by. Peers use what it
@@ -247,7 +268,7 @@ type NodeStatus struct {
 // both at once.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,path=nodes,singular=node
+// +kubebuilder:resource:scope=Cluster,path=nodes,singular=node,categories=calico;weft
 // +kubebuilder:printcolumn:name="IPV4",type=string,JSONPath=`.spec.bgp.ipv4Address`
 // +kubebuilder:printcolumn:name="IPV6",type=string,JSONPath=`.spec.bgp.ipv6Address`
 // +kubebuilder:printcolumn:name="VTEP",type=string,JSONPath=`.spec.ipv4VXLANTunnelAddr`

@@ -42,6 +42,16 @@ const (
 )
 
 // Rule is one rule of a policy. All that it asks must hold.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.icmp) || has(self.protocol) && (self.protocol == 1 || self.protocol == '1' || self.protocol == 'ICMP' || self.protocol == 'icmp' || self.protocol == 'Icmp' || self.protocol == 58 || self.protocol == '58' || self.protocol == 'ICMPv6' || self.protocol == 'icmpv6' || self.protocol == 'ICMPV6' || self.protocol == 'IcmpV6')",message="needs protocol ICMP or ICMPv6 in the same rule",fieldPath=".icmp",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="!has(self.notICMP) || has(self.protocol) && (self.protocol == 1 || self.protocol == '1' || self.protocol == 'ICMP' || self.protocol == 'icmp' || self.protocol == 'Icmp' || self.protocol == 58 || self.protocol == '58' || self.protocol == 'ICMPv6' || self.protocol == 'icmpv6' || self.protocol == 'ICMPV6' || self.protocol == 'IcmpV6')",message="needs protocol ICMP or ICMPv6 in the same rule",fieldPath=".notICMP",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="!has(self.source) || !has(self.source.ports) || size(self.source.ports) == 0 || (has(self.protocol) ? (self.protocol == 6 || self.protocol == '6' || self.protocol == 'TCP' || self.protocol == 'tcp' || self.protocol == 'Tcp' || self.protocol == 17 || self.protocol == '17' || self.protocol == 'UDP' || self.protocol == 'udp' || self.protocol == 'Udp' || self.protocol == 132 || self.protocol == '132' || self.protocol == 'SCTP' || self.protocol == 'sctp' || self.protocol == 'Sctp') : self.source.ports.all(p, p >= '-'))",message="needs protocol TCP, UDP or SCTP in the same rule",fieldPath=".source.ports"
+// +kubebuilder:validation:XValidation:rule="!has(self.source) || !has(self.source.notPorts) || size(self.source.notPorts) == 0 || (has(self.protocol) ? (self.protocol == 6 || self.protocol == '6' || self.protocol == 'TCP' || self.protocol == 'tcp' || self.protocol == 'Tcp' || self.protocol == 17 || self.protocol == '17' || self.protocol == 'UDP' || self.protocol == 'udp' || self.protocol == 'Udp' || self.protocol == 132 || self.protocol == '132' || self.protocol == 'SCTP' || self.protocol == 'sctp' || self.protocol == 'Sctp') : self.source.notPorts.all(p, p >= '-'))",message="needs protocol TCP, UDP or SCTP in the same rule",fieldPath=".source.notPorts"
+// +kubebuilder:validation:XValidation:rule="!has(self.destination) || !has(self.destination.ports) || size(self.destination.ports) == 0 || (has(self.protocol) ? (self.protocol == 6 || self.protocol == '6' || self.protocol == 'TCP' || self.protocol == 'tcp' || self.protocol == 'Tcp' || self.protocol == 17 || self.protocol == '17' || self.protocol == 'UDP' || self.protocol == 'udp' || self.protocol == 'Udp' || self.protocol == 132 || self.protocol == '132' || self.protocol == 'SCTP' || self.protocol == 'sctp' || self.protocol == 'Sctp') : self.destination.ports.all(p, p >= '-'))",message="needs protocol TCP, UDP or SCTP in the same rule",fieldPath=".destination.ports"
+// +kubebuilder:validation:XValidation:rule="!has(self.destination) || !has(self.destination.notPorts) || size(self.destination.notPorts) == 0 || (has(self.protocol) ? (self.protocol == 6 || self.protocol == '6' || self.protocol == 'TCP' || self.protocol == 'tcp' || self.protocol == 'Tcp' || self.protocol == 17 || self.protocol == '17' || self.protocol == 'UDP' || self.protocol == 'udp' || self.protocol == 'Udp' || self.protocol == 132 || self.protocol == '132' || self.protocol == 'SCTP' || self.protocol == 'sctp' || self.protocol == 'Sctp') : self.destination.notPorts.all(p, p >= '-'))",message="needs protocol TCP, UDP or SCTP in the same rule",fieldPath=".destination.notPorts"
+// +kubebuilder:validation:XValidation:rule="!((has(self.ipVersion) && self.ipVersion == 4 || has(self.protocol) && (self.protocol == 1 || self.protocol == '1' || self.protocol == 'ICMP' || self.protocol == 'icmp' || self.protocol == 'Icmp') || has(self.source) && has(self.source.nets) && size(self.source.nets) > 0 && !self.source.nets[0].contains(':') || has(self.source) && has(self.source.notNets) && size(self.source.notNets) > 0 && !self.source.notNets[0].contains(':') || has(self.destination) && has(self.destination.nets) && size(self.destination.nets) > 0 && !self.destination.nets[0].contains(':') || has(self.destination) && has(self.destination.notNets) && size(self.destination.notNets) > 0 && !self.destination.notNets[0].contains(':')) && (has(self.ipVersion) && self.ipVersion == 6 || has(self.protocol) && (self.protocol == 58 || self.protocol == '58' || self.protocol == 'ICMPv6' || self.protocol == 'icmpv6' || self.protocol == 'ICMPV6' || self.protocol == 'IcmpV6') || has(self.source) && has(self.source.nets) && size(self.source.nets) > 0 && self.source.nets[0].contains(':') || has(self.source) && has(self.source.notNets) && size(self.source.notNets) > 0 && self.source.notNets[0].contains(':') || has(self.destination) && has(self.destination.nets) && size(self.destination.nets) > 0 && self.destination.nets[0].contains(':') || has(self.destination) && has(self.destination.notNets) && size(self.destination.notNets) > 0 && self.destination.notNets[0].contains(':')))",message="want one rule for each family: ipVersion, protocol and ranges are of IPv4, or all of IPv6"
+// +kubebuilder:validation:XValidation:rule="!has(self.http) || self.action == 'Allow'",message="only an Allow rule for ingress asks for requests",fieldPath=".http",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="!has(self.http) || !has(self.protocol) || (self.protocol == 6 || self.protocol == '6' || self.protocol == 'TCP' || self.protocol == 'tcp' || self.protocol == 'Tcp')",message="needs protocol TCP, or none",fieldPath=".http",reason="FieldValueForbidden"
 type Rule struct {
 	// Action is what happens to traffic that the rule matches.
 	Action Action `json:"action"`
@@ -55,6 +65,9 @@ type Rule struct {
 	// Protocol is TCP, UDP, ICMP, ICMPv6, SCTP, UDPLite, or 1 to 255.
 	//
 	// +optional
+	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:Pattern=`^([Tt][Cc][Pp]|[Uu][Dd][Pp]|[Ii][Cc][Mm][Pp]([Vv]6)?|[Ss][Cc][Tt][Pp]|[Uu][Dd][Pp][Ll][Ii][Tt][Ee]|0*([1-9]|[1-9][0-9]|1[0-9][0-9]|2[0-4][0-9]|25[0-5]))$`
+	// +kubebuilder:validation:XValidation:rule="self >= 1 && self <= 255 || self >= '0'",message="want 1 to 255, or one of TCP, UDP, ICMP, ICMPv6, SCTP, UDPLite"
 	Protocol *intstr.IntOrString `json:"protocol,omitempty"`
 
 	// ICMP asks for a message type of protocol ICMP or ICMPv6.
@@ -65,6 +78,9 @@ type Rule struct {
 	// NotProtocol is a protocol that the rule does not match.
 	//
 	// +optional
+	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:Pattern=`^([Tt][Cc][Pp]|[Uu][Dd][Pp]|[Ii][Cc][Mm][Pp]([Vv]6)?|[Ss][Cc][Tt][Pp]|[Uu][Dd][Pp][Ll][Ii][Tt][Ee]|0*([1-9]|[1-9][0-9]|1[0-9][0-9]|2[0-4][0-9]|25[0-5]))$`
+	// +kubebuilder:validation:XValidation:rule="self >= 1 && self <= 255 || self >= '0'",message="want 1 to 255, or one of TCP, UDP, ICMP, ICMPv6, SCTP, UDPLite"
 	NotProtocol *intstr.IntOrString `json:"notProtocol,omitempty"`
 
 	// NotICMP is a message type that the rule does not match.
@@ -94,6 +110,8 @@ type Rule struct {
 }
 
 // ICMPFields names messages of ICMP or ICMPv6.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.code) || has(self.type)",message="a code needs a type",fieldPath=".type",reason="FieldValueRequired"
 type ICMPFields struct {
 	// Type of the message.
 	//
@@ -112,17 +130,20 @@ type ICMPFields struct {
 
 // EntityRule is what a rule asks of one end. An empty list matches nothing; an empty selector is the
 // same as none.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.services) || !(has(self.nets) || has(self.notNets) || has(self.selector) && size(self.selector) > 0 || has(self.notSelector) && size(self.notSelector) > 0 || has(self.namespaceSelector) && size(self.namespaceSelector) > 0 || has(self.serviceAccounts))",message="services excludes nets, notNets, selector, notSelector, namespaceSelector and serviceAccounts: want a rule of its own"
 type EntityRule struct {
 	// Nets are addresses and CIDRs of which the address is in one.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxItems=256
-	Nets []string `json:"nets,omitzero"`
+	// +kubebuilder:validation:XValidation:rule="self.filter(n, n.contains(':')).size() in [0, self.size()]",message="want one rule for each family"
+	Nets []ruleRangeText `json:"nets,omitzero"`
 
 	// Selector picks endpoints and network sets by their labels: the address belongs to one of them.
 	//
 	// +optional
-	Selector string `json:"selector,omitempty"`
+	Selector ruleSelectorText `json:"selector,omitempty"`
 
 	// NamespaceSelector picks namespaces, in which Selector then looks; global() is what is in none.
 	//
@@ -139,23 +160,31 @@ type EntityRule struct {
 	//
 	// +optional
 	// +kubebuilder:validation:MaxItems=50
+	// +kubebuilder:validation:items:XIntOrString
+	// +kubebuilder:validation:items:Pattern=`^(0*([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])(:0*([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?|[0-9]{0,127}[a-zA-Z_.-][a-zA-Z0-9_.-]{0,127})$`
+	// +kubebuilder:validation:items:XValidation:rule="self >= 0 && self <= 65535 || self >= '-'",message="want a port from 0 to 65535, two such as 20000:29999, or a name"
 	Ports []intstr.IntOrString `json:"ports,omitzero"`
 
 	// NotNets are addresses and CIDRs of which the address is in none.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxItems=256
-	NotNets []string `json:"notNets,omitzero"`
+	// +kubebuilder:validation:XValidation:rule="self.filter(n, n.contains(':')).size() in [0, self.size()]",message="want one rule for each family"
+	// +kubebuilder:validation:items:XValidation:rule="!self.endsWith('/0')",message="excludes every address: leave the rule out instead"
+	NotNets []ruleRangeText `json:"notNets,omitzero"`
 
 	// NotSelector picks endpoints and network sets to none of which the address belongs.
 	//
 	// +optional
-	NotSelector string `json:"notSelector,omitempty"`
+	NotSelector ruleSelectorText `json:"notSelector,omitempty"`
 
 	// NotPorts are ports of which the port is none.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxItems=50
+	// +kubebuilder:validation:items:XIntOrString
+	// +kubebuilder:validation:items:Pattern=`^(0*([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])(:0*([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?|[0-9]{0,127}[a-zA-Z_.-][a-zA-Z0-9_.-]{0,127})$`
+	// +kubebuilder:validation:items:XValidation:rule="self >= 0 && self <= 65535 || self >= '-'",message="want a port from 0 to 65535, two such as 20000:29999, or a name"
 	NotPorts []intstr.IntOrString `json:"notPorts,omitzero"`
 
 	// ServiceAccounts asks for pods by the service account that they run as.
@@ -167,11 +196,15 @@ type EntityRule struct {
 // ServiceMatch names a Kubernetes Service.
 type ServiceMatch struct {
 	// Name of the service.
-	Name string `json:"name"`
+	//
+	// +kubebuilder:validation:MinLength=1
+	Name ruleNameText `json:"name"`
 
 	// Namespace of the service; in a namespaced policy that of the policy when empty.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$`
 	Namespace string `json:"namespace,omitempty"`
 }
 
@@ -180,12 +213,12 @@ type ServiceAccountMatch struct {
 	// Names of service accounts, of which it is one.
 	//
 	// +optional
-	Names []string `json:"names,omitzero"`
+	Names []ruleNameText `json:"names,omitzero"`
 
 	// Selector picks service accounts by their labels.
 	//
 	// +optional
-	Selector string `json:"selector,omitempty"`
+	Selector ruleSelectorText `json:"selector,omitempty"`
 }
 
 // HTTPMatch picks requests.
@@ -194,6 +227,8 @@ type HTTPMatch struct {
 	//
 	// +optional
 	// +kubebuilder:validation:MaxItems=20
+	// +kubebuilder:validation:items:MaxLength=32
+	// +kubebuilder:validation:items:Pattern=`^[A-Z-]+$`
 	Methods []string `json:"methods,omitzero"`
 
 	// Paths of which the request's is one.
@@ -204,15 +239,19 @@ type HTTPMatch struct {
 }
 
 // HTTPPath is a whole path or the beginning of one.
+//
+// +kubebuilder:validation:XValidation:rule="(has(self.exact) && size(self.exact) > 0) != (has(self.prefix) && size(self.prefix) > 0)",message="want either exact or prefix"
 type HTTPPath struct {
 	// Exact is the whole path.
 	//
 	// +optional
+	// +kubebuilder:validation:Pattern=`^(/[^\s?#]*)?$`
 	Exact string `json:"exact,omitempty"`
 
 	// Prefix is how the path begins.
 	//
 	// +optional
+	// +kubebuilder:validation:Pattern=`^(/[^\s?#]*)?$`
 	Prefix string `json:"prefix,omitempty"`
 }
 

@@ -30,6 +30,8 @@ func (f *Flag) UnmarshalJSON(b []byte) error {
 // +kubebuilder:validation:XIntOrString
 // +kubebuilder:validation:Type=""
 // +kubebuilder:validation:Format=""
+// +kubebuilder:validation:Pattern=`^(0*([0-9]{1,9}|[1-3][0-9]{9}|4[01][0-9]{8}|42[0-8][0-9]{7}|429[0-3][0-9]{6}|4294[0-8][0-9]{5}|42949[0-5][0-9]{4}|429496[0-6][0-9]{3}|4294967[01][0-9]{2}|42949672[0-8][0-9]|429496729[0-5])|0*([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])[.]0*([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))$`
+// +kubebuilder:validation:XValidation:rule="self >= 0 && self <= 4294967295 || self >= '0'",message="want a number from 0 to 4294967295, or two of 16 bits with a dot between them"
 type ASNumber uint32
 
 // UnmarshalJSON reads the forms named at ASNumber.

@@ -19,6 +19,8 @@ const (
 )
 
 // StagedNetworkPolicySpec is what a person wants of a StagedNetworkPolicy.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.stagedAction) || self.stagedAction != 'Delete' || !(has(self.order) || has(self.ingress) || has(self.egress) || has(self.selector) && size(self.selector) > 0 || has(self.types) || has(self.serviceAccountSelector) && size(self.serviceAccountSelector) > 0 || has(self.performanceHints))",message="leave all other fields but tier out",fieldPath=".stagedAction"
 type StagedNetworkPolicySpec struct {
 	// StagedAction is Set when not set. With Delete nothing but the tier is given.
 	//
@@ -32,10 +34,12 @@ type StagedNetworkPolicySpec struct {
 // StagedNetworkPolicy is a NetworkPolicy that is shown and not enforced.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Namespaced,path=stagednetworkpolicies,singular=stagednetworkpolicy,shortName=snp
+// +kubebuilder:resource:scope=Namespaced,path=stagednetworkpolicies,singular=stagednetworkpolicy,shortName=snp,categories=calico;weft
 // +kubebuilder:printcolumn:name="ACTION",type=string,JSONPath=`.spec.stagedAction`
 // +kubebuilder:printcolumn:name="TIER",type=string,JSONPath=`.spec.tier`
 // +kubebuilder:printcolumn:name="ORDER",type=number,JSONPath=`.spec.order`
+// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 127 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$')",message="the name is a DNS label, or two with a dot between them"
+// +kubebuilder:validation:XValidation:rule="!self.metadata.name.startsWith('knp.default.') && !self.metadata.name.startsWith('ossg.default.')",message="names that begin with knp.default. or ossg.default. are those of converted Kubernetes policies: want another name"
 type StagedNetworkPolicy struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -54,6 +58,8 @@ type StagedNetworkPolicyList struct {
 }
 
 // StagedGlobalNetworkPolicySpec is what a person wants of a StagedGlobalNetworkPolicy.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.stagedAction) || self.stagedAction != 'Delete' || !(has(self.order) || has(self.ingress) || has(self.egress) || has(self.selector) && size(self.selector) > 0 || has(self.types) || has(self.serviceAccountSelector) && size(self.serviceAccountSelector) > 0 || has(self.performanceHints) || has(self.namespaceSelector) && size(self.namespaceSelector) > 0 || has(self.doNotTrack) && self.doNotTrack || has(self.preDNAT) && self.preDNAT || has(self.applyOnForward) && self.applyOnForward)",message="leave all other fields but tier out",fieldPath=".stagedAction"
 type StagedGlobalNetworkPolicySpec struct {
 	// StagedAction is Set when not set. With Delete nothing but the tier is given.
 	//
@@ -67,10 +73,12 @@ type StagedGlobalNetworkPolicySpec struct {
 // StagedGlobalNetworkPolicy is a GlobalNetworkPolicy that is shown and not enforced.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,path=stagedglobalnetworkpolicies,singular=stagedglobalnetworkpolicy,shortName=sgnp
+// +kubebuilder:resource:scope=Cluster,path=stagedglobalnetworkpolicies,singular=stagedglobalnetworkpolicy,shortName=sgnp,categories=calico;weft
 // +kubebuilder:printcolumn:name="ACTION",type=string,JSONPath=`.spec.stagedAction`
 // +kubebuilder:printcolumn:name="TIER",type=string,JSONPath=`.spec.tier`
 // +kubebuilder:printcolumn:name="ORDER",type=number,JSONPath=`.spec.order`
+// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 127 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$')",message="the name is a DNS label, or two with a dot between them"
+// +kubebuilder:validation:XValidation:rule="!self.metadata.name.startsWith('knp.default.') && !self.metadata.name.startsWith('ossg.default.')",message="names that begin with knp.default. or ossg.default. are those of converted Kubernetes policies: want another name"
 type StagedGlobalNetworkPolicy struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -91,6 +99,8 @@ type StagedGlobalNetworkPolicyList struct {
 // StagedKubernetesNetworkPolicySpec is what a person wants of a StagedKubernetesNetworkPolicy. Its
 // fields but the first are those of the Kubernetes NetworkPolicy, where an empty list of peers or
 // ports asks for nothing, as an absent one does.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.stagedAction) || self.stagedAction != 'Delete' || !(has(self.podSelector) && (has(self.podSelector.matchLabels) || has(self.podSelector.matchExpressions)) || has(self.ingress) || has(self.egress) || has(self.policyTypes))",message="leave all other fields but tier out",fieldPath=".stagedAction"
 type StagedKubernetesNetworkPolicySpec struct {
 	// StagedAction is Set when not set. With Delete nothing else is given.
 	//
@@ -117,13 +127,16 @@ type StagedKubernetesNetworkPolicySpec struct {
 	// rules.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:items:Enum=Ingress;Egress
+	// +listType=set
 	PolicyTypes []networkingv1.PolicyType `json:"policyTypes,omitempty"`
 }
 
 // StagedKubernetesNetworkPolicy is a Kubernetes NetworkPolicy that is shown and not enforced.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Namespaced,path=stagedkubernetesnetworkpolicies,singular=stagedkubernetesnetworkpolicy,shortName=sknp
+// +kubebuilder:resource:scope=Namespaced,path=stagedkubernetesnetworkpolicies,singular=stagedkubernetesnetworkpolicy,shortName=sknp,categories=calico;weft
 // +kubebuilder:printcolumn:name="ACTION",type=string,JSONPath=`.spec.stagedAction`
 type StagedKubernetesNetworkPolicy struct {
 	metav1.TypeMeta   `json:",inline"`

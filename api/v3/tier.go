@@ -22,7 +22,7 @@ type TierSpec struct {
 	// decides: Deny, when not set, or Pass to the next tier.
 	//
 	// +optional
-	// +kubebuilder:validation:Enum=Deny;Pass
+	// +kubebuilder:validation:XValidation:rule="self in ['Deny', 'Pass']",message="want one of Deny, Pass"
 	DefaultAction Action `json:"defaultAction,omitempty"`
 }
 
@@ -41,9 +41,16 @@ type TierStatus struct {
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
-// +kubebuilder:resource:scope=Cluster,path=tiers,singular=tier
+// +kubebuilder:resource:scope=Cluster,path=tiers,singular=tier,categories=calico;weft
 // +kubebuilder:printcolumn:name="ORDER",type=number,JSONPath=`.spec.order`
 // +kubebuilder:printcolumn:name="DEFAULT",type=string,JSONPath=`.spec.defaultAction`
+// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 63 && !self.metadata.name.contains('.')",message="the name is a DNS label: lower-case letters, digits and '-', at most 63"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name != 'default' || !has(self.spec) || !has(self.spec.order) || self.spec.order == 1000000.0",message="that of the built-in tier default is 1000000",fieldPath=".spec.order"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name != 'kube-admin' || !has(self.spec) || !has(self.spec.order) || self.spec.order == 1000.0",message="that of the built-in tier kube-admin is 1000",fieldPath=".spec.order"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name != 'kube-baseline' || !has(self.spec) || !has(self.spec.order) || self.spec.order == 10000000.0",message="that of the built-in tier kube-baseline is 10000000",fieldPath=".spec.order"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name != 'default' || !has(self.spec) || !has(self.spec.defaultAction) || self.spec.defaultAction == 'Deny'",message="that of the built-in tier default is Deny",fieldPath=".spec.defaultAction"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name != 'kube-admin' || !has(self.spec) || !has(self.spec.defaultAction) || self.spec.defaultAction == 'Pass'",message="that of the built-in tier kube-admin is Pass",fieldPath=".spec.defaultAction"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name != 'kube-baseline' || !has(self.spec) || !has(self.spec.defaultAction) || self.spec.defaultAction == 'Pass'",message="that of the built-in tier kube-baseline is Pass",fieldPath=".spec.defaultAction"
 type Tier struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

@@ -6,12 +6,14 @@ import (
 )
 
 // IPNAT maps an outside address one to one to an address of the endpoint.
+//
+// +kubebuilder:validation:XValidation:rule="!isIP(self.internalIP) || !isIP(self.externalIP) || ip(self.internalIP).family() == ip(self.externalIP).family()",message="want an address of the same family as internalIP",fieldPath=".externalIP"
 type IPNAT struct {
 	// InternalIP is one of the endpoint's own addresses.
-	InternalIP string `json:"internalIP"`
+	InternalIP ipText `json:"internalIP"`
 
 	// ExternalIP is the address that others use.
-	ExternalIP string `json:"externalIP"`
+	ExternalIP ipText `json:"externalIP"`
 }
 
 // EndpointPort is a named port, or one that is mapped from the host.
@@ -19,9 +21,13 @@ type EndpointPort struct {
 	// Name by which policy refers to the port.
 	//
 	// +optional
-	Name string `json:"name"`
+	Name portNameText `json:"name"`
 
 	// Protocol is TCP, UDP, ICMP, ICMPv6, SCTP, UDPLite, or 1 to 255.
+	//
+	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:Pattern=`^([Tt][Cc][Pp]|[Uu][Dd][Pp]|[Ii][Cc][Mm][Pp]([Vv]6)?|[Ss][Cc][Tt][Pp]|[Uu][Dd][Pp][Ll][Ii][Tt][Ee]|0*([1-9]|[1-9][0-9]|1[0-9][0-9]|2[0-4][0-9]|25[0-5]))$`
+	// +kubebuilder:validation:XValidation:rule="self >= 1 && self <= 255 || self >= '0'",message="want 1 to 255, or one of TCP, UDP, ICMP, ICMPv6, SCTP, UDPLite"
 	Protocol intstr.IntOrString `json:"protocol"`
 
 	// Port inside the pod.
@@ -38,48 +44,67 @@ type EndpointPort struct {
 	// HostIP is the address of the host that HostPort is bound to; empty for all.
 	//
 	// +optional
-	HostIP string `json:"hostIP"`
+	HostIP optionalIPText `json:"hostIP"`
 }
 
 // QoSControls limit an endpoint's traffic. Zero is no limit. Rates are bit/s, bursts bits, min
 // bursts bytes, packet rates packets/s.
 type QoSControls struct {
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self == 0 || self >= 1000 && self <= 1000000000000000",message="want 1000 to 1000000000000000"
 	IngressBandwidth int64 `json:"ingressBandwidth,omitempty"`
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self == 0 || self >= 1000 && self <= 34359738360",message="want 1000 to 34359738360"
 	IngressBurst int64 `json:"ingressBurst,omitempty"`
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self == 0 || self >= 1010 && self <= 1010000000000000",message="want 1010 to 1010000000000000"
 	IngressPeakrate int64 `json:"ingressPeakrate,omitempty"`
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self == 0 || self >= 1000 && self <= 100000000",message="want 1000 to 100000000"
 	IngressMinburst int64 `json:"ingressMinburst,omitempty"`
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self == 0 || self >= 1000 && self <= 1000000000000000",message="want 1000 to 1000000000000000"
 	EgressBandwidth int64 `json:"egressBandwidth,omitempty"`
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self == 0 || self >= 1000 && self <= 34359738360",message="want 1000 to 34359738360"
 	EgressBurst int64 `json:"egressBurst,omitempty"`
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self == 0 || self >= 1010 && self <= 1010000000000000",message="want 1010 to 1010000000000000"
 	EgressPeakrate int64 `json:"egressPeakrate,omitempty"`
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self == 0 || self >= 1000 && self <= 100000000",message="want 1000 to 100000000"
 	EgressMinburst int64 `json:"egressMinburst,omitempty"`
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self == 0 || self >= 1 && self <= 10000",message="want 1 to 10000"
 	IngressPacketRate int64 `json:"ingressPacketRate,omitempty"`
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self == 0 || self >= 1 && self <= 10000",message="want 1 to 10000"
 	IngressPacketBurst int64 `json:"ingressPacketBurst,omitempty"`
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self == 0 || self >= 1 && self <= 10000",message="want 1 to 10000"
 	EgressPacketRate int64 `json:"egressPacketRate,omitempty"`
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self == 0 || self >= 1 && self <= 10000",message="want 1 to 10000"
 	EgressPacketBurst int64 `json:"egressPacketBurst,omitempty"`
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self == 0 || self >= 1 && self <= 4294967295",message="want 1 to 4294967295"
 	IngressMaxConnections int64 `json:"ingressMaxConnections,omitempty"`
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="self == 0 || self >= 1 && self <= 4294967295",message="want 1 to 4294967295"
 	EgressMaxConnections int64 `json:"egressMaxConnections,omitempty"`
 
 	// DSCP marks what the endpoint sends: 0 to 63, or a name such as AF11.
 	//
 	// +optional
+	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:Pattern=`^0*([0-9]|[1-5][0-9]|6[0-3])$|^([DdEe][Ff]|[Vv][Aa]|[Cc][Ss][0-7]|[Aa][Ff][1-4][1-3])$`
+	// +kubebuilder:validation:XValidation:rule="self >= 0 && self <= 63 || self >= '0'",message="want 0 to 63, or a name such as AF11, CS1, EF"
 	DSCP *intstr.IntOrString `json:"dscp,omitempty"`
 }
 
 // WorkloadEndpointSpec describes a pod's attachment to the network.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.ipNATs) || self.ipNATs.all(n, has(self.ipNetworks) && (n.internalIP in self.ipNetworks || n.internalIP + '/32' in self.ipNetworks || n.internalIP + '/128' in self.ipNetworks))",message="internalIP is an address of ipNetworks",fieldPath=".ipNATs"
 type WorkloadEndpointSpec struct {
 	// Orchestrator is k8s for pods, cni for containers of other runtimes.
 	//
@@ -119,48 +144,53 @@ type WorkloadEndpointSpec struct {
 	// IPNetworks are the endpoint's addresses: each a /32 or a /128.
 	//
 	// +optional
-	IPNetworks []string `json:"ipNetworks,omitempty"`
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:XValidation:rule="!isCIDR(self) || cidr(self).prefixLength() == (cidr(self).ip().family() == 4 ? 32 : 128)",message="want one address: /32 for IPv4, /128 for IPv6"
+	IPNetworks []rangeText `json:"ipNetworks,omitempty"`
 
 	// IPNATs are the outside addresses that lead to the endpoint.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=256
 	IPNATs []IPNAT `json:"ipNATs,omitempty"`
 
 	// IPv4Gateway is the next hop inside the pod.
 	//
 	// +optional
-	IPv4Gateway string `json:"ipv4Gateway,omitempty"`
+	IPv4Gateway ipv4Text `json:"ipv4Gateway,omitempty"`
 
 	// IPv6Gateway is the next hop inside the pod.
 	//
 	// +optional
-	IPv6Gateway string `json:"ipv6Gateway,omitempty"`
+	IPv6Gateway ipv6Text `json:"ipv6Gateway,omitempty"`
 
 	// Profiles apply in this order after all policies.
 	//
 	// +optional
+	// +kubebuilder:validation:items:MinLength=1
 	Profiles []string `json:"profiles,omitempty"`
 
 	// InterfaceName is the host's side of the veth pair.
 	//
 	// +optional
-	// +kubebuilder:validation:Pattern=`^[a-zA-Z0-9_.-]{1,15}$`
-	InterfaceName string `json:"interfaceName,omitempty"`
+	InterfaceName interfaceText `json:"interfaceName,omitempty"`
 
 	// MAC is the Ethernet address inside the pod.
 	//
 	// +optional
-	MAC string `json:"mac,omitempty"`
+	MAC macText `json:"mac,omitempty"`
 
 	// Ports are the endpoint's named and mapped ports.
 	//
 	// +optional
+	// +kubebuilder:validation:MaxItems=1024
 	Ports []EndpointPort `json:"ports,omitempty"`
 
 	// AllowSpoofedSourcePrefixes are further ranges that the endpoint may send from.
 	//
 	// +optional
-	AllowSpoofedSourcePrefixes []string `json:"allowSpoofedSourcePrefixes,omitempty"`
+	// +kubebuilder:validation:MaxItems=1024
+	AllowSpoofedSourcePrefixes []rangeText `json:"allowSpoofedSourcePrefixes,omitempty"`
 
 	// QoSControls limit the endpoint's traffic.
 	//

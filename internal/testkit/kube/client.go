@@ -82,14 +82,15 @@ func (c *Cluster) Do(ctx context.Context, role, method, path string, body any) (
 	defer func() { _ = resp.Body.Close() }()
 	out, err := io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode/100 != 2 {
-		err = &StatusError{resp.StatusCode, fmt.Sprintf("%s %s: %s: %s", method, path, resp.Status, out)}
+		err = &StatusError{resp.StatusCode, out, fmt.Sprintf("%s %s: %s: %s", method, path, resp.Status, out)}
 	}
 	return out, err
 }
 
 // StatusError is an answer of the API server that says no.
 type StatusError struct {
-	Code int // of HTTP
+	Code int    // of HTTP
+	Body []byte // a Status of Kubernetes, in JSON
 	text string
 }
 
