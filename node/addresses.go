@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -35,6 +36,16 @@ func (n *nodeTunnel) assign(ctx context.Context, f model.Family, pools []string)
 		return netip.Addr{}, fmt.Errorf("handle %s: got %d addresses, want 1", n.handle(f), len(got.Addresses))
 	}
 	return got.Addresses[0].Addr, nil
+}
+
+func (n *nodeTunnel) keep(ctx context.Context, f model.Family, a netip.Addr) (bool, error) {
+	_, err := n.alloc.Retake(ctx, ipam.Request{HandleID: n.handle(f), Addresses: []netip.Addr{a}, Use: ipam.UseTunnel,
+		Attributes: map[string]string{ipam.AttrType: "vxlanTunnelAddress"}})
+	var taken *ipam.TakenError
+	if errors.As(err, &taken) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func (n *nodeTunnel) release(ctx context.Context, f model.Family) error {

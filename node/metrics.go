@@ -38,7 +38,7 @@ func newMetrics(version string, endpoints func() int, paths func() map[string]in
 		applyErrors: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weft_apply_errors_total",
 			Help: "Applications of a driver that ended in an error."}, []string{"driver"}),
 		repairs: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weft_drift_repairs_total",
-			Help: "Kernel objects that somebody else changed and that were put back."}, []string{"driver"}),
+			Help: "Kernel objects that somebody else changed and that were put back; store/record and store/address count what the store had lost of pods."}, []string{"driver"}),
 		cniSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "weft_cni_duration_seconds",
 			Help:    "How long CNI calls took inside the node.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 13)}, []string{"op", "result"}),
@@ -78,6 +78,9 @@ func (m *metrics) state(now datastore.State) {
 		m.syncState.WithLabelValues(string(s)).Set(v)
 	}
 }
+
+// kept counts what of a pod the store had lost and was given again.
+func (m *metrics) kept(what string) { m.repairs.WithLabelValues("store/" + what).Inc() }
 
 func (m *metrics) cni(op, result string, d time.Duration) {
 	m.cniSeconds.WithLabelValues(op, result).Observe(d.Seconds())

@@ -61,6 +61,9 @@ type tunnelAddresses interface {
 	// assign returns this node's tunnel address of a family from one of the named pools, the same
 	// one each time.
 	assign(ctx context.Context, f model.Family, pools []string) (netip.Addr, error)
+	// keep makes the store say that an address is that of this node's tunnels. It returns false when it cannot be, since
+	// another owner has it.
+	keep(ctx context.Context, f model.Family, a netip.Addr) (bool, error)
 	// release gives the address of a family back.
 	release(ctx context.Context, f model.Family) error
 }
@@ -334,8 +337,12 @@ func (p *publisher) tunnelAddresses(ctx context.Context, s *model.Snapshot, n *v
 func (p *publisher) tunnelAddress(ctx context.Context, s *model.Snapshot, n *v3.Node, f model.Family, current string) (string, error) {
 	encrypted := hasTunnel(s, n, model.EncapWireGuard, f)
 	wanted := encrypted || hasTunnel(s, n, model.EncapVXLAN, f) || hasTunnel(s, n, model.EncapIPIP, f)
-	if current != "" && wanted && holds(s.Pools, current) {
-		return current, nil
+	if a, err := netip.ParseAddr(current); err == nil && wanted && holds(s.Pools, current) {
+		ours, err := p.tunnels.keep(ctx, f, a)
+		if ours || err != nil {
+			return current, err
+		}
+		p.log.Warn("the address of this node's tunnels belongs to another owner by now: taking another one", "address", current)
 	}
 	if current != "" {
 		if err := p.tunnels.release(ctx, f); err != nil {

@@ -48,7 +48,7 @@ func (s *service) status(ctx context.Context) *status.Status {
 	policyState, policyProblems := s.enforcer.status()
 	st.Policy = policyState
 	st.Repairs += s.enforcer.repairs()
-	st.Problems = slices.Concat(s.cluster.problems(), policyProblems, s.publisher.problems(), s.encryptor.problems(), s.rotator.problems(), s.missing)
+	st.Problems = slices.Concat(s.cluster.problems(), policyProblems, s.publisher.problems(), s.encryptor.problems(), s.rotator.problems(), s.keeper.Problems(), s.missing)
 	slices.Sort(st.Problems)
 	st.Problems = slices.Compact(st.Problems) // both read some kinds
 	if text, at := s.enforcer.lastError(); text != "" {

@@ -46,6 +46,7 @@ type service struct {
 	cluster   *cluster
 	underlay  *underlay
 	registry  *cni.Registry
+	keeper    *cni.Keeper
 	links     *kernel.PodLinks
 	engine    *engine
 	encryptor *encryptor
@@ -113,6 +114,7 @@ func (s *service) run(ctx context.Context, server *etcd.Server) error {
 	if err != nil {
 		return err
 	}
+	s.keeper = cni.NewKeeper(cniServer, s.metrics.kept)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.serve(ctx) })
 	g.Go(func() error {
@@ -134,6 +136,7 @@ func (s *service) run(ctx context.Context, server *etcd.Server) error {
 	g.Go(func() error { return s.rotator.run(ctx) })
 	g.Go(func() error { return s.publish.Run(ctx) })
 	g.Go(func() error { return cniServer.Run(ctx) })
+	g.Go(func() error { return s.keeper.Run(ctx) })
 	g.Go(func() error { return s.installCNI(ctx) })
 	for _, p := range s.engine.parts {
 		if p.watch != nil {
@@ -155,7 +158,7 @@ func (s *service) run(ctx context.Context, server *etcd.Server) error {
 
 // sink passes what the store says to all that follow it and keeps the store's metrics.
 func (s *service) sink() datastore.Sink {
-	return &meteredSink{s.metrics, []datastore.Sink{s.enforcer, s.cluster, s.speaker, s.reporter}}
+	return &meteredSink{s.metrics, []datastore.Sink{s.enforcer, s.cluster, s.speaker, s.reporter, s.keeper}}
 }
 
 type meteredSink struct {

@@ -16,7 +16,6 @@ import (
 	"weft/internal/kernel"
 	"weft/model"
 	"weft/node/cni/rpc"
-	"weft/node/ipam"
 )
 
 // The steps of ADD and DEL, as Config.Step sees them: each is called before the step begins.
@@ -43,7 +42,6 @@ const (
 type adding struct {
 	*Server
 	conf  *netConf
-	pod   podIdentity
 	netns *os.File
 	a     attachment
 	want  AddressRequest
@@ -89,7 +87,8 @@ func (s *Server) prepare(ctx context.Context, r *rpc.Request, netns *os.File) (*
 	if err := s.awaitReady(ctx, conf.MTU == 0); err != nil {
 		return nil, rpc.Errorf(rpc.CodeTryAgain, "node %s cannot attach pods yet: %v", s.cfg.Node, err)
 	}
-	op := &adding{Server: s, conf: conf, pod: pod, netns: netns, a: s.newAttachment(r, conf.Name, pod)}
+	op := &adding{Server: s, conf: conf, netns: netns, a: s.newAttachment(r, conf.Name, pod)}
+	op.a.Told = tell(pod, conf)
 	return op, op.decide()
 }
 
@@ -157,11 +156,7 @@ func (op *adding) decide() error {
 		op.a.MAC = mac.String()
 	}
 	op.want = AddressRequest{Handle: op.a.Handle, IPv4Pools: pools[model.IPv4], IPv6Pools: pools[model.IPv6],
-		Addresses: fixed, NamespaceLabels: nsLabels, Attributes: map[string]string{
-			ipam.AttrNamespace: op.a.Namespace, ipam.AttrPod: op.a.Pod}}
-	if op.pod.UID != "" {
-		op.want.Attributes[ipam.AttrPodUID] = op.pod.UID
-	}
+		Addresses: fixed, NamespaceLabels: nsLabels, Attributes: op.a.attributes()}
 	if families != nil {
 		v4, v6 := slices.Contains(families, model.IPv4), slices.Contains(families, model.IPv6)
 		op.want.IPv4, op.want.IPv6 = &v4, &v6
@@ -232,7 +227,7 @@ func (op *adding) attach(ctx context.Context) error {
 
 // finish makes the configured link part of the cluster, and only then lets the pod send.
 func (op *adding) finish(ctx context.Context) error {
-	w := record(op.cfg.Node, op.pod, op.conf, &op.a)
+	w := record(op.cfg.Node, &op.a)
 	if err := op.step(stepShow, func() error {
 		op.cfg.Registry.show(op.a)
 		if op.cfg.Policy != nil {

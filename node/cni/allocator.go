@@ -43,6 +43,13 @@ func (f *fromAllocator) Assign(ctx context.Context, r AddressRequest) ([]netip.A
 	return addrs, nil
 }
 
+// Keep implements IPAM.
+func (f *fromAllocator) Keep(ctx context.Context, r AddressRequest) ([]netip.Addr, error) {
+	return f.alloc.Retake(ctx, ipam.Request{
+		HandleID: r.Handle, Namespace: r.Attributes[ipam.AttrNamespace], Pod: r.Attributes[ipam.AttrPod],
+		PodUID: r.Attributes[ipam.AttrPodUID], Addresses: r.Addresses, Use: ipam.UseWorkload})
+}
+
 // Release implements IPAM.
 func (f *fromAllocator) Release(ctx context.Context, handle string) error {
 	_, err := f.alloc.Release(ctx, handle)

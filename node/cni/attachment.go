@@ -13,6 +13,7 @@ import (
 	"weft/internal/kernel"
 	"weft/model"
 	"weft/node/cni/rpc"
+	"weft/node/ipam"
 	"weft/node/policies"
 )
 
@@ -54,7 +55,10 @@ type attachment struct {
 	Forwarding  bool         `json:"forwarding,omitempty"` // the pod may forward
 	Handle      string       `json:"handle"`               // owner of the addresses
 	Record      string       `json:"record"`               // name of the WorkloadEndpoint
-	State       state        `json:"state"`
+	// Told is what the runtime told of the pod, for the record; nil in entries of earlier releases, and where it
+	// was too much for the journal.
+	Told  *told `json:"told,omitempty"`
+	State state `json:"state"`
 	// Superseded: a newer sandbox of the same pod has taken over device and record. Only the
 	// addresses are still this one's.
 	Superseded bool `json:"superseded,omitempty"`
@@ -64,10 +68,34 @@ type attachment struct {
 	Created time.Time `json:"created"`
 }
 
+// told is what of a pod's record the attachment itself does not say.
+type told struct {
+	Orchestrator   string            `json:"orchestrator"`
+	UID            string            `json:"uid,omitempty"`
+	ServiceAccount string            `json:"serviceAccount,omitempty"`
+	Labels         map[string]string `json:"labels,omitempty"`
+	Annotations    map[string]string `json:"annotations,omitempty"`
+	Ports          []podPort         `json:"ports,omitempty"`
+}
+
+// recordID names a WorkloadEndpoint.
+type recordID struct{ namespace, name string }
+
+func (a *attachment) recordID() recordID { return recordID{a.Namespace, a.Record} }
+
 func (a *attachment) key() key { return key{a.ContainerID, a.IfName} }
 
 func (a *attachment) id() model.EndpointID {
 	return model.EndpointID{Namespace: a.Namespace, Pod: a.Pod, Interface: a.IfName}
+}
+
+// attributes are stored with the addresses.
+func (a *attachment) attributes() map[string]string {
+	attrs := map[string]string{ipam.AttrNamespace: a.Namespace, ipam.AttrPod: a.Pod}
+	if a.Told != nil && a.Told.UID != "" {
+		attrs[ipam.AttrPodUID] = a.Told.UID
+	}
+	return attrs
 }
 
 // link returns what the kernel is to have for this attachment.
@@ -125,9 +153,29 @@ type journalFile struct {
 	Attachment json.RawMessage `json:"attachment"`
 }
 
+// maxTold bounds what the journal keeps of what a runtime tells: bytes of JSON.
+const maxTold = 16 << 10
+
+// journalled returns t as far as it has room in the journal: without annotations, which no policy looks at, or nil.
+func (t *told) journalled() *told {
+	if t == nil {
+		return nil
+	}
+	small := *t
+	small.Annotations = nil
+	for _, try := range []*told{t, &small} {
+		if b, err := json.Marshal(try); err == nil && len(b) <= maxTold {
+			return try
+		}
+	}
+	return nil
+}
+
 // encodeJournal returns the file of a: one line of JSON.
 func encodeJournal(a *attachment) ([]byte, error) {
-	raw, err := json.Marshal(a)
+	kept := *a
+	kept.Told = a.Told.journalled()
+	raw, err := json.Marshal(&kept)
 	if err != nil {
 		return nil, err
 	}

@@ -99,6 +99,9 @@ type IPAM interface {
 	// Assign gives the handle its addresses: one a family asked for, all or none. Asked again for
 	// the same handle it gives the same ones.
 	Assign(ctx context.Context, r AddressRequest) ([]netip.Addr, error)
+	// Keep makes the store say that the handle holds the request's addresses, which it was given before, and returns
+	// those of which it did not. Where another owner has one the error is an *ipam.TakenError.
+	Keep(ctx context.Context, r AddressRequest) ([]netip.Addr, error)
 	// Release gives back whatever the handle holds; holding nothing is not an error.
 	Release(ctx context.Context, handle string) error
 }

@@ -19,9 +19,11 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sync/errgroup"
 
+	v3 "weft/api/v3"
 	"weft/internal/kernel"
 	"weft/internal/reconcile"
 	"weft/model/topology"
+	"weft/node/datastore"
 	"weft/node/datastore/etcd"
 	"weft/node/ipam"
 	"weft/routing"
@@ -175,6 +177,18 @@ func (n *testNode) run() error {
 		return nil
 	})
 	g.Go(func() error { return srv.Run(ctx) })
+	keeper := NewKeeper(srv, nil)
+	g.Go(func() error { return ignoreCanceled(keeper.Run(ctx)) })
+	g.Go(func() error {
+		return ignoreCanceled(datastore.Follow(ctx, store, []string{v3.KindWorkloadEndpoint, v3.KindIPAMBlock}, keeper, datastore.FollowOptions{}))
+	})
+	g.Go(func() error {
+		for ctx.Err() == nil {
+			_ = os.WriteFile(filepath.Join(n.Dir, "problems"), []byte(strings.Join(keeper.Problems(), "\n")), 0o600)
+			time.Sleep(100 * time.Millisecond)
+		}
+		return nil
+	})
 	g.Go(func() error {
 		for ctx.Err() == nil {
 			if _, err := os.Stat(n.socket()); err == nil {

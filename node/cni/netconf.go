@@ -52,7 +52,7 @@ type podArgs struct {
 // podPort is a named port.
 type podPort struct {
 	Name     string `json:"name"`
-	Protocol string `json:"protocol"` // TCP when empty
+	Protocol string `json:"protocol,omitempty"` // TCP when empty
 	Port     uint16 `json:"port"`
 }
 

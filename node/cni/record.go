@@ -27,28 +27,37 @@ func recordKey(a *attachment) datastore.Key {
 	return datastore.Key{Kind: v3.KindWorkloadEndpoint, Namespace: a.Namespace, Name: a.Record}
 }
 
-// record returns the WorkloadEndpoint of an attachment.
-func record(node string, p podIdentity, c *netConf, a *attachment) *v3.WorkloadEndpoint {
+// tell returns what the runtime tells of a pod.
+func tell(p podIdentity, c *netConf) *told {
 	pod := &c.Args.Weft
-	labels := map[string]string{}
+	t := &told{Orchestrator: p.Orchestrator, UID: p.UID, ServiceAccount: pod.ServiceAccount, Labels: map[string]string{},
+		Annotations: pod.Annotations, Ports: pod.Ports}
 	for _, l := range c.Args.CNI.Labels {
-		labels[l.Key] = l.Value
+		t.Labels[l.Key] = l.Value
 	}
-	maps.Copy(labels, map[string]string{labelNamespace: p.Namespace, labelOrchestrator: p.Orchestrator})
-	profiles := []string{"kns." + p.Namespace}
+	return t
+}
+
+// record returns the WorkloadEndpoint of an attachment, of whose pod something was told.
+func record(node string, a *attachment) *v3.WorkloadEndpoint {
+	pod := a.Told
+	labels := map[string]string{}
+	maps.Copy(labels, pod.Labels)
+	maps.Copy(labels, map[string]string{labelNamespace: a.Namespace, labelOrchestrator: pod.Orchestrator})
+	profiles := []string{"kns." + a.Namespace}
 	if pod.ServiceAccount != "" {
 		labels[labelServiceAccount] = pod.ServiceAccount
-		profiles = append(profiles, "ksa."+p.Namespace+"."+pod.ServiceAccount)
+		profiles = append(profiles, "ksa."+a.Namespace+"."+pod.ServiceAccount)
 	}
 	w := &v3.WorkloadEndpoint{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v3.Group + "/" + v3.Version, Kind: v3.KindWorkloadEndpoint},
 		ObjectMeta: metav1.ObjectMeta{Namespace: a.Namespace, Name: a.Record, Labels: labels, Annotations: maps.Clone(pod.Annotations)},
 		Spec: v3.WorkloadEndpointSpec{
-			Orchestrator: p.Orchestrator, Node: node, ContainerID: a.ContainerID, Pod: a.Pod, Endpoint: a.IfName,
+			Orchestrator: pod.Orchestrator, Node: node, ContainerID: a.ContainerID, Pod: a.Pod, Endpoint: a.IfName,
 			ServiceAccountName: pod.ServiceAccount, Profiles: profiles, InterfaceName: a.Device, MAC: a.MAC,
 		},
 	}
-	if p.Orchestrator != "k8s" {
+	if pod.Orchestrator != "k8s" {
 		w.Spec.Workload = a.Pod
 	}
 	for _, ip := range a.Addresses {

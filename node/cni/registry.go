@@ -30,6 +30,7 @@ type Registry struct {
 	all      map[key]*attachment // values are replaced, never changed
 	shown    map[key]bool        // in Endpoints
 	byAddr   map[netip.Addr]key  // who has an address on a link
+	byRecord map[recordID]key    // whose record it is
 	onChange func()
 	onHide   func(model.EndpointID)
 
@@ -48,7 +49,7 @@ func OpenRegistry(dir string, log *slog.Logger) (*Registry, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	r := &Registry{dir: dir, log: log, all: map[key]*attachment{}, shown: map[key]bool{},
-		byAddr: map[netip.Addr]key{}}
+		byAddr: map[netip.Addr]key{}, byRecord: map[recordID]key{}}
 	if err := os.MkdirAll(filepath.Join(dir, quarantineDir), 0o700); err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
@@ -150,6 +151,30 @@ func (r *Registry) user(ip netip.Addr, k key) (key, bool) {
 	return other, used && other != k
 }
 
+// recordOf returns the attachment whose record has a name.
+func (r *Registry) recordOf(id recordID) (*attachment, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k, known := r.byRecord[id]
+	return r.all[k], known
+}
+
+// usersIn returns who has addresses of a range on links.
+func (r *Registry) usersIn(p netip.Prefix) map[netip.Addr]*attachment {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var users map[netip.Addr]*attachment
+	for ip, k := range r.byAddr {
+		if p.Contains(ip) {
+			if users == nil {
+				users = map[netip.Addr]*attachment{}
+			}
+			users[ip] = r.all[k]
+		}
+	}
+	return users
+}
+
 // set keeps a; the lock is held, or nobody else knows r yet.
 func (r *Registry) set(a *attachment) {
 	r.unset(a.key())
@@ -157,6 +182,7 @@ func (r *Registry) set(a *attachment) {
 	if a.Superseded || a.State == stateReleasing {
 		return
 	}
+	r.byRecord[a.recordID()] = a.key()
 	for _, ip := range a.Addresses {
 		if _, used := r.byAddr[ip]; !used {
 			r.byAddr[ip] = a.key()
@@ -171,6 +197,9 @@ func (r *Registry) unset(k key) {
 		return
 	}
 	delete(r.all, k)
+	if r.byRecord[a.recordID()] == k {
+		delete(r.byRecord, a.recordID())
+	}
 	for _, ip := range a.Addresses {
 		if r.byAddr[ip] == k {
 			delete(r.byAddr, ip)
