@@ -126,6 +126,9 @@ func bgpWithoutEffect(o v3.Object) ([]string, error) {
 		default:
 			text += fmt.Sprintf("=%v", value)
 		}
+		if name == "localWorkloadSelector" {
+			text += " (nodes speak no BGP with pods: all of this BGPPeer has none)"
+		}
 		fields = append(fields, text)
 	}
 	return fields, nil

@@ -91,7 +91,7 @@ func TestWithoutEffect(t *testing.T) {
 		{"felix", felix("{wireguardEnabled: true, floatingIPs: Enabled, reportingInterval: 30s, bpfEnabled: true}"),
 			[]string{"spec.bpfEnabled=true", "spec.floatingIPs=Enabled", "spec.reportingInterval=30s"}},
 		{"a peer", bgp("BGPPeer", "{peerIP: 192.0.2.1, asNumber: 64513, password: {secretKeyRef: {name: a, key: b}}, keepOriginalNextHop: false}"), nil},
-		{"a peer that is a pod", bgp("BGPPeer", "{localWorkloadSelector: all(), asNumber: 64513}"), []string{"spec.localWorkloadSelector=all()"}},
+		{"a peer that is a pod", bgp("BGPPeer", "{localWorkloadSelector: all(), asNumber: 64513}"), []string{"spec.localWorkloadSelector=all() (nodes speak no BGP with pods: all of this BGPPeer has none)"}},
 		{"a filter", bgp("BGPFilter", "{exportV4: [{action: Reject}]}"), nil},
 		{"a configuration", bgp("BGPConfiguration", "{nodeToNodeMeshEnabled: false, ignoredInterfaces: [eth1], logSeverityScreen: Debug, programClusterRoutes: Disabled}"), nil},
 		{"a configuration that divides routes", bgp("BGPConfiguration", "{programClusterRoutes: Enabled}"), []string{"spec.programClusterRoutes=Enabled (" + divided + ")"}},
