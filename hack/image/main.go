@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -22,22 +23,19 @@ import (
 
 func main() {
 	out := flag.String("o", "weft.tar", "the file to write")
-	tag := flag.String("tag", "localhost/weft:dev", "the image's name")
+	var tags []string
+	flag.Func("tag", "a `name` of the image, such as localhost/weft:dev; may be given several times", func(s string) error { tags = append(tags, s); return nil })
 	flag.Parse()
-	if err := pack(*out, *tag, flag.Args()); err != nil {
+	if err := pack(*out, tags, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
 		os.Exit(1)
 	}
 }
 
 // pack puts the files into the image's root; the first is what it runs.
-func pack(out, tag string, files []string) error {
-	if len(files) == 0 {
-		return fmt.Errorf("name the binaries to pack: image -o FILE BINARY...")
-	}
-	ref, err := name.NewTag(tag)
-	if err != nil {
-		return fmt.Errorf("name of the image: %w", err)
+func pack(out string, tags, files []string) error {
+	if len(files) == 0 || len(tags) == 0 {
+		return fmt.Errorf("name the image and the binaries to pack: image -o FILE -tag NAME BINARY...")
 	}
 	content, err := archive(files)
 	if err != nil {
@@ -61,14 +59,22 @@ func pack(out, tag string, files []string) error {
 	if image, err = mutate.ConfigFile(image, config); err != nil {
 		return err
 	}
-	if err := tarball.WriteToFile(out, ref, image); err != nil {
+	named := map[name.Reference]v1.Image{}
+	for _, t := range tags {
+		ref, err := name.NewTag(t)
+		if err != nil {
+			return fmt.Errorf("name of the image: %w", err)
+		}
+		named[ref] = image
+	}
+	if err := tarball.MultiRefWriteToFile(out, named); err != nil {
 		return err
 	}
 	st, err := os.Stat(out)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s: %s, %.1f MB\n", out, ref.Name(), float64(st.Size())/1e6)
+	fmt.Printf("%s: %s, %.1f MB\n", out, strings.Join(tags, ", "), float64(st.Size())/1e6)
 	return nil
 }
 
