@@ -51,14 +51,17 @@ verify: generate ## fail when generated files are not current
 
 image: ## a container image of the static binaries in bin/weft-image.tar, for "ctr -n k8s.io images import"; needs no registry
 	@$(MAKE) --no-print-directory build
-	cd hack/image && go run . -o ../../bin/weft-image.tar -tag localhost/weft:$(VERSION) ../../bin/weft ../../bin/weft-cni
+	cd hack/image && go run . -o ../../bin/weft-image.tar -tag localhost/weft:$(VERSION) -tag localhost/weft:latest ../../bin/weft ../../bin/weft-cni
 
 # The packages of these tests; one that needs Kubernetes and is not here is skipped by make test.
 KUBE_PACKAGES := ./internal/testkit/kube ./api/schema ./node/datastore/kube
 
-test-kube: ## tests with a real Kubernetes API server; the first time it builds Kubernetes from source, some 8 minutes
+test-kube: ## tests with real Kubernetes, API server alone and a cluster of two nodes; the first time it builds it from source, some 8 minutes
 	@hack/setup.sh test-kube
-	@hack/kubetools.sh kube-apiserver >/dev/null
+	@hack/kubetools.sh >/dev/null
+	@$(MAKE) --no-print-directory image
+	@go build -trimpath -ldflags '-s -w' -o bin/testpod ./internal/testkit/kube/pod
+	@cd hack/image && go run . -o ../../bin/testpod-image.tar -tag localhost/testpod:1 ../../bin/testpod
 	WEFT_KERNEL_HAS=kube go test -count=1 -exec $(CURDIR)/hack/in-netns -timeout 20m $(TESTFLAGS) $(KUBE_PACKAGES)
 
 .DEFAULT_GOAL := help

@@ -60,7 +60,7 @@ var layers = [][]string{
 	{"node"},
 	{"cli", "cli/", "lab", "lab/"},
 	{"bench", "bench/"},
-	{"e2e"},
+	{"e2e", "e2e/"},
 	{"cmd/"},
 }
 

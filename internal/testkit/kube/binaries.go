@@ -28,10 +28,7 @@ func Binary(t testing.TB, name string) string {
 	if err == nil {
 		return path
 	}
-	if has := strings.Split(os.Getenv(testkit.HasVariable), ","); slices.Contains(has, Feature) {
-		t.Fatalf("%v, although %s says that it is there", err, testkit.HasVariable)
-	}
-	t.Skipf("%s %s: %v: make test-kube builds it and runs this test", testkit.SkipMark, Feature, err)
+	absent(t, err)
 	return ""
 }
 
@@ -76,4 +73,27 @@ func find(name string) (string, error) {
 		return "", fmt.Errorf("%s has not been built: %w", name, err)
 	}
 	return path, nil
+}
+
+// Image returns the file of a container image that make test-kube has built, or skips the test.
+func Image(t testing.TB, name string) string {
+	t.Helper()
+	root, err := Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(root, "bin", name+"-image.tar")
+	if _, err := os.Stat(path); err != nil {
+		absent(t, fmt.Errorf("image %s has not been built: %w", name, err))
+	}
+	return path
+}
+
+// absent skips the test, or fails it where everything has to be there.
+func absent(t testing.TB, err error) {
+	t.Helper()
+	if has := strings.Split(os.Getenv(testkit.HasVariable), ","); slices.Contains(has, Feature) {
+		t.Fatalf("%v, although %s says that it is there", err, testkit.HasVariable)
+	}
+	t.Skipf("%s %s: %v: make test-kube gets it and runs this test", testkit.SkipMark, Feature, err)
 }

@@ -10,10 +10,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -32,10 +34,11 @@ const (
 
 // Cluster is a kube-apiserver and its etcd.
 type Cluster struct {
-	// URL of the API server, on 127.0.0.1.
-	URL string
-	dir string
-	bin string
+	// URL of the API server, on 127.0.0.1, or on its address in a Whole.
+	URL  string
+	addr netip.Addr // valid in a Whole: what nodes and pods find the API server by
+	dir  string
+	bin  string
 
 	etcd *embed.Etcd
 	mu   sync.Mutex
@@ -58,7 +61,7 @@ func Shared(t testing.TB) *Cluster {
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
 	if shared.cluster == nil && shared.err == nil {
-		shared.cluster, shared.err = start(bin)
+		shared.cluster, shared.err = start(bin, netip.Addr{})
 	}
 	if shared.err != nil {
 		t.Fatal(shared.err)
@@ -79,7 +82,7 @@ func StopShared() {
 // Start starts a cluster that ends with the test.
 func Start(t testing.TB) *Cluster {
 	t.Helper()
-	c, err := start(Binary(t, "kube-apiserver"))
+	c, err := start(Binary(t, "kube-apiserver"), netip.Addr{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,12 +93,14 @@ func Start(t testing.TB) *Cluster {
 // startTimeout is generous: the API server needs 3 s on two idle cores.
 const startTimeout = 90 * time.Second
 
-func start(bin string) (_ *Cluster, err error) {
+// start starts what tests of a client need: this project's kinds and roles are there. Where nodes are to find it by
+// an address, nothing is there but what Kubernetes brings.
+func start(bin string, addr netip.Addr) (_ *Cluster, err error) {
 	dir, err := os.MkdirTemp("", "weft-kube-")
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{dir: dir, bin: bin}
+	c := &Cluster{dir: dir, bin: bin, addr: addr}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("start a Kubernetes API server: %w", err)
@@ -111,11 +116,18 @@ func start(bin string) (_ *Cluster, err error) {
 	if c.port, err = freePort(); err != nil {
 		return nil, err
 	}
-	c.URL = fmt.Sprintf("https://127.0.0.1:%d", c.port)
+	host := "127.0.0.1"
+	if addr.IsValid() {
+		host = addr.String()
+	}
+	c.URL = fmt.Sprintf("https://%s:%d", host, c.port)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	if err := c.StartAPI(ctx); err != nil {
 		return nil, err
+	}
+	if addr.IsValid() {
+		return c, nil
 	}
 	return c, c.applyManifests(ctx)
 }
@@ -154,6 +166,10 @@ func (c *Cluster) writeFiles() error {
 	var tokens bytes.Buffer
 	fmt.Fprintf(&tokens, "%s,%s,1,\"system:masters\"\n", token(Admin), Admin)
 	fmt.Fprintf(&tokens, "%s,%s,2\n%s,%s,3\n", token(Node), Node, token(Nobody), Nobody)
+	for i := range maxMachines {
+		fmt.Fprintf(&tokens, "%s,system:node:%s,1%d,\"system:nodes\"\n", token(machineName(i)), machineName(i), i)
+	}
+	fmt.Fprintf(&tokens, "%s,system:%s,4\n", token(proxyUser), proxyUser)
 	for name, b := range map[string][]byte{
 		"sa.key":     pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}),
 		"sa.pub":     pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: pub}),
@@ -185,23 +201,14 @@ func (c *Cluster) StartAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	at := func(name string) string { return filepath.Join(c.dir, name) }
-	cmd := exec.Command(c.bin, "--etcd-servers=http://"+c.etcd.Clients[0].Addr().String(),
-		"--cert-dir="+at("pki"), "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", c.port),
-		"--advertise-address=10.0.0.1", // loopback is refused
-		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+at("sa.pub"),
-		"--service-account-signing-key-file="+at("sa.key"), "--service-cluster-ip-range=10.96.0.0/16",
-		"--authorization-mode=RBAC", "--token-auth-file="+at("tokens.csv"), "--allow-privileged=true",
-		"--disable-admission-plugins=ServiceAccount") // nobody makes the accounts that pods ask for
+	cmd := exec.Command(c.bin, c.apiFlags()...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	if err := cmd.Start(); err != nil {
+	ended, err := spawn(cmd)
+	if err != nil {
 		_ = log.Close()
 		return err
 	}
 	c.api, c.log = cmd, log
-	ended := make(chan error, 1)
-	go func() { _, err := cmd.Process.Wait(); ended <- err }()
 	for {
 		select {
 		case <-ctx.Done():
@@ -214,6 +221,37 @@ func (c *Cluster) StartAPI(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// spawn starts a program that does not outlive this one. The kernel ties that to the thread that starts it, and
+// threads on which something changed the network namespace end early: so it has one of its own.
+func spawn(cmd *exec.Cmd) (ended <-chan error, err error) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	started, done := make(chan error), make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			done <- cmd.Wait()
+		}
+		close(done)
+	}()
+	return done, <-started
+}
+
+func (c *Cluster) apiFlags() []string {
+	at := func(name string) string { return filepath.Join(c.dir, name) }
+	flags := []string{"--etcd-servers=http://" + c.etcd.Clients[0].Addr().String(),
+		"--cert-dir=" + at("pki"), fmt.Sprintf("--secure-port=%d", c.port),
+		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + at("sa.pub"),
+		"--service-account-signing-key-file=" + at("sa.key"), "--service-cluster-ip-range=10.96.0.0/16",
+		"--authorization-mode=Node,RBAC", "--token-auth-file=" + at("tokens.csv"), "--allow-privileged=true"}
+	if c.addr.IsValid() {
+		return append(flags, "--bind-address=0.0.0.0", "--advertise-address="+c.addr.String(), "--kubelet-preferred-address-types=InternalIP")
+	}
+	return append(flags, "--bind-address=127.0.0.1", "--advertise-address=10.0.0.1", // loopback is refused
+		"--disable-admission-plugins=ServiceAccount") // nobody makes the accounts that pods ask for
 }
 
 // StopAPI kills the API server; its etcd stays.
