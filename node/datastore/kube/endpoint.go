@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -119,6 +120,9 @@ func (s *Store) annotate(ctx context.Context, src *source, key datastore.Key, an
 	}
 	b, err := s.do(ctx, &request{verb: http.MethodPatch, path: append(slices.Clip(path), "status"), body: body,
 		patch: string(types.MergePatchType), accept: protobufType})
+	if p.UID != "" && errors.Is(err, datastore.ErrInvalid) && strings.Contains(err.Error(), "metadata.uid") {
+		return nil, fmt.Errorf("it was deleted and created anew: its UID is not %s: %w", p.UID, datastore.ErrConflict)
+	}
 	if err != nil {
 		return nil, err
 	}

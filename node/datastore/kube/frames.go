@@ -39,7 +39,7 @@ func (j *jsonFrames) next() (frame, error) {
 	return frame{f.Type, f.Object}, err
 }
 
-// protobufFrames are messages, each after its length in 4 bytes.
+// protobufFrames are messages of type WatchEvent, each after its length in 4 bytes.
 type protobufFrames struct {
 	reader io.ReadCloser
 	buffer []byte
@@ -63,13 +63,9 @@ func (p *protobufFrames) next() (frame, error) {
 		}
 		break
 	}
-	raw, err := unwrap(p.buffer[:n])
-	if err != nil {
-		return frame{}, err
-	}
 	var e metav1.WatchEvent
-	if err := e.Unmarshal(raw); err != nil {
-		return frame{}, err
+	if err := e.Unmarshal(p.buffer[:n]); err != nil {
+		return frame{}, fmt.Errorf("this is no event in Kubernetes' protobuf: %w", err)
 	}
 	return frame{watch.EventType(e.Type), e.Object.Raw}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v3 "weft/api/v3"
@@ -15,6 +16,9 @@ import (
 // BGPSecret is the Secret, in v3.BGPPasswordNamespace, whose keys are passwords of BGP sessions. By its name the node
 // service can be given this one and no other.
 const BGPSecret = "bgp-secrets"
+
+// KindHost is Kubernetes' own Node of Config.NodeName: a *corev1.Node. No other Node is read.
+const KindHost = "KubernetesNode"
 
 // source is where a kind comes from.
 type source struct {
@@ -52,6 +56,9 @@ func sources(node string) []*source {
 			src.status = true
 		}
 		out = append(out, src)
+	}
+	if node != "" {
+		out = append(out, &source{kind: KindHost, version: "v1", resource: "nodes", fields: "metadata.name=" + node})
 	}
 	return out
 }
@@ -113,6 +120,13 @@ func (s *source) decode(data []byte) (key datastore.Key, o v3.Object, revision s
 		return datastore.Key{Kind: s.kind}, nil, "", fmt.Errorf("read %s: %w", s.kind, err)
 	}
 	key, revision = datastore.Key{Kind: s.kind, Namespace: m.Metadata.Namespace, Name: m.Metadata.Name}, m.Metadata.ResourceVersion
+	if s.kind == KindHost {
+		n := &corev1.Node{}
+		err := json.Unmarshal(data, n)
+		n.ManagedFields, n.Status.Images = nil, nil
+		n.Kind = KindHost
+		return key, n, revision, err
+	}
 	if m.Kind == "" { // as the items of a list of Kubernetes' own kinds are
 		data = append([]byte(s.typeMeta()), data[1:]...)
 	}

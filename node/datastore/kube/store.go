@@ -4,7 +4,7 @@
 //
 // Kinds of projectcalico.org/v3 are custom resources of the same name (manifests/crds), the Node record of a
 // node service included: what it takes over from Kubernetes' own Node (labels, addresses, pod ranges) it writes
-// there itself (HostOf), with an owner reference, so that the record goes when the Node does. Thus a node
+// there itself (it follows KindHost), with an owner reference, so that the record goes when the Node does. Thus a node
 // service reads one of Kubernetes' Node objects, its own, and is not told of the heartbeats of all others.
 // Namespace, ServiceAccount, Service, EndpointSlice, NetworkPolicy and ClusterNetworkPolicy are Kubernetes' own;
 // where ClusterNetworkPolicy is not installed there is none, which is looked at again every half minute. Of
@@ -60,12 +60,16 @@ type Config struct {
 	NodeName string
 	// RequestTimeout bounds one call. Zero: 10 s.
 	RequestTimeout time.Duration
-	// Relist is the shortest time after which everything of a kind is listed again although nothing is known to
-	// have gone wrong; it is 200 ms for each object, if that is more. Zero: 30 min.
+	// Relist is after how long everything of a kind is listed again although nothing is known to have gone wrong. Of
+	// more than relistObjects objects it is longer in proportion. Zero: 30 min.
 	Relist time.Duration
 	// Logger gets the API server's warnings, at Debug. nil: nothing.
 	Logger *slog.Logger
 }
+
+// relistObjects is up to how many objects of a kind are listed every Config.Relist: at most 5 a second, a list of
+// which costs the API server some 100 us each.
+const relistObjects = 9000
 
 func (c *Config) defaults() {
 	if c.RequestTimeout <= 0 {

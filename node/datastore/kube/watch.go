@@ -137,7 +137,10 @@ func (s *Store) untilRelist(kind string) time.Duration {
 	if !ok {
 		l.at = time.Now()
 	}
-	period := max(s.cfg.Relist, time.Duration(l.count)*200*time.Millisecond)
+	period := s.cfg.Relist
+	if l.count > relistObjects {
+		period = time.Duration(float64(period) * float64(l.count) / relistObjects)
+	}
 	return max(0, time.Until(l.at.Add(period+rand.N(period/4+1))))
 }
 

@@ -23,6 +23,7 @@ type Recorder struct {
 	States  []string
 	Changes []datastore.Change
 	Batches int
+	Why     error // the store was away last
 	notify  chan struct{}
 }
 
@@ -39,6 +40,7 @@ func (r *Recorder) OnState(s datastore.State, err error) {
 	text := string(s)
 	if err != nil {
 		text += " (away)"
+		r.Why = err
 	}
 	r.States = append(r.States, text)
 	r.wake()
@@ -76,7 +78,7 @@ func (r *Recorder) Wait(t testing.TB, what string, limit time.Duration, ok func(
 		case <-deadline:
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			t.Fatalf("%s: not within %v; states %v, %d changes", what, limit, r.States[max(0, len(r.States)-20):], len(r.Changes))
+			t.Fatalf("%s: not within %v; states %v, last away for %v; %d changes", what, limit, r.States[max(0, len(r.States)-20):], r.Why, len(r.Changes))
 		}
 	}
 }
