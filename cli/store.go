@@ -15,6 +15,7 @@ import (
 
 	"weft/node/datastore"
 	"weft/node/datastore/etcd"
+	"weft/node/datastore/kube"
 )
 
 const (
@@ -60,7 +61,7 @@ func addStoreFlags(c *cobra.Command) *storeFlags {
 		env := "WEFT_" + strings.ToUpper(strings.ReplaceAll(o.name, "-", "_"))
 		f.StringVar(o.at, o.name, os.Getenv(env), o.usage+" (env "+env+")")
 	}
-	f.StringVar(&s.kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "`file` that leads to a Kubernetes API server; not supported yet in this release (env KUBECONFIG)")
+	f.StringVar(&s.kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "`file` that leads to the Kubernetes API server whose resources are meant (env KUBECONFIG)")
 	addRunDir(c, &s.runDir)
 	s.kubeconfigGiven = func() bool { return f.Changed("kubeconfig") }
 	s.runDirGiven = func() bool { return f.Changed("run-dir") || os.Getenv(runDirEnv) != "" }
@@ -94,10 +95,7 @@ func (s *storeFlags) config() (etcd.Config, error) {
 			cfg.Endpoints = append(cfg.Endpoints, e)
 		}
 	}
-	switch {
-	case s.kubeconfig != "" && (s.kubeconfigGiven() || len(cfg.Endpoints) == 0 && !s.runDirGiven()):
-		return cfg, fmt.Errorf("find the store: --kubeconfig or KUBECONFIG names a Kubernetes API server (%s), which is not supported yet in this release; give --etcd-endpoints, or --run-dir for the store of the local node", s.kubeconfig)
-	case len(cfg.Endpoints) == 0:
+	if len(cfg.Endpoints) == 0 {
 		socket, err := filepath.Abs(filepath.Join(s.runDir, etcdSocketName))
 		if err != nil {
 			return cfg, fmt.Errorf("find the store: %w", err)
@@ -107,6 +105,29 @@ func (s *storeFlags) config() (etcd.Config, error) {
 	return cfg, nil
 }
 
+// kubernetes tells that a Kubernetes API server is meant: one was named, and nothing else closer by.
+func (s *storeFlags) kubernetes() bool {
+	return s.kubeconfig != "" && (s.kubeconfigGiven() || strings.Join(s.endpoints, "") == "" && !s.runDirGiven())
+}
+
+// openKubernetes is openWithin for a Kubernetes API server.
+func (s *storeFlags) openKubernetes(ctx context.Context, limit time.Duration) (datastore.Store, error) {
+	store, err := kube.Open(kube.Config{Kubeconfig: s.kubeconfig, RequestTimeout: requestTimeout})
+	if err != nil {
+		return nil, fmt.Errorf("find the store: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if err := store.Ping(ctx); err != nil {
+		_ = store.Close()
+		if ctx.Err() != nil {
+			err = fmt.Errorf("no answer within %v", limit)
+		}
+		return nil, fmt.Errorf("cannot reach the store at %s, which --kubeconfig or KUBECONFIG leads to: %w", store.Server(), err)
+	}
+	return store, nil
+}
+
 // open connects and waits for the store's first answer, so that a store which is away is told at
 // once and in one way.
 func (s *storeFlags) open(ctx context.Context) (datastore.Store, error) {
@@ -114,6 +135,9 @@ func (s *storeFlags) open(ctx context.Context) (datastore.Store, error) {
 }
 
 func (s *storeFlags) openWithin(ctx context.Context, limit time.Duration) (datastore.Store, error) {
+	if s.kubernetes() {
+		return s.openKubernetes(ctx, limit)
+	}
 	cfg, err := s.config()
 	if err != nil {
 		return nil, err

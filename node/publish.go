@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"reflect"
 	"slices"
 	"strconv"
 	"sync"
@@ -38,6 +37,7 @@ type publisher struct {
 	stores   []netip.Addr // addresses of the store's endpoints
 	cluster  *cluster
 	underlay *underlay
+	host     *kubeHost // nil: the store is not Kubernetes
 	tunnels  tunnelAddresses
 	// announced is what the engine wants said of the tunnels.
 	announced *announcer
@@ -114,6 +114,7 @@ func (p *publisher) publish(ctx context.Context) error {
 		want.SetGroupVersionKind(kind.GroupVersion.WithKind("Node"))
 		want.Name = string(p.self)
 	}
+	p.host.fill(want)
 	addrs, lost, err := p.detect(snap, under, want)
 	if err != nil {
 		return err
@@ -173,7 +174,7 @@ func (p *publisher) problems() []string {
 
 // write creates or updates the record when it differs.
 func (p *publisher) write(ctx context.Context, have, want *v3.Node) (*v3.Node, error) {
-	if have != nil && !p.unsure && reflect.DeepEqual(have.Spec, want.Spec) && reflect.DeepEqual(have.Status, want.Status) {
+	if have != nil && !p.unsure && sameRecord(have, want) {
 		return have, nil
 	}
 	var o v3.Object

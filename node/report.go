@@ -10,6 +10,7 @@ import (
 
 	"weft/model"
 	"weft/model/topology"
+	"weft/node/config"
 	"weft/node/datastore"
 	"weft/node/status"
 )
@@ -83,6 +84,9 @@ func (s *service) awayText(err error) string {
 }
 
 func (s *service) storeKind() string {
+	if s.cfg.Datastore.Kind == config.DatastoreKubernetes {
+		return "Kubernetes at " + strings.Join(s.endpoints, ", ")
+	}
 	if s.cfg.Datastore.Embedded() {
 		return "embedded etcd"
 	}

@@ -27,6 +27,7 @@ import (
 	"weft/node/config"
 	"weft/node/datastore"
 	"weft/node/datastore/etcd"
+	"weft/node/datastore/kube"
 	"weft/node/flows"
 	"weft/node/ipam"
 )
@@ -43,6 +44,8 @@ type service struct {
 	missing   []string          // what this host cannot do, for status
 	handle    *kernel.Handle
 	store     datastore.Store
+	endpoints []string  // of the store, as URLs; none: it is embedded
+	host      *kubeHost // nil: the store is not Kubernetes
 	cluster   *cluster
 	underlay  *underlay
 	registry  *cni.Registry
@@ -118,7 +121,7 @@ func (s *service) run(ctx context.Context, server *etcd.Server) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.serve(ctx) })
 	g.Go(func() error {
-		return datastore.Follow(ctx, s.store, watchedKinds(), s.sink(), datastore.FollowOptions{Logger: s.log})
+		return datastore.Follow(ctx, s.store, s.followed(), s.sink(), datastore.FollowOptions{Logger: s.log})
 	})
 	g.Go(func() error {
 		return s.monitor.Run(ctx, func(ev kernel.Event) {
@@ -158,7 +161,11 @@ func (s *service) run(ctx context.Context, server *etcd.Server) error {
 
 // sink passes what the store says to all that follow it and keeps the store's metrics.
 func (s *service) sink() datastore.Sink {
-	return &meteredSink{s.metrics, []datastore.Sink{s.enforcer, s.cluster, s.speaker, s.reporter, s.keeper}}
+	sinks := []datastore.Sink{s.enforcer, s.cluster, s.speaker, s.reporter, s.keeper}
+	if s.host != nil {
+		sinks = append(sinks, s.host)
+	}
+	return &meteredSink{s.metrics, sinks}
 }
 
 type meteredSink struct {
@@ -185,6 +192,10 @@ func (m *meteredSink) OnChanges(c []datastore.Change) {
 // openStore starts the embedded etcd when no store is named, and connects.
 func (s *service) openStore(ctx context.Context) (*etcd.Server, error) {
 	d := s.cfg.Datastore
+	if d.Kind == config.DatastoreKubernetes {
+		return nil, s.openKubernetes()
+	}
+	s.endpoints = d.Endpoints
 	conf := etcd.Config{Endpoints: d.Endpoints, CAFile: d.CAFile, CertFile: d.CertFile, KeyFile: d.KeyFile,
 		Username: d.User, PasswordFile: d.PasswordFile, Logger: s.log}
 	var server *etcd.Server
@@ -204,6 +215,26 @@ func (s *service) openStore(ctx context.Context) (*etcd.Server, error) {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
 	return server, nil
+}
+
+// openKubernetes connects to the API server.
+func (s *service) openKubernetes() error {
+	store, err := kube.Open(kube.Config{Kubeconfig: s.cfg.Datastore.Kubeconfig, NodeName: s.cfg.NodeName, Logger: s.log})
+	if err != nil {
+		return fmt.Errorf("open the store: %w", err)
+	}
+	s.store, s.endpoints = store, []string{store.Server()}
+	s.host = &kubeHost{notify: func() { s.publish.Kick() }}
+	return nil
+}
+
+// followed are the kinds that this node follows in its store.
+func (s *service) followed() []string {
+	kinds := watchedKinds()
+	if s.host != nil {
+		kinds = append(kinds, kube.KindHost)
+	}
+	return kinds
 }
 
 // build makes the parts and connects them; nothing runs yet.
@@ -232,7 +263,7 @@ func (s *service) build(ctx context.Context) error {
 	s.drivers = s.served(tunnels)
 	s.ipam = ipam.New(s.store, s.cfg.NodeName, ipam.Options{View: s.ipamView, InUse: s.inUse, Log: s.log})
 	s.engine = &engine{log: s.log, cluster: s.cluster, underlay: s.underlay, compiler: topology.NewCompiler(s.drivers),
-		endpoints: s.registry.Endpoints, metrics: s.metrics, store: storePorts(s.cfg.Datastore.Endpoints),
+		endpoints: s.registry.Endpoints, metrics: s.metrics, store: storePorts(s.endpoints),
 		announcer: &announcer{kick: func() { s.publish.Kick() }, again: func() { s.engine.runner.Kick() }, now: time.Now}}
 	var devices devices
 	if s.wireguard != nil {
@@ -254,8 +285,8 @@ func (s *service) build(ctx context.Context) error {
 	s.enforcer.told = s.flows.Update
 	s.metrics.registry.MustRegister(&policyCollector{s.enforcer}, &encryptionCollector{s}, &bgpCollector{s.speaker})
 	s.publisher = &publisher{self: model.NodeName(s.cfg.NodeName), cfg: s.cfg.Address, log: s.log, store: s.store,
-		stores: storeAddresses(ctx, s.cfg.Datastore.Endpoints), cluster: s.cluster, underlay: s.underlay,
-		announced: s.engine.announcer, encryptor: s.encryptor, tunnels: &nodeTunnel{s.ipam, s.cfg.NodeName}}
+		stores: storeAddresses(ctx, s.endpoints), cluster: s.cluster, underlay: s.underlay,
+		host: s.host, announced: s.engine.announcer, encryptor: s.encryptor, tunnels: &nodeTunnel{s.ipam, s.cfg.NodeName}}
 	s.publish = reconcile.NewRunner(s.publisher.run, reconcile.RunnerOptions{
 		RetryMin: retryMin, RetryMax: retryMax, Resync: s.cfg.Resync})
 	s.registry.OnChange(s.engine.runner.Kick)

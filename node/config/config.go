@@ -47,8 +47,9 @@ type Config struct {
 
 // Datastore says where the cluster's resources are.
 type Datastore struct {
-	Kind         string   // "etcd"
-	Endpoints    []string // empty: the embedded etcd
+	Kind         string   // DatastoreEtcd or DatastoreKubernetes
+	Endpoints    []string // of etcd; empty: the embedded one
+	Kubeconfig   string   // file that leads to the Kubernetes API server; empty: the pod's own service account
 	CAFile       string
 	CertFile     string
 	KeyFile      string
@@ -68,8 +69,14 @@ const WireGuardAuto = "auto"
 // IPIPAuto lets the kernel decide how IPIP is done.
 const IPIPAuto = "auto"
 
+// The kinds of store.
+const (
+	DatastoreEtcd       = "etcd"
+	DatastoreKubernetes = "kubernetes"
+)
+
 // Embedded tells whether the node runs its own store.
-func (d Datastore) Embedded() bool { return len(d.Endpoints) == 0 }
+func (d Datastore) Embedded() bool { return d.Kind != DatastoreKubernetes && len(d.Endpoints) == 0 }
 
 // Address says how the node finds its underlay addresses.
 type Address struct {
@@ -107,7 +114,8 @@ func Bind(fs *pflag.FlagSet) func() (*Config, error) {
 	fs.StringVar(&r.DataDir, "data-dir", DefaultDataDir, "directory for what must outlive a reboot")
 	fs.StringVar(&r.RunDir, "run-dir", DefaultRunDir, "directory for sockets")
 	fs.StringVar(&r.file, "config", "", "configuration file (YAML; keys are the flags' names in camelCase)")
-	fs.StringVar(&r.Datastore.Kind, "datastore", "etcd", "where the resources are: etcd")
+	fs.StringVar(&r.Datastore.Kind, "datastore", DatastoreEtcd, "where the resources are: etcd or kubernetes")
+	fs.StringVar(&r.Datastore.Kubeconfig, "kubeconfig", "", "file that leads to the API server of --datastore kubernetes; none: the service account of the pod that the node service runs in")
 	fs.StringVar(&r.endpoints, "etcd-endpoints", "", "etcd endpoints, comma separated (http://, https://, unix://); none: start the embedded etcd in the data directory")
 	fs.StringVar(&r.Datastore.CAFile, "etcd-cacert", "", "CA certificate file of the etcd server")
 	fs.StringVar(&r.Datastore.CertFile, "etcd-cert", "", "client certificate file for etcd")
@@ -286,11 +294,16 @@ func (c *Config) Validate() error {
 		bad("run-dir", "%q is too long: the sockets in it must stay under 108 bytes", c.RunDir)
 	}
 	switch c.Datastore.Kind {
-	case "etcd":
-	case "kubernetes":
-		bad("datastore", "kubernetes is not supported yet; use etcd")
+	case DatastoreEtcd:
+		if c.Datastore.Kubeconfig != "" {
+			bad("kubeconfig", "is for --datastore kubernetes, which is not asked for")
+		}
+	case DatastoreKubernetes:
+		if len(c.Datastore.Endpoints) > 0 {
+			bad("etcd-endpoints", "is for --datastore etcd, not for kubernetes")
+		}
 	default:
-		bad("datastore", "%q: want etcd", c.Datastore.Kind)
+		bad("datastore", "%q: want etcd or kubernetes", c.Datastore.Kind)
 	}
 	for _, e := range c.Datastore.Endpoints {
 		u, err := url.Parse(e)

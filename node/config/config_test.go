@@ -41,22 +41,23 @@ func TestPrecedence(t *testing.T) {
 
 func TestErrorsNameTheFlag(t *testing.T) {
 	for args, want := range map[string]string{
-		"--node-name=A_b":                             "--node-name",
-		"--run-dir=run":                               "--run-dir",
-		"--run-dir=/" + strings.Repeat("x", 100):      "108 bytes",
-		"--datastore=kubernetes":                      "not supported yet",
-		"--datastore=zookeeper":                       "want etcd",
-		"--etcd-endpoints=tcp://x":                    "--etcd-endpoints",
-		"--ip-autodetection-method=interface=[":       "--ip-autodetection-method",
-		"--ip-autodetection-method=cidr=10.0.0.0":     "want CIDRs",
-		"--ip6-autodetection-method=maybe":            "--ip6-autodetection-method",
-		"--health-listen=9099":                        "--health-listen",
-		"--log-level=loud":                            "--log-level",
-		"--resync-interval=1ms":                       "--resync-interval",
-		"--ip-autodetection-method=first-found=eth0":  "takes no argument",
-		"--ip-autodetection-method=can-reach=nowhere": "want an IP address",
+		"--node-name=A_b":                                    "--node-name",
+		"--run-dir=run":                                      "--run-dir",
+		"--run-dir=/" + strings.Repeat("x", 100):             "108 bytes",
+		"--datastore=kubernetes --etcd-endpoints=http://x:1": "--etcd-endpoints",
+		"--kubeconfig=/x":                                    "--kubeconfig",
+		"--datastore=zookeeper":                              "want etcd",
+		"--etcd-endpoints=tcp://x":                           "--etcd-endpoints",
+		"--ip-autodetection-method=interface=[":              "--ip-autodetection-method",
+		"--ip-autodetection-method=cidr=10.0.0.0":            "want CIDRs",
+		"--ip6-autodetection-method=maybe":                   "--ip6-autodetection-method",
+		"--health-listen=9099":                               "--health-listen",
+		"--log-level=loud":                                   "--log-level",
+		"--resync-interval=1ms":                              "--resync-interval",
+		"--ip-autodetection-method=first-found=eth0":         "takes no argument",
+		"--ip-autodetection-method=can-reach=nowhere":        "want an IP address",
 	} {
-		if _, err := load(t, "--node-name=n1", args); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := load(t, append([]string{"--node-name=n1"}, strings.Fields(args)...)...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got error %v, want one with %q", args, err, want)
 		}
 	}
