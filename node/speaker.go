@@ -31,6 +31,8 @@ type bgpDriver interface {
 	// News has a value when Learned would return something else.
 	News() <-chan struct{}
 	Learned() (routes []routing.Learned, settled bool)
+	// Pending tells whether so much more is known that it need not be waited for.
+	Pending() bool
 	States() []bgp.Peer
 	Peers(context.Context) ([]bgp.Peer, error)
 	Close()
@@ -44,7 +46,8 @@ type speaker struct {
 	driver  bgpDriver
 	off     bool // nothing is to be spoken: what an earlier process left is ended
 	cluster *cluster
-	learned func() // is called when there are other routes
+	learned func()                      // is called when there are other routes
+	applied func(context.Context) error // the same, and waits until the kernel has them
 	runner  *reconcile.Runner
 
 	mu       sync.Mutex
@@ -71,8 +74,8 @@ const settleTime = 100 * time.Millisecond
 // before; it is taken after ten times that in any case. A look costs as much as there is, some 0.5 us for each route.
 func hearAfter(n int) time.Duration { return 20*time.Millisecond + time.Duration(n)*time.Microsecond }
 
-func newSpeaker(self model.NodeName, driver bgpDriver, off bool, c *cluster, log *slog.Logger, learned func(), resync time.Duration) *speaker {
-	s := &speaker{self: self, log: log, driver: driver, off: off, cluster: c, learned: learned, records: newBGPResources(self, v3.BGPPasswordNamespace), rejected: map[datastore.Key]error{}}
+func newSpeaker(self model.NodeName, driver bgpDriver, off bool, c *cluster, log *slog.Logger, engine *reconcile.Runner, resync time.Duration) *speaker {
+	s := &speaker{self: self, log: log, driver: driver, off: off, cluster: c, learned: engine.Kick, applied: engine.Await, records: newBGPResources(self, v3.BGPPasswordNamespace), rejected: map[datastore.Key]error{}}
 	s.runner = reconcile.NewRunner(s.run, reconcile.RunnerOptions{Settle: settleTime, RetryMin: retryMin, RetryMax: retryMax, Resync: resync})
 	return s
 }
@@ -116,7 +119,8 @@ func (s *speaker) Run(ctx context.Context) error {
 	return err
 }
 
-// listen takes over what others say, until ctx ends.
+// listen takes over what others say, until ctx ends. What it takes over is in the kernel before it takes over more:
+// routes of this cluster, and pods, are not held up for longer than that.
 func (s *speaker) listen(ctx context.Context) {
 	for {
 		select {
@@ -127,7 +131,10 @@ func (s *speaker) listen(ctx context.Context) {
 		if !s.calm(ctx) {
 			return
 		}
-		s.hear()
+		for more := true; more && ctx.Err() == nil; more = s.driver.Pending() {
+			s.take()
+			_ = s.applied(ctx) // the engine says itself what is wrong
+		}
 	}
 }
 
@@ -209,11 +216,15 @@ func (s *speaker) format() string {
 
 // hear takes over what others said.
 func (s *speaker) hear() {
-	all, settled := s.driver.Learned()
-	s.mu.Lock()
-	s.latest, s.settled = all, settled
-	s.mu.Unlock()
+	s.take()
 	s.learned()
+}
+
+func (s *speaker) take() {
+	some, settled := s.driver.Learned()
+	s.mu.Lock()
+	s.latest, s.settled = some, settled
+	s.mu.Unlock()
 }
 
 // prepare takes over what the routes depend on, before the speaker has its plan: what it tells then is what is to be.
@@ -416,7 +427,7 @@ func (s *speaker) table(installed func(netip.Prefix) (why string, is bool)) stat
 // newSpeaker makes this node's side of BGP.
 func (s *service) newSpeaker() *speaker {
 	d := bgp.New(s.handle, s.log, bgp.Options{Dir: s.cfg.RunDir, LogDir: s.cfg.RunDir})
-	return newSpeaker(model.NodeName(s.cfg.NodeName), d, !s.cfg.BGP, s.cluster, s.log, func() { s.engine.runner.Kick() }, s.cfg.Resync)
+	return newSpeaker(model.NodeName(s.cfg.NodeName), d, !s.cfg.BGP, s.cluster, s.log, s.engine.runner, s.cfg.Resync)
 }
 
 // bgpRoutes is the account of BGP's routes.

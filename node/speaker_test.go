@@ -40,6 +40,7 @@ func (s *heldSpeaker) Watch(ctx context.Context, _ func()) error { <-ctx.Done();
 func (s *heldSpeaker) Invalidate()                               {}
 func (s *heldSpeaker) News() <-chan struct{}                     { return s.news }
 func (s *heldSpeaker) Learned() ([]routing.Learned, bool)        { return nil, true }
+func (s *heldSpeaker) Pending() bool                             { return false }
 func (s *heldSpeaker) States() []bgp.Peer                        { return s.states }
 func (s *heldSpeaker) Peers(context.Context) ([]bgp.Peer, error) { return s.states, s.err }
 func (s *heldSpeaker) Close()                                    {}
@@ -56,7 +57,7 @@ func speakerOfTest(t *testing.T) (*speaker, *heldSpeaker) {
 		c.OnChanges([]datastore.Change{{Key: datastore.Key{Kind: v3.KindNode, Name: name}, Object: o}})
 	}
 	held := &heldSpeaker{news: make(chan struct{})}
-	s := newSpeaker("n1", held, false, c, slog.New(slog.DiscardHandler), func() {}, time.Hour)
+	s := newSpeaker("n1", held, false, c, slog.New(slog.DiscardHandler), reconcile.NewRunner(nil, reconcile.RunnerOptions{}), time.Hour)
 	feedSpeaker(t, s, `
 apiVersion: projectcalico.org/v3
 kind: BGPConfiguration
@@ -145,11 +146,11 @@ func TestSpeakerSaysWhatIsDown(t *testing.T) {
 // TestSpeakerAnnounced: what is announced of services is not known before the first run, and then that; a node that
 // speaks no BGP announces nothing, which is known.
 func TestSpeakerAnnounced(t *testing.T) {
-	fresh := newSpeaker("n1", &heldSpeaker{}, false, inSync(), slog.New(slog.DiscardHandler), func() {}, time.Hour)
+	fresh := newSpeaker("n1", &heldSpeaker{}, false, inSync(), slog.New(slog.DiscardHandler), reconcile.NewRunner(nil, reconcile.RunnerOptions{}), time.Hour)
 	if said, known := fresh.announced(); known || len(said) > 0 {
 		t.Errorf("before the first run: %v, %v", said, known)
 	}
-	off := newSpeaker("n1", &heldSpeaker{}, true, inSync(), slog.New(slog.DiscardHandler), func() {}, time.Hour)
+	off := newSpeaker("n1", &heldSpeaker{}, true, inSync(), slog.New(slog.DiscardHandler), reconcile.NewRunner(nil, reconcile.RunnerOptions{}), time.Hour)
 	if said, known := off.announced(); !known || len(said) > 0 {
 		t.Errorf("without BGP: %v, %v", said, known)
 	}

@@ -192,13 +192,28 @@ func (d *Driver) Watch(ctx context.Context, kick func()) error {
 // News has a value when what Learned returns changed.
 func (d *Driver) News() <-chan struct{} { return d.news }
 
-// Learned returns the best routes, sorted by prefix. settled false means that there may be more: a speaker
+// learnedMost is how many changes one call of Learned tells at most: others wait while the kernel gets them.
+const learnedMost = 4000
+
+// Learned returns the best routes, sorted by prefix, with at most 4,000 changes since the call before; where there are
+// more, News has a value again. settled false means that there may be more: a speaker
 // that has just begun, or this process, does not know all yet. Nothing of what the kernel has is to be
 // deleted then.
 func (d *Driver) Learned() (routes []routing.Learned, settled bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.routes.sorted(), d.settled
+	routes, more := d.routes.sorted(learnedMost)
+	if more {
+		poke(d.news)
+	}
+	return routes, d.settled && !more
+}
+
+// Pending tells whether Learned has as many changes to tell as it tells at once.
+func (d *Driver) Pending() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.routes.fresh) >= learnedMost
 }
 
 // States returns the sessions without their counts, sorted by address: what was last heard of them.

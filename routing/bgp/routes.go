@@ -13,7 +13,7 @@ import (
 type routes struct {
 	all   map[netip.Prefix]known
 	list  []routing.Learned // of the last call of sorted: others have it, too
-	fresh []netip.Prefix    // that may differ from list
+	fresh []netip.Prefix    // that may differ in list
 }
 
 // known is the way to a prefix, which others may share, and the stream that told of it last.
@@ -61,14 +61,17 @@ func (r *routes) clear() bool {
 	return had
 }
 
-// sorted returns the routes by prefix. What it returns may not be changed.
-func (r *routes) sorted() []routing.Learned {
+// sorted returns the routes by prefix, with at most so many changes since the call before; more tells that there are
+// others. What it returns may not be changed.
+func (r *routes) sorted(most int) (list []routing.Learned, more bool) {
 	if len(r.fresh) == 0 {
-		return r.list
+		return r.list, false
 	}
 	slices.SortFunc(r.fresh, netip.Prefix.Compare)
-	out, rest := make([]routing.Learned, 0, len(r.all)), r.list
-	for _, p := range slices.Compact(r.fresh) {
+	r.fresh = slices.Compact(r.fresh)
+	now := r.fresh[:min(most, len(r.fresh))]
+	out, rest := make([]routing.Learned, 0, len(r.list)+len(now)), r.list
+	for _, p := range now {
 		at, there := slices.BinarySearchFunc(rest, p, func(l routing.Learned, p netip.Prefix) int { return l.Prefix.Compare(p) })
 		out = append(out, rest[:at]...)
 		if there {
@@ -79,6 +82,9 @@ func (r *routes) sorted() []routing.Learned {
 			out = append(out, routing.Learned{Prefix: p, Way: k.Way})
 		}
 	}
-	r.list, r.fresh = append(out, rest...), nil
-	return r.list
+	r.list, r.fresh = append(out, rest...), r.fresh[len(now):]
+	if len(r.fresh) == 0 {
+		r.fresh = nil
+	}
+	return r.list, r.fresh != nil
 }

@@ -53,25 +53,47 @@ func TestRoutesForgetNothing(t *testing.T) {
 				if rapid.IntRange(0, 9).Draw(t, "really") == 0 {
 					clear(want)
 					r.clear()
+					last, lastCopy = nil, nil
 				}
 			},
 			"listed": func(t *rapid.T) {
 				if diff := cmp.Diff(lastCopy, last, equal); diff != "" {
 					t.Fatalf("a list that was returned has changed (-was +is):\n%s", diff)
 				}
-				got := r.sorted()
+				var got []routing.Learned
+				for more := true; more; {
+					got, more = r.sorted(rapid.IntRange(1, 4).Draw(t, "most"))
+					if changes := differ(last, got); changes > 4 {
+						t.Fatalf("%d changes at once", changes)
+					}
+					last, lastCopy = got, slices.Clone(got)
+				}
 				all := slices.SortedFunc(maps.Values(want), func(a, b routing.Learned) int { return a.Prefix.Compare(b.Prefix) })
 				if diff := cmp.Diff(all, got, equal); diff != "" {
 					t.Fatalf("(-want +got):\n%s", diff)
 				}
 				listed += len(got)
-				last, lastCopy = got, slices.Clone(got)
 			},
 		})
 	})
 	if listed == 0 {
 		t.Error("no route was ever listed")
 	}
+}
+
+// differ returns how many prefixes two lists have different routes to.
+func differ(a, b []routing.Learned) (n int) {
+	ways := map[netip.Prefix]*routing.Way{}
+	for _, l := range a {
+		ways[l.Prefix] = l.Way
+	}
+	for _, l := range b {
+		if !ways[l.Prefix].Equal(l.Way) {
+			n++
+		}
+		delete(ways, l.Prefix)
+	}
+	return n + len(ways)
 }
 
 // While an Apply waits for a speaker that does not answer, others are told what there is.
