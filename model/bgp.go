@@ -1,7 +1,7 @@
 package model
 
 import (
-	"log/slog"
+	"fmt"
 	"net/netip"
 )
 
@@ -37,7 +37,7 @@ type BGPConfig struct {
 	ReflectorThreshold int
 
 	ListenPort uint16
-	LogLevel   slog.Level // least of what the speaker logs (logSeverityScreen)
+	LogLevel   LogLevel // least of what the speaker logs (logSeverityScreen)
 	// IgnoredInterfaces lead to no next hop of a learned route; with * for any part of a name.
 	IgnoredInterfaces []string
 	BindNodeIP        bool // listen on the node's addresses only
@@ -48,6 +48,38 @@ type BGPConfig struct {
 	Communities                              []BGPCommunities
 	// Priority is the kernel's metric of routes that BGP programs, by family.
 	Priority map[Family]uint32
+}
+
+// LogLevel is the least severity of what is logged, as log/slog counts. The zero value is LogInfo.
+type LogLevel int
+
+// The levels of BGPConfiguration.logSeverityScreen.
+const (
+	LogTrace   LogLevel = -8
+	LogDebug   LogLevel = -4
+	LogInfo    LogLevel = 0
+	LogWarning LogLevel = 4
+	LogError   LogLevel = 8
+	LogFatal   LogLevel = 12 // nothing
+)
+
+// String prints the name that logSeverityScreen has for it.
+func (l LogLevel) String() string {
+	switch l {
+	case LogTrace:
+		return "Trace"
+	case LogDebug:
+		return "Debug"
+	case LogInfo:
+		return "Info"
+	case LogWarning:
+		return "Warning"
+	case LogError:
+		return "Error"
+	case LogFatal:
+		return "Fatal"
+	}
+	return fmt.Sprintf("level %d", int(l))
 }
 
 // BGPCommunities are attached to what is advertised within CIDR (prefixAdvertisements). They are

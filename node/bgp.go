@@ -3,7 +3,6 @@ package node
 import (
 	"cmp"
 	"fmt"
-	"log/slog"
 	"math"
 	"net/netip"
 	"slices"
@@ -92,9 +91,12 @@ func bgpConfigOf(self model.NodeName, all map[string]*v3.BGPConfiguration) (mode
 }
 
 // logLevels are the values of logSeverityScreen, in lower case.
-func logLevels() map[string]slog.Level {
-	return map[string]slog.Level{"trace": slog.LevelDebug - 4, "debug": slog.LevelDebug, "info": slog.LevelInfo, "warning": slog.LevelWarn,
-		"error": slog.LevelError, "fatal": slog.LevelError + 4}
+func logLevels() map[string]model.LogLevel {
+	levels := map[string]model.LogLevel{}
+	for _, l := range []model.LogLevel{model.LogTrace, model.LogDebug, model.LogInfo, model.LogWarning, model.LogError, model.LogFatal} {
+		levels[strings.ToLower(l.String())] = l
+	}
+	return levels
 }
 
 // nodePrefix begins the names of BGPConfigurations that are for one node.

@@ -2,7 +2,6 @@ package node
 
 import (
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -127,7 +126,7 @@ func TestBGPNouns(t *testing.T) {
 	want := model.BGP{
 		DefaultPort: 1179, ListenPorts: map[model.NodeName]uint16{"n1": 2179, "n2": 3179},
 		Config: model.BGPConfig{Mesh: true, ASN: 64600, MeshPassword: model.SecretRef{Name: "bgp", Key: "mesh"}, MeshRestartSeconds: 90, ReflectorThreshold: 7,
-			ListenPort: 2179, BindNodeIP: true, LogLevel: slog.LevelWarn, IgnoredInterfaces: []string{"eth1", "docker*"}, ClusterIPs: []netip.Prefix{p("10.96.0.0/12")}, ExternalIPs: []netip.Prefix{p("192.0.2.0/24"), p("192.0.2.7/32")},
+			ListenPort: 2179, BindNodeIP: true, LogLevel: model.LogWarning, IgnoredInterfaces: []string{"eth1", "docker*"}, ClusterIPs: []netip.Prefix{p("10.96.0.0/12")}, ExternalIPs: []netip.Prefix{p("192.0.2.0/24"), p("192.0.2.7/32")},
 			LoadBalancerIPs: []netip.Prefix{p("2001:db8::/112")}, EachLoadBalancerIP: true,
 			Communities: []model.BGPCommunities{{CIDR: p("10.244.0.0/16"), Communities: []string{"64600:100", "1:2:3"}}},
 			Priority:    map[model.Family]uint32{model.IPv6: 512}},

@@ -2,9 +2,10 @@ package routing
 
 import (
 	"fmt"
-	"log/slog"
 	"net/netip"
+
 	"slices"
+	"weft/model"
 )
 
 // Speaker is what the BGP speaker of this host is to do. The zero Speaker means that none is to run.
@@ -12,9 +13,9 @@ type Speaker struct {
 	ASN        uint32
 	RouterID   netip.Addr // IPv4; the cluster id of reflected routes is the session's
 	ListenPort uint16
-	LogLevel   slog.Level   // least of what the process logs
-	Listen     []netip.Addr // empty: all addresses
-	Sessions   []Session    // sorted by Peer
+	LogLevel   model.LogLevel // least of what the process logs
+	Listen     []netip.Addr   // empty: all addresses
+	Sessions   []Session      // sorted by Peer
 	// Advertisements are what this host originates, sorted by Prefix.
 	Advertisements []Advertisement
 	// Sets are what FilterRule.Set names, sorted by Name. A changed set, as any changed filter, is asked

@@ -2,12 +2,12 @@ package bgp
 
 import (
 	"context"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"weft/model"
 	"weft/routing"
 )
 
@@ -61,20 +61,20 @@ func TestLogLevel(t *testing.T) {
 		}
 		return strings.Count(string(text), "level="+level)
 	}
-	at := func(l slog.Level, peer string) {
+	at := func(l model.LogLevel, peer string) {
 		h.apply(t, plan(sessions(session(peer, 64513)), func(s *routing.Speaker) { s.LogLevel = l }))
 		eventually(t, "at "+l.String()+" the error is said", func() bool { return strings.Contains(h.peer(t, peer).LastError, "refused") })
 	}
-	at(slog.LevelError+4, "10.77.0.2")
+	at(model.LogFatal, "10.77.0.2")
 	if n := lines("DEBUG"); n > 0 {
 		t.Errorf("%d lines of debugging in a log that is to say nothing", n)
 	}
 	info := lines("INFO")
-	at(slog.LevelDebug, "fd77::2")
+	at(model.LogDebug, "fd77::2")
 	eventually(t, "the log says more", func() bool { return lines("DEBUG") > 0 && lines("INFO") > info })
-	at(slog.LevelError+4, "10.77.0.2")
+	at(model.LogFatal, "10.77.0.2")
 	debug, info := lines("DEBUG"), lines("INFO")
-	at(slog.LevelError+4, "fd77::2")
+	at(model.LogFatal, "fd77::2")
 	if lines("DEBUG") != debug || lines("INFO") != info {
 		t.Errorf("the log goes on: %d lines of debugging, were %d; %d of information, were %d", lines("DEBUG"), debug, lines("INFO"), info)
 	}

@@ -110,7 +110,7 @@ func (sp *speaker) configure(ctx context.Context, want routing.Speaker) (int, er
 	if err := check(want); err != nil {
 		return 0, err
 	}
-	sp.level.Set(want.LogLevel)
+	sp.level.Set(slog.Level(want.LogLevel))
 	links, err := hostLinks(want)
 	if err != nil {
 		return 0, err
