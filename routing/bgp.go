@@ -3,8 +3,8 @@ package routing
 import (
 	"fmt"
 	"net/netip"
-
 	"slices"
+
 	"weft/model"
 )
 
