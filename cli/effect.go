@@ -28,7 +28,7 @@ func bgpInEffect() []string {
 		"BGPConfiguration.asNumber", "BGPConfiguration.bindMode", "BGPConfiguration.communities", "BGPConfiguration.ignoredInterfaces", "BGPConfiguration.ipv4NormalRoutePriority",
 		"BGPConfiguration.ipv6NormalRoutePriority", "BGPConfiguration.listenPort", "BGPConfiguration.logSeverityScreen", "BGPConfiguration.nodeMeshMaxRestartTime", "BGPConfiguration.nodeMeshPassword",
 		"BGPConfiguration.nodeToNodeMeshEnabled", "BGPConfiguration.prefixAdvertisements", "BGPConfiguration.routeReflectorThreshold", "BGPConfiguration.serviceClusterIPs",
-		"BGPConfiguration.serviceExternalIPs", "BGPConfiguration.serviceLoadBalancerAggregation", "BGPConfiguration.serviceLoadBalancerIPs", "BGPPeer.asNumber",
+		"BGPConfiguration.serviceExternalIPs", "BGPConfiguration.serviceLoadBalancerAggregation", "BGPConfiguration.serviceLoadBalancerIPs", "BGPConfiguration.shareLearnedRoutes", "BGPPeer.asNumber",
 		"BGPPeer.bfd", "BGPPeer.filters", "BGPPeer.keepOriginalNextHop", "BGPPeer.keepaliveTime",
 		"BGPPeer.localASNumber", "BGPPeer.maxPrefixes", "BGPPeer.maxRestartTime", "BGPPeer.nextHopMode",
 		"BGPPeer.node", "BGPPeer.nodeSelector", "BGPPeer.numAllowedLocalASNumbers", "BGPPeer.password",

@@ -3,6 +3,8 @@ package model
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 )
 
 // BGP is what the resources of BGP say, as far as this node is concerned.
@@ -27,7 +29,7 @@ func (b *BGP) Port(n NodeName) uint16 {
 
 // BGPConfig is the BGPConfiguration of this node: its own over the one named default over what is built
 // in. What both ends of a session have to agree on is of the whole cluster, the configuration default
-// alone: Mesh, ASN, MeshPassword, MeshRestartSeconds, ReflectorThreshold.
+// alone: Mesh, ASN, MeshPassword, MeshRestartSeconds, ReflectorThreshold, ShareLearned.
 type BGPConfig struct {
 	Mesh               bool
 	ASN                uint32 // of nodes without one of their own
@@ -35,6 +37,8 @@ type BGPConfig struct {
 	MeshRestartSeconds uint16
 	// ReflectorThreshold is the most nodes of a full mesh; with more there are reflectors. 0: never.
 	ReflectorThreshold int
+	// ShareLearned has nodes tell each other what routers outside announce to them.
+	ShareLearned bool
 
 	ListenPort uint16
 	LogLevel   LogLevel // least of what the speaker logs (logSeverityScreen)
@@ -96,6 +100,49 @@ type SecretRef struct{ Name, Key string }
 type NodeBGP struct {
 	ASN       uint32     // 0: the cluster's
 	ClusterID netip.Addr // routeReflectorClusterID; invalid: the node is no route reflector
+	Relies    Reliance
+}
+
+// Reliance is by whom a node has the routes of all others, as its record says (Node.status.bgp), so that mesh and
+// automatic route reflectors take over from each other without loss: no session ends, and nobody stops
+// reflecting, that somebody relies on. The zero value is the word of a node that has said nothing yet, and so has
+// nothing to lose.
+type Reliance struct {
+	Mesh       bool       // by its sessions with each of them
+	Reflectors []NodeName // sorted: by these, which reflect them
+}
+
+// IsZero tells that nothing was said.
+func (r Reliance) IsZero() bool { return !r.Mesh && len(r.Reflectors) == 0 }
+
+// Equal tells whether two say the same.
+func (r Reliance) Equal(o Reliance) bool {
+	return r.Mesh == o.Mesh && slices.Equal(r.Reflectors, o.Reflectors)
+}
+
+// And relies on what either does.
+func (r Reliance) And(o Reliance) Reliance {
+	all := slices.Concat(r.Reflectors, o.Reflectors)
+	slices.Sort(all)
+	return Reliance{Mesh: r.Mesh || o.Mesh, Reflectors: slices.Compact(all)}
+}
+
+// String prints "the mesh", "reflectors n1, n2", both, or "nobody".
+func (r Reliance) String() string {
+	names := make([]string, len(r.Reflectors))
+	for i, n := range r.Reflectors {
+		names[i] = string(n)
+	}
+	switch list := strings.Join(names, ", "); {
+	case r.IsZero():
+		return "nobody"
+	case list == "":
+		return "the mesh"
+	case r.Mesh:
+		return "the mesh and reflectors " + list
+	default:
+		return "reflectors " + list
+	}
 }
 
 // BGPPeer says that some nodes speak BGP with somebody.

@@ -49,6 +49,7 @@ func bgpConfigOf(self model.NodeName, all map[string]*v3.BGPConfiguration) (mode
 		s := &c.Spec
 		override(&cfg.Mesh, s.NodeToNodeMeshEnabled)
 		override(&cfg.ReflectorThreshold, s.RouteReflectorThreshold)
+		override(&cfg.ShareLearned, s.ShareLearnedRoutes)
 		if s.ASNumber != nil {
 			cfg.ASN = uint32(*s.ASNumber)
 		}

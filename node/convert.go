@@ -67,6 +67,13 @@ func nodeOf(o *v3.Node) (*model.Node, error) {
 	if err := readBGP(n, o.Spec.BGP); err != nil {
 		return nil, err
 	}
+	if b := o.Status.BGP; b != nil {
+		n.BGP.Relies.Mesh = b.ReliesOnMesh
+		for _, r := range b.ReliesOnReflectors {
+			n.BGP.Relies.Reflectors = append(n.BGP.Relies.Reflectors, model.NodeName(r))
+		}
+		slices.Sort(n.BGP.Relies.Reflectors)
+	}
 	if err := readKeys(n, o); err != nil {
 		return nil, err
 	}

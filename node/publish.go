@@ -41,6 +41,9 @@ type publisher struct {
 	tunnels  tunnelAddresses
 	// announced is what the engine wants said of the tunnels.
 	announced *announcer
+	// relies is what is to be said of whom this node relies on for routes by BGP; ok is false when that is not
+	// known yet.
+	relies    func() (say model.Reliance, ok bool)
 	encryptor *encryptor
 	// unsure tells that the last write may have arrived or not: the next one is made even if the
 	// record, as far as it is known, says the same already.
@@ -123,6 +126,9 @@ func (p *publisher) publish(ctx context.Context) error {
 	// Before the first run the record stays as an earlier process left it: its kernel still does.
 	if say, ok := p.announced.take(); ok {
 		want.Status.Tunnels = &v3.NodeTunnels{Receives: endsTo(say.Receives), Sends: endsTo(say.Sends), EncryptedOnly: say.EncryptedOnly}
+	}
+	if say, ok := p.relies(); ok {
+		want.Status.BGP = reliesTo(say)
 	}
 	if keys, current, ok := p.encryptor.published(); ok {
 		want.Status.WireguardKeys, want.Status.WireguardPublicKey = slices.Clone(keys), current

@@ -35,6 +35,7 @@ type bgpDriver interface {
 	Pending() bool
 	States() []bgp.Peer
 	Peers(context.Context) ([]bgp.Peer, error)
+	Without(context.Context, bgp.Without) (bgp.Lost, error)
 	Close()
 }
 
@@ -49,6 +50,8 @@ type speaker struct {
 	learned func()                      // is called when there are other routes
 	applied func(context.Context) error // the same, and waits until the kernel has them
 	runner  *reconcile.Runner
+	// handover decides whom this node relies on.
+	handover *handover
 
 	mu       sync.Mutex
 	records  *bgpResources
@@ -74,9 +77,10 @@ const settleTime = 100 * time.Millisecond
 // before; it is taken after ten times that in any case. A look costs as much as there is, some 0.5 us for each route.
 func hearAfter(n int) time.Duration { return 20*time.Millisecond + time.Duration(n)*time.Microsecond }
 
-func newSpeaker(self model.NodeName, driver bgpDriver, off bool, c *cluster, log *slog.Logger, engine *reconcile.Runner, resync time.Duration) *speaker {
+func newSpeaker(self model.NodeName, driver bgpDriver, off bool, c *cluster, log *slog.Logger, engine *reconcile.Runner, publish func(), resync time.Duration) *speaker {
 	s := &speaker{self: self, log: log, driver: driver, off: off, cluster: c, learned: engine.Kick, applied: engine.Await, records: newBGPResources(self, v3.BGPPasswordNamespace), rejected: map[datastore.Key]error{}}
 	s.runner = reconcile.NewRunner(s.run, reconcile.RunnerOptions{Settle: settleTime, RetryMin: retryMin, RetryMax: retryMax, Resync: resync})
+	s.handover = &handover{off: off, log: log, driver: driver, publish: publish, again: s.runner.Kick, now: time.Now}
 	return s
 }
 
@@ -113,6 +117,7 @@ func (s *speaker) Run(ctx context.Context) error {
 	var done sync.WaitGroup
 	done.Go(func() { s.listen(ctx) })
 	done.Go(func() { _ = s.driver.Watch(ctx, s.runner.Kick) })
+	done.Go(func() { s.handover.run(ctx) })
 	err := s.runner.Run(ctx)
 	done.Wait()
 	s.driver.Close()
@@ -185,6 +190,7 @@ func (s *speaker) run(ctx context.Context, full bool) error {
 	var unread error
 	in.BGP, in.Passwords, unread = s.records.nouns()
 	s.mu.Unlock()
+	s.handover.restrict(&in)
 	plan, problems := routing.CompileSpeaker(in)
 	problems = errors.Join(unread, problems)
 	s.prepare(&in.BGP, plan)
@@ -198,6 +204,9 @@ func (s *speaker) run(ctx context.Context, full bool) error {
 	s.mu.Lock()
 	s.plan, s.problems, s.err = plan, problems, err
 	s.mu.Unlock()
+	if err == nil {
+		s.handover.ran(in)
+	}
 	if !res.Zero() {
 		s.log.Info("BGP applied", "change", res.String(), "sessions", len(plan.Sessions), "advertisements", len(plan.Advertisements))
 	}
@@ -314,6 +323,9 @@ func (s *speaker) describe() *status.BGP {
 	if s.err != nil {
 		b.Problems = append(b.Problems, s.err.Error())
 	}
+	if text := s.handover.problem(); text != "" {
+		b.Problems = append(b.Problems, text)
+	}
 	return b
 }
 
@@ -427,7 +439,7 @@ func (s *speaker) table(installed func(netip.Prefix) (why string, is bool)) stat
 // newSpeaker makes this node's side of BGP.
 func (s *service) newSpeaker() *speaker {
 	d := bgp.New(s.handle, s.log, bgp.Options{Dir: s.cfg.RunDir, LogDir: s.cfg.RunDir})
-	return newSpeaker(model.NodeName(s.cfg.NodeName), d, !s.cfg.BGP, s.cluster, s.log, s.engine.runner, s.cfg.Resync)
+	return newSpeaker(model.NodeName(s.cfg.NodeName), d, !s.cfg.BGP, s.cluster, s.log, s.engine.runner, func() { s.publish.Kick() }, s.cfg.Resync)
 }
 
 // bgpRoutes is the account of BGP's routes.

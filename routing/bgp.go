@@ -46,7 +46,9 @@ type Session struct {
 	// Gateway is the way to a peer that is not on a link of this host; invalid for none.
 	Gateway netip.Addr
 
-	ReflectorClient bool       // this host reflects to the peer (RFC 4456)
+	// ReflectorClient (RFC 4456) lets this host reflect to the peer what it learned within the AS, as far as Export
+	// lets it pass.
+	ReflectorClient bool
 	ClusterID       netip.Addr // in dotted form; only where ReflectorClient
 	NextHop         NextHop
 
@@ -106,6 +108,7 @@ type FilterRule struct {
 	NotInSet bool   // with Set: that it is not in
 
 	RemotePeers bool           // only what was learned by BGP
+	Internal    bool           // in Export, with RemotePeers: only what was learned by a session within the AS
 	Interface   string         // of the kernel's route, with * as wildcard; empty: any
 	EBGP, IBGP  bool           // only of such a session; neither: any
 	Community   string         // canonical aa:nn or aa:nn:mm; empty: any

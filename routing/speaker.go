@@ -22,8 +22,9 @@ type SpeakerInput struct {
 	BGP    model.BGP
 	// Passwords are the Secrets that BGP names, as far as they could be read.
 	Passwords map[model.SecretRef]Password
-	// Relies tells of nodes what they said to take their routes from: Relies, the function.
-	Relies map[model.NodeName]Reliance
+	// Reflects has this host reflect, wanted or not: those who see late that it is no reflector any more
+	// rely on it still.
+	Reflects bool
 }
 
 // families in the order in which everything is done.
@@ -66,17 +67,18 @@ func CompileSpeaker(in SpeakerInput) (Speaker, error) {
 
 // speakerCompiler is one run of CompileSpeaker.
 type speakerCompiler struct {
-	in       *SpeakerInput
-	self     *model.Node
-	names    []model.NodeName // of Nodes, sorted
-	byAddr   map[netip.Addr]*model.Node
-	peers    []preparedPeer // sorted by name
-	auto     automatic
-	services []netip.Prefix // ranges of service addresses that may be announced, sorted
-	held     map[model.NodeName][]netip.Prefix
-	sets     map[string]PrefixSet
-	doubles  map[[2]string]*double // of BGPPeers: the one in effect and the other
-	errs     []error
+	in        *SpeakerInput
+	self      *model.Node
+	names     []model.NodeName // of Nodes, sorted
+	byAddr    map[netip.Addr]*model.Node
+	peers     []preparedPeer // sorted by name
+	auto      automatic
+	anyRouter bool           // with ShareLearned: some BGPPeer gives some node a router outside of the cluster
+	services  []netip.Prefix // ranges of service addresses that may be announced, sorted
+	held      map[model.NodeName][]netip.Prefix
+	sets      map[string]PrefixSet
+	doubles   map[[2]string]*double // of BGPPeers: the one in effect and the other
+	errs      []error
 }
 
 func newSpeakerCompiler(in *SpeakerInput) *speakerCompiler {
@@ -93,6 +95,7 @@ func newSpeakerCompiler(in *SpeakerInput) *speakerCompiler {
 	}
 	c.preparePeers()
 	c.auto = c.automatic()
+	c.anyRouter = in.BGP.Config.ShareLearned && slices.ContainsFunc(c.names, func(n model.NodeName) bool { return c.hasRouter(in.Nodes[n]) })
 	c.services = c.serviceRanges()
 	c.held = c.holders()
 	return c

@@ -11,6 +11,7 @@ import (
 type Announced struct {
 	Prefix      netip.Prefix
 	Learned     bool   // by BGP, and no advertisement of this host
+	Internal    bool   // with Learned: by a session within the AS
 	Interface   string // of the kernel's route
 	Communities []string
 	ASPath      []uint32
@@ -42,7 +43,7 @@ func (s *Speaker) applies(on *Session, f *FilterRule, r *Announced) bool {
 	switch {
 	case f.CIDR.IsValid() && !f.Match.holds(f.CIDR, r.Prefix),
 		bits < f.MinLength || f.MaxLength != 0 && bits > f.MaxLength,
-		f.RemotePeers && !r.Learned,
+		f.RemotePeers && !r.Learned || f.Internal && !r.Internal,
 		f.EBGP && !ebgp || f.IBGP && ebgp,
 		f.Community != "" && !slices.Contains(r.Communities, f.Community),
 		len(r.ASPath) < len(f.ASPath) || !slices.Equal(r.ASPath[:len(f.ASPath)], f.ASPath),

@@ -57,16 +57,17 @@ func (c *speakerCompiler) always(f model.Family) []FilterRule {
 
 // nodeImports are the rules in front of what another node may tell. A node may announce exactly what it
 // holds by the store: its blocks, single addresses that it uses of others' blocks, and service addresses.
-// A route reflector may announce what any other node holds; and, where a BGPPeer gives it a router outside,
-// what such a router may.
+// A route reflector may announce what any other node holds. One that may tell of routers outside (tells) may
+// announce, besides, what such a router may.
 func (c *speakerCompiler) nodeImports(n *model.Node, f model.Family) []FilterRule {
 	rules := c.always(f)
-	if _, reflects := c.reflector(n, f); !reflects {
-		return append(rules, FilterRule{By: "only what node " + string(n.Name) + " holds, and service addresses", NotInSet: true,
-			Set: c.set("node/"+string(n.Name), func() PrefixSet { return PrefixSet{Exact: c.held[n.Name], Within: c.services} })})
+	only := FilterRule{By: "only what node " + string(n.Name) + " holds, and service addresses", NotInSet: true}
+	if c.reflects(n, f) {
+		only.By, only.Set = "only what other nodes hold, and service addresses", c.set(setNodes, c.nodesSet)
+	} else {
+		only.Set = c.set("node/"+string(n.Name), func() PrefixSet { return PrefixSet{Exact: c.held[n.Name], Within: c.services} })
 	}
-	only := FilterRule{By: "only what other nodes hold, and service addresses", Set: c.set(setNodes, c.nodesSet), NotInSet: true}
-	if !c.hasRouter(n) {
+	if !c.tells(n, f) {
 		return append(rules, only)
 	}
 	rules = append(rules, c.noNodeRanges())
@@ -77,6 +78,17 @@ func (c *speakerCompiler) nodeImports(n *model.Node, f model.Family) []FilterRul
 		}
 	}
 	return rules
+}
+
+// tells whether node n may tell other nodes of what routers announce: a reflector by its record, where a BGPPeer gives
+// it one; and where nodes share what they learn, every node that has one, and who reflects for it.
+func (c *speakerCompiler) tells(n *model.Node, f model.Family) bool {
+	switch share := c.in.BGP.Config.ShareLearned; {
+	case n.BGP.ClusterID.IsValid() || share && !c.reflects(n, f):
+		return c.hasRouter(n)
+	default:
+		return share && c.anyRouter
+	}
 }
 
 // nodesSet is what all other nodes hold.
@@ -142,22 +154,37 @@ func (c *speakerCompiler) clusterRanges() []netip.Prefix {
 }
 
 // nodeExports are the rules in front of what another node is told: by all but route reflectors only what
-// is their own.
+// is their own and, where nodes share what they learn, what a router outside told them.
 func (c *speakerCompiler) nodeExports(f model.Family) []FilterRule {
-	if _, reflects := c.reflector(c.self, f); reflects {
+	switch {
+	case c.self.BGP.ClusterID.IsValid():
 		return nil
+	case c.in.Reflects || c.reflects(c.self, f):
+		if c.in.BGP.Config.ShareLearned {
+			return nil
+		}
+		return []FilterRule{c.onlyCluster()}
+	case !c.tells(c.self, f):
+		return []FilterRule{{By: "nothing learned: this node is no route reflector", RemotePeers: true}}
+	}
+	return []FilterRule{
+		{By: "nothing learned from nodes: this node is no route reflector", RemotePeers: true, Internal: true},
+		{By: "of what routers announce, nothing of the cluster", RemotePeers: true, Set: c.clusterSet()},
+	}
+}
+
+// routerExports are the rules in front of what a router is told. A reflector by its record tells of the other
+// nodes, too; one that was chosen does not, for what routers know is not to depend on who is; nobody makes the
+// cluster a way from one router to another.
+func (c *speakerCompiler) routerExports() []FilterRule {
+	if c.self.BGP.ClusterID.IsValid() {
+		return []FilterRule{c.onlyCluster()}
 	}
 	return []FilterRule{{By: "nothing learned: this node is no route reflector", RemotePeers: true}}
 }
 
-// routerExports are the rules in front of what a router is told. A route reflector tells of the other
-// nodes, too; nobody makes the cluster a way from one router to another.
-func (c *speakerCompiler) routerExports(a netip.Addr) []FilterRule {
-	rules := c.nodeExports(model.FamilyOf(a))
-	if rules == nil {
-		rules = []FilterRule{{By: "of what was learned, only what is of the cluster", RemotePeers: true, Set: c.clusterSet(), NotInSet: true}}
-	}
-	return rules
+func (c *speakerCompiler) onlyCluster() FilterRule {
+	return FilterRule{By: "of what was learned, only what is of the cluster", RemotePeers: true, Set: c.clusterSet(), NotInSet: true}
 }
 
 // filters returns the rules of the BGPFilters of a session, in order. One that does not exist refuses

@@ -120,6 +120,7 @@ func (r *FilterRule) String() string {
 	}
 	put(w, map[bool]string{true: "not-in-set", false: "in-set"}[r.NotInSet], r.Set)
 	put(w, "learned", r.RemotePeers)
+	put(w, "internally", r.Internal)
 	put(w, "interface", r.Interface)
 	put(w, "ebgp", r.EBGP)
 	put(w, "ibgp", r.IBGP)

@@ -180,10 +180,8 @@ func (c *speakerCompiler) nodeSession(n *model.Node, f model.Family) (s Session,
 	if !c.settings(&s, h) {
 		return s, false
 	}
-	if id, reflects := c.reflector(c.self, f); reflects && s.ASN == s.LocalASN {
-		if _, too := c.reflector(n, f); !too {
-			s.ReflectorClient, s.ClusterID = true, id
-		}
+	if s.ASN == s.LocalASN {
+		s.ClusterID, s.ReflectorClient = c.client(n)
 	}
 	s.Import = append(c.nodeImports(n, f), c.filters(&s, h.peer, false)...)
 	s.Export = append(c.nodeExports(f), c.filters(&s, h.peer, true)...)
@@ -207,7 +205,7 @@ func (c *speakerCompiler) routerSession(p *model.BGPPeer) (s Session, ok bool) {
 		return s, false
 	}
 	s.Import = append(c.routerImports(a), c.filters(&s, p, false)...)
-	s.Export = append(c.routerExports(a), c.filters(&s, p, true)...)
+	s.Export = append(c.routerExports(), c.filters(&s, p, true)...)
 	return s, true
 }
 

@@ -33,7 +33,12 @@ func randomSpeakers(t *rapid.T) SpeakerInput {
 				n.Addresses = n.Addresses[f : f+1]
 			}
 		})
-		in.Relies[name] = Reliance(rapid.IntRange(0, 2).Draw(t, "relies"))
+		withNode(in, name, func(n *model.Node) {
+			n.BGP.Relies.Mesh = rapid.Bool().Draw(t, "relies on the mesh")
+			if rapid.Bool().Draw(t, "relies on reflectors") {
+				n.BGP.Relies.Reflectors = []model.NodeName{rapid.SampledFrom(names).Draw(t, "reflector")}
+			}
+		})
 	}
 	selectors := rapid.SampledFrom([]string{"all()", "a == 'x'", "a == 'y'", "rack == 'r1'", "!has(a)"})
 	for i := range rapid.IntRange(0, 4).Draw(t, "peers") {
@@ -87,7 +92,7 @@ func TestSessionsAreSymmetric(t *testing.T) {
 			case !there:
 				t.Fatalf("%s has a session with %s, which has none:\n%s", e.from, e.to, &a)
 			case a.ASN != b.LocalASN || b.ASN != a.LocalASN || a.Peer != b.Source || a.Passive == b.Passive || a.Peer == b.Peer ||
-				a.ReflectorClient && b.ReflectorClient || a.ReflectorClient != a.ClusterID.IsValid() || a.KeepaliveSeconds != b.KeepaliveSeconds:
+				a.ReflectorClient != a.ClusterID.IsValid() || a.KeepaliveSeconds != b.KeepaliveSeconds:
 				t.Fatalf("%s and %s do not agree:\n%s\n%s", e.from, e.to, &a, &b)
 			}
 			sessions++

@@ -17,51 +17,47 @@ const ReflectorLabel = "weft.io/route-reflector"
 // only fill up to this number.
 const automaticReflectors = 3
 
-// Reliance is where a node takes the others' routes from, as it says in its own record. It lets the mesh
-// and the reflectors take over from each other without loss.
-type Reliance int
-
-// The reliances.
-const (
-	RelyNone       Reliance = iota // said nothing yet, and so loses nothing
-	RelyMesh                       // the sessions of the mesh
-	RelyReflectors                 // its reflectors have told it all that they have
-)
-
 // automatic are the route reflectors that are chosen where nobody chose any.
 type automatic struct {
+	on     bool // there may be such: sessions between nodes are ready for it
 	wanted bool // there are more nodes than a mesh is good for
-	// nodes are the reflectors by family: also where they are not wanted any more, but some nodes still
-	// rely on them.
-	nodes map[model.Family]map[model.NodeName]bool
+	chosen map[model.Family]map[model.NodeName]bool
+	named  map[model.NodeName]bool // somebody relies on them, chosen or not
 }
 
 // automatic chooses them: with more nodes in the mesh than the threshold, and none that is a reflector by
 // its record. They are those whose names hash highest, so that a node that comes or goes changes little;
-// first each from another subnet, so that no rack takes all of them. Every node chooses alike.
+// first each from another subnet, so that no rack takes all of them; and those whose records say that they speak
+// BGP. Every node chooses alike.
+//
+// Once there are reflectors, the mesh comes back only with a tenth fewer nodes than the threshold: a node that
+// comes and goes does not make thousands of sessions come and go.
 func (c *speakerCompiler) automatic() automatic {
 	cfg := &c.in.BGP.Config
-	if !cfg.Mesh || cfg.ReflectorThreshold <= 0 {
-		return automatic{}
+	a := automatic{chosen: map[model.Family]map[model.NodeName]bool{}, named: map[model.NodeName]bool{}}
+	if !cfg.Mesh {
+		return a
 	}
-	meshed, relied := 0, false
+	meshed, byRecord := 0, false
 	for _, name := range c.names {
 		n := c.in.Nodes[name]
-		if n.BGP.ClusterID.IsValid() {
-			return automatic{}
-		}
+		byRecord = byRecord || n.BGP.ClusterID.IsValid()
 		if len(n.Addresses) > 0 {
 			meshed++
 		}
-		relied = relied || c.in.Relies[name] == RelyReflectors
+		for _, r := range n.BGP.Relies.Reflectors {
+			a.named[r] = true
+		}
 	}
-	a := automatic{wanted: meshed > cfg.ReflectorThreshold}
-	if !a.wanted && !relied {
-		return a
+	a.on = cfg.ReflectorThreshold > 0 || len(a.named) > 0
+	least := cfg.ReflectorThreshold
+	if len(a.named) > 0 {
+		least -= least / 10
 	}
-	a.nodes = map[model.Family]map[model.NodeName]bool{}
-	for _, f := range families {
-		a.nodes[f] = c.choose(f)
+	if a.wanted = cfg.ReflectorThreshold > 0 && !byRecord && meshed > least; a.wanted {
+		for _, f := range families {
+			a.chosen[f] = c.choose(f)
+		}
 	}
 	return a
 }
@@ -70,6 +66,7 @@ type candidate struct {
 	name   model.NodeName
 	hash   uint64
 	asked  bool // by its label
+	speaks bool // BGP, as its record says
 	subnet netip.Prefix
 }
 
@@ -82,7 +79,7 @@ func (c *speakerCompiler) choose(f model.Family) map[model.NodeName]bool {
 		if !ok || label == "false" || c.asn(n) != c.in.BGP.Config.ASN {
 			continue // reflectors are within one AS
 		}
-		all = append(all, candidate{name, hashName("route reflector", name), label == "true", a.Masked()})
+		all = append(all, candidate{name, hashName("route reflector", name), label == "true", !n.BGP.Relies.IsZero(), a.Masked()})
 	}
 	slices.SortFunc(all, func(a, b candidate) int { return cmp.Or(cmp.Compare(b.hash, a.hash), cmp.Compare(a.name, b.name)) })
 	chosen, used := map[model.NodeName]bool{}, map[netip.Prefix]bool{}
@@ -94,18 +91,29 @@ func (c *speakerCompiler) choose(f model.Family) map[model.NodeName]bool {
 		}
 	}
 	take(func(k *candidate) bool { return k.asked }, len(all))
+	take(func(k *candidate) bool { return k.speaks && !used[k.subnet] }, automaticReflectors)
+	take(func(k *candidate) bool { return k.speaks }, automaticReflectors)
 	take(func(k *candidate) bool { return !used[k.subnet] }, automaticReflectors)
 	take(func(*candidate) bool { return true }, automaticReflectors)
 	return chosen
 }
 
-// reflector tells whether the node reflects routes of a family, and under which cluster id: that of its
-// record, or its router id.
-func (c *speakerCompiler) reflector(n *model.Node, f model.Family) (id netip.Addr, is bool) {
-	if n.BGP.ClusterID.IsValid() {
-		return n.BGP.ClusterID, true
+// reflects tells whether the node reflects routes of a family.
+func (c *speakerCompiler) reflects(n *model.Node, f model.Family) bool {
+	return n.BGP.ClusterID.IsValid() || c.auto.chosen[f][n.Name] || c.auto.named[n.Name]
+}
+
+// client tells whether node n is a client of this host, and under which cluster id: that of the record, or the
+// router id. Where reflectors may be chosen, all nodes are clients of all others at any time: what they reflect
+// is up to nodeExports, for filters change while a session is up.
+func (c *speakerCompiler) client(n *model.Node) (id netip.Addr, is bool) {
+	switch own, theirs := c.self.BGP.ClusterID, n.BGP.ClusterID; {
+	case own.IsValid() && !theirs.IsValid():
+		return own, true
+	case !own.IsValid() && !theirs.IsValid() && c.auto.on:
+		return routerID(c.self), true
 	}
-	return routerID(n), c.auto.nodes[f][n.Name]
+	return netip.Addr{}, false
 }
 
 // meshes tells whether two nodes have a session of the mesh.
@@ -113,52 +121,12 @@ func (c *speakerCompiler) meshes(x, y *model.Node, f model.Family) bool {
 	if !c.in.BGP.Config.Mesh || x.BGP.ClusterID.IsValid() || y.BGP.ClusterID.IsValid() {
 		return false
 	}
-	reflectors, own := c.auto.nodes[f], c.in.BGP.Config.ASN
-	if !c.auto.wanted || len(reflectors) == 0 || reflectors[x.Name] || reflectors[y.Name] || c.asn(x) != own || c.asn(y) != own {
-		return true
-	}
-	return c.in.Relies[x.Name] == RelyMesh || c.in.Relies[y.Name] == RelyMesh
+	a, b := &x.BGP.Relies, &y.BGP.Relies
+	return c.meshesAlways(x, y, f) || a.Mesh || b.Mesh || slices.Contains(a.Reflectors, y.Name) || slices.Contains(b.Reflectors, x.Name)
 }
 
-// Relies says what this node's record is to say. up are the peers whose sessions stand and that have told
-// all that they have (End-of-RIB, RFC 4724). A node leaves the mesh when two of its reflectors have (or
-// the only one), of each family; and its reflectors when every other node has. Two nodes end their session
-// of the mesh when neither relies on the mesh any more, and nobody stops reflecting while somebody relies
-// on it.
-func Relies(in SpeakerInput, up map[netip.Addr]bool) Reliance {
-	c := newSpeakerCompiler(&in)
-	was := in.Relies[in.Self]
-	if c.self == nil || !in.BGP.Config.Mesh || c.self.BGP.ClusterID.IsValid() {
-		return RelyNone
-	}
-	ready := true
-	for _, f := range families {
-		if _, has := c.self.Address(f); !has {
-			continue
-		}
-		if c.auto.wanted && c.auto.nodes[f][in.Self] {
-			return RelyNone // it has a session with everybody, whatever it says
-		}
-		heard, needed := 0, 0
-		for _, name := range c.names {
-			n := in.Nodes[name]
-			if a, has := n.Address(f); has && name != in.Self && (!c.auto.wanted || c.auto.nodes[f][name]) && !n.BGP.ClusterID.IsValid() {
-				needed++
-				if up[a.Addr()] {
-					heard++
-				}
-			}
-		}
-		if c.auto.wanted {
-			needed = min(needed, 2)
-		}
-		ready = ready && heard >= needed
-	}
-	switch {
-	case c.auto.wanted && ready:
-		return RelyReflectors
-	case !c.auto.wanted && (ready || was != RelyReflectors):
-		return RelyMesh
-	}
-	return was
+// meshesAlways tells whether two nodes of the mesh have a session whoever relies on it.
+func (c *speakerCompiler) meshesAlways(x, y *model.Node, f model.Family) bool {
+	chosen, own := c.auto.chosen[f], c.in.BGP.Config.ASN
+	return len(chosen) == 0 || chosen[x.Name] || chosen[y.Name] || c.asn(x) != own || c.asn(y) != own
 }

@@ -36,11 +36,12 @@ func (g *propagation) spread(from model.NodeName, p netip.Prefix) map[model.Node
 				continue
 			}
 			// From one internal peer to another only when one of the two is a client.
-			internal := r.over != nil && r.over.ASN == r.over.LocalASN && out.ASN == out.LocalASN
+			within := r.over != nil && r.over.ASN == r.over.LocalASN
+			internal := within && out.ASN == out.LocalASN
 			if internal && !r.over.ReflectorClient && !out.ReflectorClient {
 				continue
 			}
-			if ok, _ := s.Decide(out, out.Export, Announced{Prefix: p, Learned: r.over != nil}); !ok {
+			if ok, _ := s.Decide(out, out.Export, Announced{Prefix: p, Learned: r.over != nil, Internal: within}); !ok {
 				continue
 			}
 			in := g.byPeer[to][r.at]
@@ -85,7 +86,7 @@ func TestReflectionReachesAll(t *testing.T) {
 	sessions, racks := 0, map[string]int{}
 	for name, s := range g.speakers {
 		sessions += len(s.Sessions)
-		if slices.ContainsFunc(s.Sessions, func(n Session) bool { return n.ReflectorClient }) {
+		if reflecting(s) {
 			reflectors = append(reflectors, name)
 			racks[in.Nodes[name].Labels["rack"]]++
 		}
@@ -140,7 +141,7 @@ func TestReflectionReachesAll(t *testing.T) {
 // A node that goes takes at most its own place among the reflectors.
 func TestReflectorsAreStable(t *testing.T) {
 	in := speakerCluster(400, 40)
-	chosen := func() map[model.NodeName]bool { return newSpeakerCompiler(&in).auto.nodes[model.IPv4] }
+	chosen := func() map[model.NodeName]bool { return newSpeakerCompiler(&in).auto.chosen[model.IPv4] }
 	before := chosen()
 	if len(before) != automaticReflectors {
 		t.Fatalf("reflectors %v, want %d", before, automaticReflectors)
@@ -189,7 +190,7 @@ func BenchmarkCompileSpeaker(b *testing.B) {
 		in.Blocks[p] = &model.Block{CIDR: p, Node: model.NodeName(fmt.Sprintf("n%d", i+1))}
 	}
 	in.Pools = append(in.Pools, model.Pool{Name: "more", CIDR: prefix("10.240.0.0/12")})
-	reflectors := newSpeakerCompiler(&in).auto.nodes[model.IPv4]
+	reflectors := newSpeakerCompiler(&in).auto.chosen[model.IPv4]
 	for _, self := range []model.NodeName{slices.Min(slices.Collect(maps.Keys(reflectors))), "n1"} {
 		b.Run(map[bool]string{true: "reflector", false: "client"}[reflectors[self]], func(b *testing.B) {
 			in.Self = self

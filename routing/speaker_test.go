@@ -28,7 +28,6 @@ func speakerCluster(n, size int) SpeakerInput {
 		}},
 		Blocks:    map[netip.Prefix]*model.Block{},
 		Passwords: map[model.SecretRef]Password{},
-		Relies:    map[model.NodeName]Reliance{},
 	}
 	for i := range n {
 		rack, host := i/size+1, i%size+1
@@ -241,6 +240,14 @@ func TestSpeakerPassword(t *testing.T) {
 	}
 }
 
+// reflecting tells whether a speaker passes on to nodes what it learned from others.
+func reflecting(s *Speaker) bool {
+	return slices.ContainsFunc(s.Sessions, func(n Session) bool {
+		ok, _ := s.Decide(&n, n.Export, Announced{Prefix: prefix("10.96.0.0/12"), Learned: true, Internal: true})
+		return ok && n.ReflectorClient
+	})
+}
+
 // A node of the mesh with 150 nodes has sessions with the reflectors only, once these have told it all.
 func TestThreshold(t *testing.T) {
 	in := speakerCluster(150, 50)
@@ -250,10 +257,8 @@ func TestThreshold(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, n := range s.Sessions {
-			if n.ReflectorClient {
-				clients++
-			}
+		if reflecting(&s) {
+			clients = len(s.Sessions)
 		}
 		return len(s.Sessions), clients
 	}
@@ -279,67 +284,102 @@ func TestThreshold(t *testing.T) {
 		t.Errorf("reflectors %v are in %d racks, want 3", reflectors, len(racks))
 	}
 	slices.Sort(plain)
-	for _, n := range plain { // all were in the mesh before
-		in.Relies[n] = RelyMesh
+	slices.Sort(reflectors)
+	for n := range in.Nodes { // all were in the mesh before
+		rely(in, n, model.Reliance{Mesh: true})
 	}
 	if n, _ := count(plain[0]); n != 298 {
 		t.Errorf("before reflected routes are in: %d sessions, want the 298 of the mesh", n)
 	}
-	in.Relies[plain[1]] = RelyReflectors
+	rely(in, plain[1], model.Reliance{Reflectors: reflectors})
 	if n, _ := count(plain[0]); n != 298 {
 		t.Errorf("while this end relies on the mesh: %d sessions, want 298", n)
 	}
-	in.Relies[plain[0]] = RelyReflectors
+	rely(in, plain[0], model.Reliance{Reflectors: reflectors})
 	if n, _ := count(plain[0]); n != 296 {
 		t.Errorf("when both ends have the reflected routes: %d sessions, want 296", n)
 	}
-	in.BGP.Config.ReflectorThreshold = 150
+	in.BGP.Config.ReflectorThreshold = 150 // still above nine tenths of it
+	if n, clients := count(plain[0]); n != 296 || clients != 0 {
+		t.Errorf("one node fewer: %d sessions, %d of clients, want 296, 0", n, clients)
+	}
+	in.BGP.Config.ReflectorThreshold = 170
 	if n, clients := count(reflectors[0]); n != 298 || clients == 0 {
 		t.Errorf("back in the mesh, while nodes rely on reflectors: %d sessions, %d of clients", n, clients)
 	}
+	if n, clients := count(plain[0]); n != 298 || clients != 0 {
+		t.Errorf("back in the mesh: %d sessions, %d of clients, want 298, 0", n, clients)
+	}
+	in.BGP.Config.ReflectorThreshold = 0
+	if n, clients := count(reflectors[0]); n != 298 || clients == 0 {
+		t.Errorf("without reflectors from now on, while nodes rely on them: %d sessions, %d of clients", n, clients)
+	}
+}
+
+// rely writes a node's record.
+func rely(in SpeakerInput, n model.NodeName, r model.Reliance) {
+	withNode(in, n, func(n *model.Node) { n.BGP.Relies = r })
 }
 
 // A node takes back its word only when the other way stands.
-func TestRelies(t *testing.T) {
+func TestHandover(t *testing.T) {
 	in := speakerCluster(150, 50)
-	in.Relies["n5"] = RelyMesh
+	for n := range in.Nodes {
+		rely(in, n, model.Reliance{Mesh: true})
+	}
 	in.Self = "n5"
 	in.BGP.Config.ReflectorThreshold = 149
-	s, err := CompileSpeaker(in)
-	if err != nil {
-		t.Fatal(err)
+	chosen := newSpeakerCompiler(&in).auto.chosen
+	h, ok := NextHandover(in)
+	if !ok || h.To.Mesh || len(h.To.Reflectors) != automaticReflectors || h.Reflected || len(h.Leaves) != 298-6 {
+		t.Fatalf("one node too many: %+v, %v", h, ok)
 	}
-	c := newSpeakerCompiler(&in)
 	up := map[netip.Addr]bool{}
-	want := func(r Reliance, when string) {
-		t.Helper()
-		if got := Relies(in, up); got != r {
-			t.Errorf("%s: says %d, want %d", when, got, r)
-		}
-	}
-	want(RelyMesh, "no session")
 	heard := map[model.Family]int{}
-	for _, n := range s.Sessions {
-		f := model.FamilyOf(n.Peer)
-		if c.auto.nodes[f][model.NodeName(n.Node)] && heard[f] < 1+f4(f) {
-			heard[f]++
-			up[n.Peer] = true
+	for _, f := range families {
+		for n := range chosen[f] {
+			if heard[f] < 1+f4(f) {
+				heard[f]++
+				a, _ := in.Nodes[n].Address(f)
+				up[a.Addr()] = true
+			}
 		}
 	}
-	want(RelyMesh, "two reflectors of IPv4 and one of IPv6")
-	for _, n := range s.Sessions {
-		if c.auto.nodes[model.FamilyOf(n.Peer)][model.NodeName(n.Node)] {
-			up[n.Peer] = true
-		}
+	if h.Ready(up) {
+		t.Error("ready with two reflectors of IPv4 and one of IPv6")
 	}
-	want(RelyReflectors, "all reflectors")
-	in.Relies["n5"] = RelyReflectors
-	in.BGP.Config.ReflectorThreshold = 150
-	want(RelyReflectors, "threshold raised")
-	for _, n := range s.Sessions {
-		up[n.Peer] = true
+	for n := range chosen[model.IPv6] {
+		a, _ := in.Nodes[n].Address(model.IPv6)
+		up[a.Addr()] = true
 	}
-	want(RelyMesh, "the mesh stands")
+	if !h.Ready(up) {
+		t.Error("not ready with two reflectors of IPv4 and three of IPv6")
+	}
+	in.Self = h.To.Reflectors[0]
+	if own, ok := NextHandover(in); ok {
+		t.Errorf("a reflector is to rely on %v", own.To)
+	}
+	in.Self = "n5"
+	rely(in, "n5", h.To)
+	if h, ok := NextHandover(in); ok {
+		t.Errorf("it relies on reflectors, and is to rely on %v", h.To)
+	}
+	// Another reflector takes the place of one.
+	old := h.To.Reflectors[0]
+	withNode(in, old, func(n *model.Node) { n.Labels[ReflectorLabel] = "false" })
+	h, ok = NextHandover(in)
+	a, _ := in.Nodes[old].Address(model.IPv4)
+	if !ok || h.To.Mesh || slices.Contains(h.To.Reflectors, old) || !slices.Contains(h.Leaves, a.Addr()) {
+		t.Errorf("without reflector %s: %+v, %v", old, h, ok)
+	}
+	in.BGP.Config.ReflectorThreshold = 170
+	if h, ok := NextHandover(in); !ok || !h.To.Equal(model.Reliance{Mesh: true}) || !h.Reflected || !h.Ready(nil) {
+		t.Errorf("threshold raised: %+v, %v", h, ok)
+	}
+	in.BGP.Config.Mesh = false
+	if h, ok := NextHandover(in); !ok || !h.To.IsZero() || h.Reflected || !h.Ready(nil) {
+		t.Errorf("no mesh: %+v, %v", h, ok)
+	}
 }
 
 func f4(f model.Family) int {

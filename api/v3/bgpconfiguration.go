@@ -216,6 +216,13 @@ type BGPConfigurationSpec struct {
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=100000
 	RouteReflectorThreshold *int `json:"routeReflectorThreshold,omitempty"`
+
+	// ShareLearnedRoutes has nodes tell each other, by the mesh or route reflectors, what routers outside of the cluster
+	// announce to them; false when unset: each node knows only what its own routers announce. Reflectors with
+	// routeReflectorClusterID tell of their routers' routes in any case. An addition of this project.
+	//
+	// +optional
+	ShareLearnedRoutes *bool `json:"shareLearnedRoutes,omitempty"`
 }
 
 // BGPConfiguration holds the settings of BGP: of all nodes (named "default"), or of one
@@ -236,6 +243,7 @@ type BGPConfigurationSpec struct {
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || !has(self.spec) || !has(self.spec.nodeMeshPassword)",message="stands in the BGPConfiguration default only",fieldPath=".spec.nodeMeshPassword",reason="FieldValueForbidden"
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || !has(self.spec) || !has(self.spec.nodeMeshMaxRestartTime)",message="stands in the BGPConfiguration default only",fieldPath=".spec.nodeMeshMaxRestartTime",reason="FieldValueForbidden"
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || !has(self.spec) || !has(self.spec.routeReflectorThreshold)",message="stands in the BGPConfiguration default only",fieldPath=".spec.routeReflectorThreshold",reason="FieldValueForbidden"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || !has(self.spec) || !has(self.spec.shareLearnedRoutes)",message="stands in the BGPConfiguration default only",fieldPath=".spec.shareLearnedRoutes",reason="FieldValueForbidden"
 type BGPConfiguration struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

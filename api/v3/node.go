@@ -222,6 +222,20 @@ type NodeKey struct {
 	PublicKey keyText `json:"publicKey"`
 }
 
+// NodeBGPStatus is by whom a node has what is to be had of other nodes by BGP. Sessions between nodes stay, and
+// reflectors reflect, as long as somebody relies on them.
+type NodeBGPStatus struct {
+	// ReliesOnMesh tells that it has it by its sessions with each of them.
+	//
+	// +optional
+	ReliesOnMesh bool `json:"reliesOnMesh,omitempty"`
+
+	// ReliesOnReflectors are nodes that reflect it to this one.
+	//
+	// +optional
+	ReliesOnReflectors []string `json:"reliesOnReflectors,omitempty"`
+}
+
 // NodeStatus is what a node publishes of itself.
 type NodeStatus struct {
 	// WireguardPublicKey is the key of the IPv4 device, in base64.
@@ -262,6 +276,12 @@ type NodeStatus struct {
 	//
 	// +optional
 	Tunnels *NodeTunnels `json:"tunnels,omitempty"`
+
+	// BGP is by whom the node has the routes of others, so that mesh and route reflectors take over from each
+	// other without loss. A node that speaks no BGP has none.
+	//
+	// +optional
+	BGP *NodeBGPStatus `json:"bgp,omitempty"`
 }
 
 // Node is a host of the cluster. Its status is no resource of its own: whoever writes the record, the node itself, writes

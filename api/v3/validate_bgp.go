@@ -108,6 +108,7 @@ func validateDefaultOnly(path *field.Path, s *BGPConfigurationSpec) field.ErrorL
 		{"nodeMeshPassword", s.NodeMeshPassword != nil, ""},
 		{"nodeMeshMaxRestartTime", s.NodeMeshMaxRestartTime != nil, ""},
 		{"routeReflectorThreshold", s.RouteReflectorThreshold != nil, ""},
+		{"shareLearnedRoutes", s.ShareLearnedRoutes != nil, ""},
 	} {
 		if f.set {
 			errs = append(errs, field.Forbidden(path.Child(f.name), "stands in the BGPConfiguration default only"+f.more))

@@ -117,6 +117,15 @@ func validateNodeStatus(path *field.Path, s *NodeStatus) field.ErrorList {
 		errs = append(errs, checkTunnelEnds(path.Child("tunnels", "receives"), t.Receives, "VXLAN", "IPIP", "WireGuard")...)
 		errs = append(errs, checkTunnelEnds(path.Child("tunnels", "sends"), t.Sends, "VXLAN", "IPIP", "WireGuard", "None")...)
 	}
+	if b := s.BGP; b != nil {
+		for i, n := range b.ReliesOnReflectors {
+			if at := path.Child("bgp", "reliesOnReflectors").Index(i); n == "" {
+				errs = append(errs, field.Required(at, "want the name of a node"))
+			} else if slices.Contains(b.ReliesOnReflectors[:i], n) {
+				errs = append(errs, field.Duplicate(at, n))
+			}
+		}
+	}
 	return errs
 }
 

@@ -32,6 +32,12 @@ type Options struct {
 // Peer is what there is to say about a session.
 type Peer = speaker.Peer
 
+// Without and Lost are a question to the speaker, and its answer.
+type (
+	Without = speaker.Without
+	Lost    = speaker.Lost
+)
+
 // Driver makes the BGP speaker of a network namespace do what a routing.Speaker says. Apply is called by one
 // goroutine; the rest by any.
 type Driver struct {
@@ -242,6 +248,28 @@ func (d *Driver) Peers(ctx context.Context) ([]Peer, error) {
 	}
 	reply, err := ask(ctx, p, request)
 	return reply.Peers, err
+}
+
+// Without asks the speaker what would be lost, were something taken away.
+func (d *Driver) Without(ctx context.Context, w Without) (Lost, error) {
+	d.running.Lock()
+	p := d.to
+	d.running.Unlock()
+	if p == nil {
+		return Lost{}, errors.New("the BGP speaker does not run yet")
+	}
+	request, err := json.Marshal(speaker.Request{Without: &w})
+	if err != nil {
+		return Lost{}, err
+	}
+	reply, err := ask(ctx, p, request)
+	if err == nil && reply.Lost == nil {
+		err = fmt.Errorf("the BGP speaker (process %d) did not say what would be lost", p.PID)
+	}
+	if err != nil {
+		return Lost{}, err
+	}
+	return *reply.Lost, nil
 }
 
 // Invalidate makes the next Apply tell the speaker everything again.

@@ -173,7 +173,9 @@ func (c *compiler) rule(g group, r routing.FilterRule, d direction, of string) (
 	}
 	types := []api.Conditions_RouteType{api.Conditions_ROUTE_TYPE_UNSPECIFIED}
 	if (r.RemotePeers || len(cond.NextHopInList) > 0) && d == outgoing {
-		types = learned
+		if types = learned; r.Internal {
+			types = learned[:1]
+		}
 	}
 	out := slices.Clone(before)
 	for _, t := range types {

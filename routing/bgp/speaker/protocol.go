@@ -19,6 +19,20 @@ type Request struct {
 	Configure *State `json:"configure,omitempty"`
 	Watch     bool   `json:"watch,omitempty"`
 	Peers     bool   `json:"peers,omitempty"`
+	// Without asks what would be lost.
+	Without *Without `json:"without,omitempty"`
+}
+
+// Without is what is taken away: all that some peers told, and all that came by a reflector within the cluster.
+type Without struct {
+	Peers     []netip.Addr `json:"peers,omitempty"`
+	Reflected bool         `json:"reflected,omitempty"`
+}
+
+// Lost is what there would be no route to, then.
+type Lost struct {
+	Count int          `json:"count"`
+	First netip.Prefix `json:"first,omitzero"` // one of them
 }
 
 // State is all that the process is to do. A Speaker says no password, whatever prints it; they are beside it.
@@ -51,11 +65,12 @@ func (s State) Open() routing.Speaker {
 	return sp
 }
 
-// Reply answers Configure and Peers.
+// Reply answers Configure, Peers and Without.
 type Reply struct {
 	Changes int      `json:"changes,omitempty"` // how many things Configure changed
 	Errors  []string `json:"errors,omitempty"`
 	Peers   []Peer   `json:"peers,omitempty"`
+	Lost    *Lost    `json:"lost,omitempty"`
 }
 
 // Event is one line of what Watch is answered with: first everything there is, in as many events as need

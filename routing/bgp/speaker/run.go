@@ -151,6 +151,8 @@ func (s *service) serve(ctx context.Context, c *net.UnixConn) error {
 			reply.Changes, err = s.sp.configure(ctx, r.Configure.Open())
 		case r.Peers:
 			reply.Peers, err = s.sp.peers(ctx)
+		case r.Without != nil:
+			reply.Lost, err = s.sp.without(r.Without)
 		case r.Watch:
 			return s.stream(ctx, c)
 		default:
