@@ -237,3 +237,57 @@ func TestExports(t *testing.T) {
 		}
 	}
 }
+
+// Where nodes share what they learn, each tells the others what its own routers announce, and nothing else that it
+// learned; and is believed so far. Routers are told nothing of it, nor of other nodes, whoever was chosen to reflect.
+func TestShareLearned(t *testing.T) {
+	in := speakerCluster(4, 2)
+	in.BGP.Peers = []model.BGPPeer{tor("tor", "172.31.1.254", 65100)}
+	in.BGP.Peers[0].Node = "n1"
+	outside := prefix("192.168.7.0/24")
+	session := func(self, peer model.NodeName) (*Speaker, *Session) {
+		in.Self = self
+		s, err := CompileSpeaker(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(s.Sessions, func(n Session) bool { return n.Node == string(peer) && n.Peer.Is4() })
+		return &s, &s.Sessions[i]
+	}
+	tells := func(from, to model.NodeName, p netip.Prefix, internal, wantOut, wantIn bool) {
+		t.Helper()
+		s, n := session(from, to)
+		if got, by := s.Decide(n, n.Export, Announced{Prefix: p, Learned: true, Internal: internal}); got != wantOut {
+			t.Errorf("share %v, threshold %d: %s tells %q of %v, learned internally %v: %v, want %v, by %v", in.BGP.Config.ShareLearned, in.BGP.Config.ReflectorThreshold, from, to, p, internal, got, wantOut, by)
+		}
+		if to == "" {
+			return
+		}
+		s, n = session(to, from)
+		if got, by := s.Decide(n, n.Import, Announced{Prefix: p, Learned: true, Internal: true}); got != wantIn {
+			t.Errorf("share %v, threshold %d: %s takes %v from %s: %v, want %v, by %v", in.BGP.Config.ShareLearned, in.BGP.Config.ReflectorThreshold, to, p, from, got, wantIn, by)
+		}
+	}
+	tells("n1", "n2", outside, false, false, false)
+	in.BGP.Config.ShareLearned = true
+	tells("n1", "n2", outside, false, true, true)
+	tells("n1", "n2", outside, true, false, true)
+	tells("n1", "n2", blockOf4(2), false, false, false) // as a rogue router may say
+	tells("n1", "n2", prefix("172.31.2.0/24"), false, true, false)
+	tells("n3", "n2", outside, false, false, false) // no router
+	tells("n1", "", outside, true, false, false)
+	tells("n1", "", blockOf4(2), true, false, false)
+	// n3 alone reflects.
+	in.BGP.Config.ReflectorThreshold = 3
+	for n, label := range map[model.NodeName]string{"n1": "false", "n2": "false", "n3": "true", "n4": "false"} {
+		withNode(in, n, func(n *model.Node) { n.Labels[ReflectorLabel] = label })
+	}
+	tells("n3", "n2", outside, true, true, true)
+	tells("n3", "n2", blockOf4(0), true, true, true)
+	tells("n1", "n3", outside, false, true, true)
+	in.BGP.Config.ShareLearned = false
+	tells("n3", "n2", outside, true, false, false)
+	tells("n3", "n2", blockOf4(0), true, true, true)
+	in.BGP.Peers[0].Node = "n3"
+	tells("n3", "", blockOf4(0), true, false, false)
+}
