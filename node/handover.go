@@ -22,6 +22,8 @@ const (
 	reflectOn = time.Minute
 	// handoverInterval is between two looks at whether a handover can be made.
 	handoverInterval = 500 * time.Millisecond
+	// stale is when a decision that was not written is to be made again: reflectors went on for it only so long.
+	stale = 10 * time.Second
 )
 
 // handover decides whom this node relies on for the routes of other nodes, and passes it to the publisher, which
@@ -40,6 +42,7 @@ type handover struct {
 	next    routing.Handover // that is to be made
 	pending bool             // there is one
 	since   time.Time        // when it was wanted first
+	decided time.Time        // when say was
 	say     *model.Reliance  // what the record is to say
 	taken   *model.Reliance  // what was taken to be written
 	needed  time.Time        // when this node was last known to have to reflect
@@ -117,7 +120,7 @@ func (h *handover) try(ctx context.Context) {
 	if h.why = why; why != "" {
 		return
 	}
-	h.say = &next.To
+	h.say, h.decided = &next.To, h.now()
 	h.log.Info("BGP routes of other nodes come another way from now on", "by", next.To.String(), "before", h.record.String(), "after", h.now().Sub(h.since).Round(time.Millisecond))
 	h.publish()
 }
@@ -157,6 +160,9 @@ func (h *handover) take() (say model.Reliance, ok bool) {
 	case h.off:
 		return model.Reliance{}, true
 	case h.say == nil:
+		return model.Reliance{}, false
+	case h.now().Sub(h.decided) > stale:
+		h.say = nil
 		return model.Reliance{}, false
 	}
 	h.taken = h.say

@@ -37,10 +37,11 @@ type bgpHost struct {
 	writing bool
 	wrote   int // index into history
 	needed  int // as far as it had seen the store when it was last to reflect; -1: never
+	clear   int // since when it need not go on; -1: it has to
 }
 
 // bgpWorldRuns are few here: thousands were, without a loss.
-const bgpWorldRuns = 200
+const bgpWorldRuns = 100
 
 func newBGPWorld(n int, ignore bool) *bgpWorld {
 	in := speakerCluster(n, 2)
@@ -91,9 +92,9 @@ func (w *bgpWorld) apply(h *bgpHost) {
 		}
 	}
 	if Reflects(in) {
-		h.needed = h.seen
+		h.needed, h.clear = h.seen, -1
 	} else {
-		in.Reflects = h.needed >= 0 && w.late(h.needed)
+		in.Reflects = h.needed >= 0 && (h.clear < 0 || h.seen < h.clear)
 	}
 	h.speaker, _ = CompileSpeaker(in)
 	h.peers = map[model.NodeName]*Session{}
@@ -108,14 +109,18 @@ func (w *bgpWorld) apply(h *bgpHost) {
 	w.meet(func() bool { return false })
 }
 
-// late tells whether some host has not seen what came after a state of the store: a minute is longer than that takes.
-func (w *bgpWorld) late(state int) bool {
+// clear notes of hosts from when on nobody can rely on their reflecting any more who does not say so: when all have seen
+// more of the store than they had when they were last to reflect, and have written what they had decided before. A
+// minute is longer than that takes, and than it takes to see what was written.
+func (w *bgpWorld) clear() {
 	for _, h := range w.hosts {
-		if !h.dead && h.seen <= state {
-			return true
+		if h.clear < 0 && !slices.ContainsFunc(w.names, func(n model.NodeName) bool {
+			o := w.hosts[n]
+			return !o.dead && (o.writing || o.seen <= h.needed)
+		}) {
+			h.clear = len(w.history) - 1
 		}
 	}
-	return false
 }
 
 // meet lets hosts connect that have a session configured, and ends what is not.
@@ -249,6 +254,7 @@ func (w *bgpWorld) step(rnd *rand.Rand) (died bool) {
 		}
 	}
 	h := w.hosts[w.names[rnd.IntN(len(w.names))]]
+	w.clear()
 	if rnd.IntN(10) == 0 {
 		w.meet(func() bool { return rnd.IntN(5) == 0 })
 	}
@@ -308,6 +314,7 @@ func (w *bgpWorld) settle(check func()) {
 	for range 15 {
 		for _, n := range w.names {
 			if h := w.hosts[n]; !h.dead {
+				w.clear()
 				h.seen = len(w.history) - 1
 				w.apply(h)
 				check()
