@@ -33,7 +33,6 @@ type bgpHost struct {
 	next    *Handover
 	say     *model.Reliance
 	taken   *model.Reliance
-	basis   model.Reliance // what the record said when it was taken
 	writing bool
 	wrote   int // index into history
 	needed  int // as far as it had seen the store when it was last to reflect; -1: never
