@@ -233,6 +233,9 @@ type NodeBGPStatus struct {
 	// ReliesOnReflectors are nodes that reflect it to this one.
 	//
 	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=1000
+	// +kubebuilder:validation:items:MinLength=1
 	ReliesOnReflectors []string `json:"reliesOnReflectors,omitempty"`
 }
 

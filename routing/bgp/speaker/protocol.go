@@ -11,7 +11,7 @@ import (
 
 // Interface is the version of what the node service relies on: arguments, socket, messages. A process of
 // another version is not adopted but replaced, which neighbours with graceful restart do not notice.
-const Interface = 2
+const Interface = 3
 
 // Request is one line of JSON that a client sends; exactly one field is set. A connection carries one
 // request after the other, and nothing else once it watches.
