@@ -43,7 +43,10 @@ func (s *heldSpeaker) Learned() ([]routing.Learned, bool)        { return nil, t
 func (s *heldSpeaker) Pending() bool                             { return false }
 func (s *heldSpeaker) States() []bgp.Peer                        { return s.states }
 func (s *heldSpeaker) Peers(context.Context) ([]bgp.Peer, error) { return s.states, s.err }
-func (s *heldSpeaker) Close()                                    {}
+func (s *heldSpeaker) Without(context.Context, bgp.Without) (bgp.Lost, error) {
+	return bgp.Lost{}, s.err
+}
+func (s *heldSpeaker) Close() {}
 
 // speakerOfTest is the speaker of node n1, which has node n2 and the router 172.31.1.254 as peers, and announces a
 // range of service addresses.
@@ -57,7 +60,7 @@ func speakerOfTest(t *testing.T) (*speaker, *heldSpeaker) {
 		c.OnChanges([]datastore.Change{{Key: datastore.Key{Kind: v3.KindNode, Name: name}, Object: o}})
 	}
 	held := &heldSpeaker{news: make(chan struct{})}
-	s := newSpeaker("n1", held, false, c, slog.New(slog.DiscardHandler), reconcile.NewRunner(nil, reconcile.RunnerOptions{}), time.Hour)
+	s := newSpeaker("n1", held, false, c, slog.New(slog.DiscardHandler), reconcile.NewRunner(nil, reconcile.RunnerOptions{}), func() {}, time.Hour)
 	feedSpeaker(t, s, `
 apiVersion: projectcalico.org/v3
 kind: BGPConfiguration
@@ -146,11 +149,11 @@ func TestSpeakerSaysWhatIsDown(t *testing.T) {
 // TestSpeakerAnnounced: what is announced of services is not known before the first run, and then that; a node that
 // speaks no BGP announces nothing, which is known.
 func TestSpeakerAnnounced(t *testing.T) {
-	fresh := newSpeaker("n1", &heldSpeaker{}, false, inSync(), slog.New(slog.DiscardHandler), reconcile.NewRunner(nil, reconcile.RunnerOptions{}), time.Hour)
+	fresh := newSpeaker("n1", &heldSpeaker{}, false, inSync(), slog.New(slog.DiscardHandler), reconcile.NewRunner(nil, reconcile.RunnerOptions{}), func() {}, time.Hour)
 	if said, known := fresh.announced(); known || len(said) > 0 {
 		t.Errorf("before the first run: %v, %v", said, known)
 	}
-	off := newSpeaker("n1", &heldSpeaker{}, true, inSync(), slog.New(slog.DiscardHandler), reconcile.NewRunner(nil, reconcile.RunnerOptions{}), time.Hour)
+	off := newSpeaker("n1", &heldSpeaker{}, true, inSync(), slog.New(slog.DiscardHandler), reconcile.NewRunner(nil, reconcile.RunnerOptions{}), func() {}, time.Hour)
 	if said, known := off.announced(); !known || len(said) > 0 {
 		t.Errorf("without BGP: %v, %v", said, known)
 	}
