@@ -63,7 +63,7 @@ test-kube: ## tests with real Kubernetes, API server alone and a cluster of two 
 	@go build -trimpath -ldflags '-s -w' -o bin/testpod ./internal/testkit/kube/pod
 	@cd hack/image && go run . -o ../../bin/testpod-image.tar -tag localhost/testpod:1 ../../bin/testpod
 	WEFT_KERNEL_HAS=kube go test -count=1 -exec $(CURDIR)/hack/in-netns -timeout 20m $(TESTFLAGS) $(KUBE_PACKAGES)
-	WEFT_KERNEL_HAS=kube go test -count=1 -exec $(CURDIR)/hack/in-netns -timeout 20m $(TESTFLAGS) -run Kubernetes ./cli
+	WEFT_KERNEL_HAS=kube go test -count=1 -exec $(CURDIR)/hack/in-netns -timeout 20m $(TESTFLAGS) -run Kubernetes ./cli ./e2e
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test bench lint generate verify test-kernel test-kube image

@@ -116,6 +116,16 @@ var paths = map[string]string{
 	"RoleBinding":              "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/rolebindings",
 }
 
+// Install creates the CRDs and roles that this project ships, where the cluster began without.
+func (c *Cluster) Install(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	defer cancel()
+	if err := c.applyManifests(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // applyManifests creates the CRDs and roles that this project ships, binds the roles to the users of the
 // tokens, and waits until the kinds are served.
 func (c *Cluster) applyManifests(ctx context.Context) error {

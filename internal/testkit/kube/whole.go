@@ -161,6 +161,15 @@ func (w *Whole) AwaitNodes(t testing.TB, limit time.Duration) time.Duration {
 	})
 }
 
+// AddHost adds a network namespace to the cluster's network, without a kubelet, and returns it with its address. i tells
+// such hosts from each other, from 0 on.
+func (w *Whole) AddHost(t testing.TB, i int) (testkit.NS, netip.Addr) {
+	t.Helper()
+	ns, address := testkit.NewNetns(t), underlay(200+i)
+	w.join(t, ns, fmt.Sprintf("host%d", i), address)
+	return ns, address.Addr()
+}
+
 // join puts a namespace on the network.
 func (w *Whole) join(t testing.TB, ns testkit.NS, port string, address netip.Prefix) {
 	t.Helper()
