@@ -289,7 +289,11 @@ func repairFrom(cmd *cobra.Command, flags *storeFlags, file string) error {
 		return err
 	}
 	defer store.Close()
-	n, err := ipam.Repair(cmd.Context(), store, &r)
+	repaired, err := ipam.Repair(cmd.Context(), store, &r)
+	n := 0
+	for _, of := range repaired {
+		n += of
+	}
 	fmt.Fprintf(cmd.OutOrStdout(), "%d of %s repaired\n", n, countOf(len(r.Problems), "problem", "problems"))
 	if err != nil {
 		return reportAll(cmd, err)

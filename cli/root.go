@@ -43,7 +43,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use.`,
 		applyCommand(), createCommand(), replaceCommand(), deleteCommand(),
 		getCommand(), labelCommand(), patchCommand(),
 		statusCommand(), planCommand(), ipamCommand(),
-		peersCommand(), encryptionCommand(), bgpCommand(),
+		peersCommand(), encryptionCommand(), bgpCommand(), controllersCommand(version),
 		whyCommand(), flowsCommand(),
 		versionCommand(version), completionCommand(), docsCommand(),
 	)

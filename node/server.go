@@ -10,7 +10,6 @@ import (
 	"net/http/pprof"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -132,29 +131,7 @@ func (s *service) metricsHandler() http.Handler {
 	return promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{})
 }
 
-func (s *service) addHealth(mux *http.ServeMux) {
-	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintln(w, "ok")
-	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		checks, code := s.checks(), http.StatusOK
-		var b strings.Builder
-		for _, c := range checks {
-			mark := "[+]" // as Kubernetes' own components print their checks
-			if !c.OK {
-				mark, code = "[-]", http.StatusServiceUnavailable
-			}
-			if _, verbose := r.URL.Query()["verbose"]; verbose || !c.OK {
-				fmt.Fprintf(&b, "%s%s: %s\n", mark, c.Name, c.Reason)
-			}
-		}
-		if b.Len() == 0 {
-			b.WriteString("ok\n")
-		}
-		w.WriteHeader(code)
-		fmt.Fprint(w, b.String())
-	})
-}
+func (s *service) addHealth(mux *http.ServeMux) { status.AddHealth(mux, s.checks) }
 
 func (s *service) servePlan(w http.ResponseWriter, r *http.Request) {
 	switch r.PathValue("area") {

@@ -57,7 +57,7 @@ var layers = [][]string{
 	{"tunnel/guard"},
 	{"tunnel/", "routing/", "nat/", "policy/", "encryption/", "node/policies", "node/flows", "node/datastore/", "node/ipam", "node/ipam/", "cmd/weft-cni"},
 	{"node/cni", "node/rotation"},
-	{"node"},
+	{"node", "controllers"},
 	{"cli", "cli/", "lab", "lab/"},
 	{"bench", "bench/"},
 	{"e2e", "e2e/"},

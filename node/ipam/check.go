@@ -3,7 +3,6 @@ package ipam
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -70,6 +69,16 @@ func Check(ctx context.Context, store datastore.Store) (*CheckReport, error) {
 		return nil, err
 	}
 	return s.check(), nil
+}
+
+// CheckList is Check of a List of StateKinds, which may hold other kinds as well. settle is how long an allocation may be
+// without its endpoint; a minute when 0.
+func CheckList(l *datastore.List, now time.Time, settle time.Duration) *CheckReport {
+	s := stateOf(l, now)
+	if settle > 0 {
+		s.settle = settle
+	}
+	return s.check()
 }
 
 func (s *state) check() *CheckReport {
@@ -144,7 +153,7 @@ func (s *state) checkHandles(r *CheckReport, held map[handleBlock]int) {
 		for cidr := range h.Spec.Block {
 			n += held[handleBlock{h.Spec.HandleID, cidr}]
 		}
-		if n == 0 && s.now.Sub(h.CreationTimestamp.Time) >= settleTime {
+		if n == 0 && s.now.Sub(h.CreationTimestamp.Time) >= s.settle {
 			r.add(Problem{Kind: ProblemEmptyHandle, Handle: h.Spec.HandleID,
 				Detail: fmt.Sprintf("handle %s holds no address", h.Spec.HandleID)})
 		}
@@ -174,7 +183,7 @@ func (s *state) checkAffinities(r *CheckReport) {
 		b := blocks[f.Spec.CIDR]
 		problem := Problem{Resource: f.Name, Version: f.ResourceVersion}
 		switch {
-		case b == nil && s.now.Sub(f.CreationTimestamp.Time) >= settleTime:
+		case b == nil && s.now.Sub(f.CreationTimestamp.Time) >= s.settle:
 			problem.Kind = ProblemNoBlock
 			problem.Detail = fmt.Sprintf("node %s claims block %s (%s), which does not exist", f.Spec.Node, f.Spec.CIDR, f.Spec.State)
 			r.add(problem)
@@ -208,6 +217,9 @@ func (s *state) checkEndpoints(r *CheckReport) {
 		}
 	}
 	for _, b := range s.blocks {
+		if aff := b.block.Affinity(); aff != "" && affinityNode(aff) == "" {
+			continue // of services, say: what is set apart for another purpose is not for endpoints
+		}
 		for _, a := range b.block.Allocations() {
 			if len(users[a.Addr]) == 0 {
 				s.checkUnused(r, a)
@@ -228,7 +240,7 @@ func (s *state) checkUnused(r *CheckReport, a block.Allocation) {
 		}
 		return
 	}
-	if at, err := time.Parse(time.RFC3339, attrs[AttrTime]); err == nil && s.now.Sub(at) < settleTime {
+	if at, err := time.Parse(time.RFC3339, attrs[AttrTime]); err == nil && s.now.Sub(at) < s.settle {
 		r.Settling++
 		return
 	}
@@ -251,101 +263,4 @@ func (r *CheckReport) Write(w io.Writer) error {
 	fmt.Fprintf(&b, "%d problems.\n", len(r.Problems))
 	_, err := io.WriteString(w, b.String())
 	return err
-}
-
-// Release gives back addresses whoever holds them. Unless force is set it refuses those that an
-// endpoint has. It returns how many were given back; one that is not in use counts as none.
-func Release(ctx context.Context, store datastore.Store, addrs []netip.Addr, force bool) (int, error) {
-	s, err := readState(ctx, store)
-	if err != nil {
-		return 0, err
-	}
-	users := s.endpointAddresses()
-	var refs []AddressRef
-	var errs []error
-	for _, a := range addrs {
-		a = a.Unmap()
-		if names := users[a]; len(names) > 0 && !force {
-			errs = append(errs, fmt.Errorf("release address %v: endpoint %s has it: delete the pod, or force the release", a, names[0]))
-			continue
-		}
-		b, found := s.find(a)
-		if !found {
-			continue
-		}
-		if held, used := b.Find(a); used {
-			refs = append(refs, AddressRef{Addr: a, HandleID: held.Owner.Handle, Sequence: held.Sequence})
-		}
-	}
-	n, err := releaseRefs(ctx, store, refs)
-	return n, errors.Join(append(errs, err)...)
-}
-
-func releaseRefs(ctx context.Context, store datastore.Store, refs []AddressRef) (int, error) {
-	a := New(store, "", Options{})
-	defer a.Close()
-	return a.ReleaseAddresses(ctx, refs)
-}
-
-// Repair does what a CheckReport calls for and what is safe: it gives back addresses that no
-// endpoint has, and deletes empty handles, affinities without a block and empty blocks of no pool. What changed since the
-// report was made is left alone. It returns how many problems it repaired.
-func Repair(ctx context.Context, store datastore.Store, r *CheckReport) (int, error) {
-	s, err := readState(ctx, store)
-	if err != nil {
-		return 0, err
-	}
-	a := New(store, "", Options{})
-	defer a.Close()
-	users := s.endpointAddresses()
-	n := 0
-	var errs []error
-	for _, p := range r.Problems {
-		fixed := 0
-		var err error
-		switch p.Kind {
-		case ProblemLeak, ProblemUnknownNode:
-			if len(users[p.Addr]) == 0 && p.Handle != "" && p.Sequence != 0 {
-				fixed, err = a.ReleaseAddresses(ctx, []AddressRef{{p.Addr, p.Handle, p.Sequence}})
-			}
-		case ProblemEmptyHandle:
-			if !s.holds(p.Handle) {
-				_, err = a.Release(ctx, p.Handle)
-				fixed = 1
-			}
-		case ProblemNoPool, ProblemBlockSize:
-			fixed, err = a.dropReported(ctx, s, p.Resource)
-		case ProblemNoBlock, ProblemAffinity:
-			key := datastore.Key{Kind: v3.KindBlockAffinity, Name: p.Resource}
-			err = store.Delete(ctx, key, datastore.Precondition{ResourceVersion: p.Version})
-			fixed = 1
-			if errors.Is(err, datastore.ErrNotFound) || errors.Is(err, datastore.ErrConflict) {
-				fixed, err = 0, nil
-			}
-		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		n += fixed
-	}
-	return n, errors.Join(errs...)
-}
-
-// dropReported deletes a block that was reported to be of no pool, if it still is and is empty.
-func (a *Allocator) dropReported(ctx context.Context, s *state, cidr string) (int, error) {
-	p, err := netip.ParsePrefix(cidr)
-	if err != nil || !ownerless(s.pools, p) {
-		return 0, nil
-	}
-	gone, err := a.drop(ctx, p, s.policy())
-	if !gone {
-		return 0, err
-	}
-	return 1, err
-}
-
-// holds tells whether any block has an address of a handle.
-func (s *state) holds(handle string) bool {
-	return slices.ContainsFunc(s.blocks, func(b blockState) bool { return len(b.block.Held(handle)) > 0 })
 }

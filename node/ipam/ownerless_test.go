@@ -116,7 +116,7 @@ func testPoolDeleted(t *testing.T, store datastore.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := Repair(context.Background(), store, report); n != 1 || err != nil {
+	if n, err := repairAll(store, report); n != 1 || err != nil {
 		t.Errorf("repaired %d, %v; want the empty one of 2 blocks", n, err)
 	}
 	if got := blocksIn(t, store); strings.Contains(got, " ") || got == "" {

@@ -89,20 +89,21 @@ func (a *Allocator) releaseIn(ctx context.Context, cidr netip.Prefix, handleID s
 		return nil, err
 	}
 	if last && ownerless(c.Pools, cidr) {
-		if _, err := a.drop(ctx, cidr, policy); err != nil {
+		if _, err := a.drop(ctx, cidr, "", policy); err != nil {
 			a.log.Warn("could not give back an empty block that is of no pool, will do when the next block is needed", "block", cidr, "error", err)
 		}
 	}
 	return released, nil
 }
 
-// drop deletes a block if it is empty, and the affinity to it. It tells whether it did.
-func (a *Allocator) drop(ctx context.Context, cidr netip.Prefix, policy block.Policy) (bool, error) {
+// drop deletes a block if it is empty and has the affinity, if one is given, and with it the affinity's record. It tells
+// whether it did.
+func (a *Allocator) drop(ctx context.Context, cidr netip.Prefix, affinity string, policy block.Policy) (bool, error) {
 	s, err := a.blocks.read(ctx, cidr)
 	if errors.Is(err, datastore.ErrNotFound) {
 		return false, nil
 	}
-	if err != nil || !empty(s.block, policy) {
+	if err != nil || !empty(s.block, policy) || affinity != "" && affinity != s.block.Affinity() {
 		return false, err
 	}
 	var f *v3.BlockAffinity

@@ -16,6 +16,7 @@ import (
 // state is everything that has to do with addresses, at one revision of the store.
 type state struct {
 	now        time.Time
+	settle     time.Duration // an ADD that is under way has so long
 	pools      []*v3.IPPool
 	blocks     []blockState // by CIDR
 	affinities []*v3.BlockAffinity
@@ -25,6 +26,11 @@ type state struct {
 	reserved   func(netip.Addr) string
 	settings   settings
 	rejected   []datastore.Rejection
+	blind      bool // there are endpoints that cannot be understood: they may have any address
+
+	// For a repair, which sets them.
+	users map[netip.Addr][]string
+	held  map[string][]block.Allocation // by handle
 }
 
 type blockState struct {
@@ -32,10 +38,15 @@ type blockState struct {
 	repairs []string
 }
 
+// StateKinds are the kinds that have to do with addresses.
+func StateKinds() []string {
+	return []string{v3.KindIPPool, v3.KindIPReservation, v3.KindIPAMConfiguration, v3.KindIPAMBlock,
+		v3.KindBlockAffinity, v3.KindIPAMHandle, v3.KindWorkloadEndpoint, v3.KindNode}
+}
+
 // readState lists what Show and Check look at.
 func readState(ctx context.Context, store datastore.Store) (*state, error) {
-	l, err := store.List(ctx, v3.KindIPPool, v3.KindIPReservation, v3.KindIPAMConfiguration, v3.KindIPAMBlock,
-		v3.KindBlockAffinity, v3.KindIPAMHandle, v3.KindWorkloadEndpoint, v3.KindNode)
+	l, err := store.List(ctx, StateKinds()...)
 	if err != nil {
 		return nil, fmt.Errorf("read addresses: %w", err)
 	}
@@ -43,7 +54,15 @@ func readState(ctx context.Context, store datastore.Store) (*state, error) {
 }
 
 func stateOf(l *datastore.List, now time.Time) *state {
-	s := &state{now: now, nodes: map[string]*v3.Node{}, rejected: slices.Clone(l.Rejected)}
+	s := &state{now: now, settle: settleTime, nodes: map[string]*v3.Node{}, rejected: slices.Clone(l.Rejected)}
+	for _, r := range l.Rejected {
+		switch r.Key.Kind {
+		case v3.KindNode:
+			s.nodes[r.Key.Name] = &v3.Node{} // it is there
+		case v3.KindWorkloadEndpoint:
+			s.blind = true
+		}
+	}
 	var reservations []*v3.IPReservation
 	var config *v3.IPAMConfiguration
 	for _, o := range l.Items {

@@ -1,0 +1,192 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	v3 "weft/api/v3"
+	"weft/node/datastore"
+	"weft/node/ipam"
+)
+
+// CreatedBy is the label of resources that a controller made, with ByController as its value.
+const (
+	CreatedBy    = "projectcalico.org/created-by"
+	ByController = "calico-kube-controllers"
+)
+
+// sweeper gives back what nodes that are gone have, and addresses that nobody has.
+type sweeper struct {
+	cfg     Config
+	store   datastore.Store
+	log     *slog.Logger
+	metrics *metrics
+
+	nodes   sightings[string]
+	garbage sightings[garbage]
+}
+
+func newSweeper(cfg Config, m *metrics) *sweeper {
+	return &sweeper{cfg: cfg, store: cfg.Store, log: cfg.Log, metrics: m, nodes: sightings[string]{}, garbage: sightings[garbage]{}}
+}
+
+// garbage is what of a problem tells it from another one.
+type garbage struct {
+	kind, handle, resource, version string
+	addr                            string
+	sequence                        uint64
+}
+
+func garbageOf(p ipam.Problem) garbage {
+	return garbage{kind: p.Kind, handle: p.Handle, resource: p.Resource, version: p.Version, addr: p.Addr.String(), sequence: p.Sequence}
+}
+
+// collectable are the problems that go by themselves; the others need a person.
+func collectable() []string {
+	return []string{ipam.ProblemLeak, ipam.ProblemUnknownNode, ipam.ProblemEmptyHandle, ipam.ProblemNoBlock, ipam.ProblemAffinity,
+		ipam.ProblemNoPool, ipam.ProblemBlockSize}
+}
+
+// look reads the store once, and does what is ripe.
+func (s *sweeper) look(ctx context.Context, now time.Time) error {
+	l, err := s.store.List(ctx, append(ipam.StateKinds(), v3.KindCalicoNodeStatus, v3.KindHostEndpoint)...)
+	if err != nil {
+		return fmt.Errorf("read the store: %w", err)
+	}
+	gone := leftBy(l)
+	report := ipam.CheckList(l, now, s.cfg.settle)
+	problems := map[garbage]ipam.Problem{}
+	for _, p := range report.Problems {
+		if slices.Contains(collectable(), p.Kind) {
+			problems[garbageOf(p)] = p
+		}
+	}
+	s.metrics.candidates(gone, problems)
+	nodes := s.nodes.observe(now, slices.Sorted(maps.Keys(gone)), s.cfg.Grace)
+	ripe := s.garbage.observe(now, slices.Collect(maps.Keys(problems)), s.cfg.Grace)
+	if s.cfg.hasty {
+		nodes, ripe = slices.Collect(maps.Keys(gone)), slices.Collect(maps.Keys(problems))
+	}
+	var errs []error
+	for _, node := range nodes {
+		errs = append(errs, s.clear(ctx, node, gone[node]))
+	}
+	return errors.Join(append(errs, s.collect(ctx, problems, ripe))...)
+}
+
+// collect has ripe problems repaired, which looks again before it does anything.
+func (s *sweeper) collect(ctx context.Context, problems map[garbage]ipam.Problem, ripe []garbage) error {
+	if len(ripe) == 0 {
+		return nil
+	}
+	r := &ipam.CheckReport{}
+	for _, g := range ripe {
+		r.Problems = append(r.Problems, problems[g])
+	}
+	slices.SortFunc(r.Problems, func(a, b ipam.Problem) int { return a.Addr.Compare(b.Addr) })
+	repaired, err := ipam.Repair(ctx, s.store, r)
+	for kind, n := range repaired {
+		s.metrics.released(kind, n)
+		s.log.Info("collected", "what", kind, "count", n)
+	}
+	if err != nil {
+		return fmt.Errorf("collect what nobody has: %w", err)
+	}
+	return nil
+}
+
+// left is what a node left behind.
+type left struct {
+	ipam *ipam.Abandoned // nil: nothing
+	// objects are its WorkloadEndpoints, and what else is about it.
+	objects []v3.Object
+}
+
+// leftBy returns what nodes have that have no record, by their names. It is pure.
+func leftBy(l *datastore.List) map[string]*left {
+	there := map[string]bool{}
+	for _, o := range l.Items {
+		if n, ok := o.(*v3.Node); ok {
+			there[n.Name] = true
+		}
+	}
+	for _, r := range l.Rejected {
+		if r.Key.Kind == v3.KindNode {
+			there[r.Key.Name] = true
+		}
+	}
+	out := map[string]*left{}
+	of := func(node string) *left {
+		if out[node] == nil {
+			out[node] = &left{}
+		}
+		return out[node]
+	}
+	for node, a := range ipam.AbandonedIn(l) {
+		of(node).ipam = a
+	}
+	for _, o := range l.Items {
+		node := ""
+		switch o := o.(type) {
+		case *v3.WorkloadEndpoint:
+			node = o.Spec.Node
+		case *v3.CalicoNodeStatus:
+			node = o.Spec.Node
+		case *v3.HostEndpoint:
+			if o.Labels[CreatedBy] == ByController {
+				node = o.Spec.Node
+			}
+		}
+		if node != "" && !there[node] {
+			of(node).objects = append(of(node).objects, o)
+		}
+	}
+	return out
+}
+
+// clear removes what a node left: endpoints first, so that no address is free that an endpoint names. It ends as soon as
+// the node is there.
+func (s *sweeper) clear(ctx context.Context, node string, x *left) error {
+	alive := func(ctx context.Context) (bool, error) {
+		_, err := s.store.Get(ctx, datastore.Key{Kind: v3.KindNode, Name: node})
+		if errors.Is(err, datastore.ErrNotFound) {
+			return false, nil
+		}
+		return err == nil, err
+	}
+	removed := map[string]int{}
+	defer func() {
+		for what, n := range removed {
+			s.metrics.released(what, n)
+		}
+		s.log.Info("cleaned up after a node that is gone", "node", node, "removed", removed)
+	}()
+	for _, o := range x.objects {
+		if there, err := alive(ctx); there || err != nil {
+			return err
+		}
+		key := datastore.KeyOf(o)
+		err := s.store.Delete(ctx, key, datastore.Precondition{ResourceVersion: o.GetResourceVersion(), UID: string(o.GetUID())})
+		switch {
+		case errors.Is(err, datastore.ErrConflict), errors.Is(err, datastore.ErrNotFound):
+		case err != nil:
+			return fmt.Errorf("clean up after node %s: %w", node, err)
+		default:
+			removed[key.Kind]++
+		}
+	}
+	if x.ipam == nil {
+		return nil
+	}
+	addresses, blocks, err := x.ipam.Clear(ctx, s.store, alive)
+	removed["address"], removed["block"] = addresses, blocks
+	if err != nil {
+		return fmt.Errorf("clean up after node %s: %w", node, err)
+	}
+	return nil
+}

@@ -1,0 +1,268 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	v3 "weft/api/v3"
+	"weft/model"
+	"weft/node/datastore"
+	"weft/node/ipam"
+)
+
+func TestSightings(t *testing.T) {
+	at := func(minutes int) time.Time {
+		return time.Unix(1_700_000_000, 0).Add(time.Duration(minutes) * time.Minute)
+	}
+	s := sightings[string]{}
+	for _, c := range []struct {
+		minute int
+		seen   []string
+		ripe   []string
+	}{
+		{0, []string{"a"}, nil},
+		{20, []string{"a", "b"}, []string{"a"}},
+		{21, []string{"b", "b"}, nil}, // seen twice at one look is once
+		{34, []string{"a", "b"}, nil}, // a is another one: it had been gone
+		{35, []string{"b"}, []string{"b"}},
+	} {
+		if got := s.observe(at(c.minute), c.seen, 15*time.Minute); !slices.Equal(got, c.ripe) {
+			t.Errorf("minute %d: got %v, want %v", c.minute, got, c.ripe)
+		}
+	}
+}
+
+// Once is never enough.
+func TestSightingsTwice(t *testing.T) {
+	s, now := sightings[int]{}, time.Now()
+	if got := s.observe(now, []int{1}, 0); len(got) != 0 {
+		t.Errorf("at the first look: got %v", got)
+	}
+	if got := s.observe(now, []int{1}, 0); len(got) != 1 {
+		t.Errorf("at the second: got %v", got)
+	}
+}
+
+// cluster is a store with two nodes that have pods, borrowed addresses and tunnels.
+type cluster struct {
+	t      *testing.T
+	store  datastore.Store
+	allocs map[string]*ipam.Allocator
+}
+
+func newCluster(t *testing.T) *cluster {
+	c := &cluster{t: t, store: startEtcd(t), allocs: map[string]*ipam.Allocator{}}
+	p := pool("p", "10.0.0.0/27") // two blocks
+	create(t, c.store, p)
+	for _, n := range []string{"n1", "n2"} {
+		c.join(n)
+	}
+	return c
+}
+
+func (c *cluster) join(node string) {
+	create(c.t, c.store, newObject(v3.KindNode, node))
+	if c.allocs[node] == nil {
+		c.allocs[node] = ipam.New(c.store, node, ipam.Options{})
+		c.t.Cleanup(c.allocs[node].Close)
+	}
+}
+
+// pod attaches a pod; one without an endpoint is a leak.
+func (c *cluster) pod(node, name string, endpoint bool) netip.Addr {
+	c.t.Helper()
+	got, err := c.allocs[node].Assign(context.Background(), ipam.Request{HandleID: "weft." + name, Namespace: "default", Pod: name,
+		Families: []model.Family{model.IPv4}})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	a := got.Addresses[0].Addr
+	if endpoint {
+		w := newObject(v3.KindWorkloadEndpoint, node+"-k8s-"+name+"-eth0").(*v3.WorkloadEndpoint)
+		w.Namespace = "default"
+		w.Spec = v3.WorkloadEndpointSpec{Orchestrator: "k8s", Node: node, ContainerID: name, Pod: name, Endpoint: "eth0",
+			InterfaceName: "weft1", IPNetworks: []string{a.String() + "/32"}}
+		create(c.t, c.store, w)
+	}
+	return a
+}
+
+// has counts what the store has of each kind, and addresses by handle.
+func (c *cluster) has() map[string]int {
+	c.t.Helper()
+	l, err := c.store.List(context.Background(), append(ipam.StateKinds(), v3.KindCalicoNodeStatus, v3.KindHostEndpoint)...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	n := map[string]int{}
+	for _, o := range l.Items {
+		n[datastore.KeyOf(o).Kind]++
+		if b, ok := o.(*v3.IPAMBlock); ok {
+			_, holders, _ := ipam.Holders(b)
+			n["address"] += len(holders)
+		}
+	}
+	return n
+}
+
+func (c *cluster) look(s *sweeper, at time.Duration) {
+	c.t.Helper()
+	if err := s.look(context.Background(), time.Now().Add(at)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func TestNodeGone(t *testing.T) {
+	c := newCluster(t)
+	for i := range 14 {
+		c.pod("n1", fmt.Sprint("a", i), true)
+		if i < 10 {
+			c.pod("n2", fmt.Sprint("b", i), true)
+		}
+	}
+	if _, err := c.allocs["n1"].Assign(context.Background(), ipam.Request{HandleID: "vxlan-tunnel-addr-n1", Use: ipam.UseTunnel,
+		Attributes: map[string]string{ipam.AttrType: "vxlanTunnelAddress"}}); err != nil {
+		t.Fatal(err)
+	}
+	for i := 14; i < 17; i++ { // the second and third are borrowed from n2's block
+		c.pod("n1", fmt.Sprint("a", i), true)
+	}
+	for _, n := range []string{"n1", "n2"} {
+		st := newObject(v3.KindCalicoNodeStatus, "status-"+n).(*v3.CalicoNodeStatus)
+		st.Spec = v3.CalicoNodeStatusSpec{Node: n, Classes: []string{"Agent"}}
+		auto, own := newObject(v3.KindHostEndpoint, n+"-auto-hep").(*v3.HostEndpoint), newObject(v3.KindHostEndpoint, n+"-eth0").(*v3.HostEndpoint)
+		auto.Labels = map[string]string{CreatedBy: ByController}
+		auto.Spec, own.Spec = v3.HostEndpointSpec{Node: n, InterfaceName: "*"}, v3.HostEndpointSpec{Node: n, InterfaceName: "eth0"}
+		create(t, c.store, st, auto, own)
+	}
+	s := newControllers(Config{Store: c.store}).sweeper
+	before := c.has()
+	remove(t, c.store, datastore.Key{Kind: v3.KindNode, Name: "n1"})
+	c.look(s, 0)
+	c.look(s, 14*time.Minute)
+	if diff := cmp.Diff(map[string]int{v3.KindNode: 1}, minus(before, c.has())); diff != "" {
+		t.Errorf("before the grace is over (-want +gone):\n%s", diff)
+	}
+	// The node is back for a moment: all begins anew.
+	c.join("n1")
+	c.look(s, 15*time.Minute)
+	remove(t, c.store, datastore.Key{Kind: v3.KindNode, Name: "n1"})
+	c.look(s, 16*time.Minute)
+	if diff := cmp.Diff(map[string]int{v3.KindNode: 1}, minus(before, c.has())); diff != "" {
+		t.Errorf("of a node that had returned (-want +gone):\n%s", diff)
+	}
+	c.look(s, 32*time.Minute)
+	want := map[string]int{v3.KindNode: 1, v3.KindWorkloadEndpoint: 17, "address": 18, v3.KindIPAMHandle: 18, v3.KindIPAMBlock: 1,
+		v3.KindBlockAffinity: 1, v3.KindCalicoNodeStatus: 1, v3.KindHostEndpoint: 1}
+	if diff := cmp.Diff(want, minus(before, c.has())); diff != "" {
+		t.Errorf("(-want +gone):\n%s", diff)
+	}
+	if r, err := ipam.Check(context.Background(), c.store); err != nil || len(r.Problems) > 0 {
+		t.Errorf("afterwards: %v, %v", r.Problems, err)
+	}
+}
+
+// minus returns what there is less of.
+func minus(before, after map[string]int) map[string]int {
+	less := map[string]int{}
+	for k, n := range before {
+		if d := n - after[k]; d != 0 {
+			less[k] = d
+		}
+	}
+	return less
+}
+
+// returning is a store in which a node is back after some deletions.
+type returning struct {
+	datastore.Store
+	after int
+	back  func()
+}
+
+func (r *returning) Delete(ctx context.Context, k datastore.Key, p datastore.Precondition) error {
+	if r.after--; r.after == 0 {
+		r.back()
+	}
+	return r.Store.Delete(ctx, k, p)
+}
+
+// A node that returns while its things are removed keeps the rest.
+func TestNodeReturnsMeanwhile(t *testing.T) {
+	c := newCluster(t)
+	for i := range 10 {
+		c.pod("n1", fmt.Sprint("a", i), true)
+	}
+	before := c.has()
+	remove(t, c.store, datastore.Key{Kind: v3.KindNode, Name: "n1"})
+	s := newControllers(Config{Store: &returning{c.store, 3, func() { c.join("n1") }}}).sweeper
+	c.look(s, 0)
+	c.look(s, time.Hour)
+	if diff := cmp.Diff(map[string]int{v3.KindWorkloadEndpoint: 3}, minus(before, c.has())); diff != "" {
+		t.Errorf("(-want +gone):\n%s", diff)
+	}
+}
+
+func TestLeaks(t *testing.T) {
+	c := newCluster(t)
+	kept := c.pod("n1", "kept", true)
+	c.pod("n1", "leak", false)
+	again := c.pod("n1", "again", false)
+	s := newControllers(Config{Store: c.store, settle: time.Millisecond}).sweeper
+	c.look(s, 2*time.Second)
+	// What is given out again is another allocation, although it is the same address of the same owner.
+	if _, err := c.allocs["n1"].Release(context.Background(), "weft.again"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.allocs["n1"].Assign(context.Background(), ipam.Request{HandleID: "weft.again", Addresses: []netip.Addr{again}}); err != nil {
+		t.Fatal(err)
+	}
+	c.look(s, 20*time.Minute)
+	if n := c.has(); n["address"] != 2 || n[v3.KindIPAMHandle] != 2 {
+		t.Errorf("after the grace there is %v, want two addresses", n)
+	}
+	// The endpoint came between the two looks of one collection: see ipam.Repair.
+	r := ipam.CheckList(list(t, c.store), time.Now().Add(time.Hour), 0)
+	w := newObject(v3.KindWorkloadEndpoint, "n1-k8s-again-eth0").(*v3.WorkloadEndpoint)
+	w.Namespace = "default"
+	w.Spec = v3.WorkloadEndpointSpec{Orchestrator: "k8s", Node: "n1", Pod: "again", Endpoint: "eth0", InterfaceName: "weft2", IPNetworks: []string{again.String() + "/32"}}
+	create(t, c.store, w)
+	if repaired, err := ipam.Repair(context.Background(), c.store, r); err != nil || len(repaired) > 0 {
+		t.Errorf("of an address that has an endpoint by now: %v, %v", repaired, err)
+	}
+	if n := c.has(); n["address"] != 2 {
+		t.Errorf("there is %v; %v is to be there", n, kept)
+	}
+}
+
+func list(t *testing.T, store datastore.Store) *datastore.List {
+	t.Helper()
+	l, err := store.List(context.Background(), ipam.StateKinds()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// A store that is away is no observation, and not ready.
+func TestStoreAway(t *testing.T) {
+	c := newControllers(Config{Store: away{}})
+	err := c.sweeper.look(t.Context(), time.Now())
+	c.note(err)
+	if !errors.Is(err, datastore.ErrUnavailable) || c.checks()[0].OK {
+		t.Errorf("got %v, %v", err, c.checks())
+	}
+}
+
+type away struct{ datastore.Store }
+
+func (away) List(context.Context, ...string) (*datastore.List, error) {
+	return nil, datastore.ErrUnavailable
+}
