@@ -254,6 +254,35 @@ func (c *Cluster) apiFlags() []string {
 		"--disable-admission-plugins=ServiceAccount") // nobody makes the accounts that pods ask for
 }
 
+// EtcdEndpoint is the URL of the API server's etcd.
+func (c *Cluster) EtcdEndpoint() string { return "http://" + c.etcd.Clients[0].Addr().String() }
+
+// Backup stops everything, keeps a copy of what etcd has, and starts again.
+func (c *Cluster) Backup(t testing.TB) { t.Helper(); c.offline(t, "etcd", "backup") }
+
+// Restore puts back what Backup kept: the cluster is as it was then, and its revisions go on from there.
+func (c *Cluster) Restore(t testing.TB) { t.Helper(); c.offline(t, "backup", "etcd") }
+
+// offline copies one folder over another while nothing runs.
+func (c *Cluster) offline(t testing.TB, from, to string) {
+	t.Helper()
+	c.StopAPI()
+	c.etcd.Close()
+	from, to = filepath.Join(c.dir, from), filepath.Join(c.dir, to)
+	if err := os.RemoveAll(to); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.startEtcd("etcd"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.StartAPI(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // StopAPI kills the API server; its etcd stays.
 func (c *Cluster) StopAPI() {
 	c.mu.Lock()

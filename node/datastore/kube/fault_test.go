@@ -2,10 +2,12 @@ package kube
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -324,5 +326,43 @@ func churnPods(t *testing.T, c *testkube.Cluster, n int) {
 		default:
 			c.MustDo(t, http.MethodPatch, podsPath+"/"+name, map[string]any{"metadata": map[string]any{"labels": map[string]any{"i": fmt.Sprint(i)}}})
 		}
+	}
+}
+
+// While the API server asks to be left alone for a second, ten callers make few requests, and each gets its answer
+// once it is over; one whose time ends before is told so at once.
+func TestRetryAfter(t *testing.T) {
+	c := testkube.Shared(t)
+	p := newFaultProxy(t, c)
+	s := openWith(t, Config{Kubeconfig: p.kubeconfig(t, c)})
+	if err := s.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.set(map[string]float64{fault429: 1})
+	const callers = 10
+	time.AfterFunc(2500*time.Millisecond, func() { p.set(nil) })
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			if err := s.Ping(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	time.Sleep(300 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	if err := s.Ping(ctx); !errors.Is(err, datastore.ErrUnavailable) || time.Since(begin) > 90*time.Millisecond {
+		t.Errorf("a caller without the time: %v after %v", err, time.Since(begin))
+	}
+	wg.Wait()
+	refused := p.counts[fault429]
+	t.Logf("%d callers were refused %d times in 2.5 s", callers, refused)
+	if refused > 4*callers {
+		t.Errorf("%d requests were refused although each asked for a pause of 1 s: want at most %d", refused, 4*callers)
+	}
+	if refused < callers/2 {
+		t.Errorf("only %d requests were refused: the fault did not happen", refused)
 	}
 }

@@ -1,7 +1,11 @@
 package kube
 
 import (
+	"errors"
+	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -77,4 +81,83 @@ func TestFollowEverything(t *testing.T) {
 	if seen[v3.KindNamespace] < 4 || seen[v3.KindService] < 1 || seen[v3.KindEndpointSlice] < 1 {
 		t.Errorf("of what every cluster has there came %v", seen)
 	}
+}
+
+// labels is what a sink has by what it was told: the label of each Node.
+func labels(changes []datastore.Change) map[string]string {
+	out := map[string]string{}
+	for _, c := range changes {
+		if c.Object == nil {
+			delete(out, c.Key.Name)
+		} else {
+			out[c.Key.Name] = c.Object.GetLabels()["i"]
+		}
+	}
+	return out
+}
+
+// The API server is restarted, and later its etcd is put back to an earlier state: a follower has what is there each
+// time, what was taken back included.
+func TestFollowOverRestartAndSetBack(t *testing.T) {
+	c := testkube.Start(t)
+	s := open(t, c, testkube.Admin, "")
+	sink := storetest.NewRecorder()
+	storetest.Follow(t, open(t, c, testkube.Node, ""), sink, v3.KindNode, v3.KindIPPool)
+	sink.Wait(t, "first snapshot", 20*time.Second, (*storetest.Recorder).InSync)
+	want := map[string]string{}
+	set := func(name, i string) {
+		t.Helper()
+		o := storetest.Node(name, map[string]string{"i": i})
+		_, err := s.Create(t.Context(), o)
+		if errors.Is(err, datastore.ErrAlreadyExists) {
+			_, err = s.Update(t.Context(), o)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[name] = i
+	}
+	same := func(what string) {
+		t.Helper()
+		begin := time.Now()
+		sink.Wait(t, what, 40*time.Second, func(r *storetest.Recorder) bool { return r.InSync() && maps.Equal(labels(r.Changes), want) })
+		t.Logf("%s: after %v, %d changes in all", what, time.Since(begin).Round(time.Millisecond), len(sink.Changes))
+	}
+	for i := range 20 {
+		set(fmt.Sprintf("n%d", i), "1")
+	}
+	same("created")
+	before := len(sink.Changes)
+	c.Backup(t)
+	same("restarted")
+	if n := len(sink.Changes); n != before {
+		t.Errorf("a restart brought %d changes, want 0", n-before)
+	}
+	old := maps.Clone(want)
+	for i := range 10 {
+		set(fmt.Sprintf("n%d", i), "2")
+		set(fmt.Sprintf("m%d", i), "2")
+	}
+	if err := s.Delete(t.Context(), datastore.Key{Kind: v3.KindNode, Name: "n15"}, datastore.Precondition{}); err != nil {
+		t.Fatal(err)
+	}
+	delete(want, "n15")
+	same("changed")
+	c.Restore(t)
+	want = old
+	same("set back")
+	set("n3", "3")
+	same("changed after that")
+}
+
+// writeKubeconfig writes a kubeconfig file that leads nowhere.
+func writeKubeconfig(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	text := `{apiVersion: v1, kind: Config, current-context: a, contexts: [{name: a, context: {cluster: a, user: a}}],
+clusters: [{name: a, cluster: {server: "https://192.0.2.1:6443"}}], users: [{name: a, user: {token: swordfish}}]}`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
