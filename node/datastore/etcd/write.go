@@ -66,7 +66,7 @@ func (s *Store) planCreate(o v3.Object) (v3.Object, put, error) {
 	begin(in)
 	data, err := encode(in)
 	if err == nil {
-		err = validate(in)
+		err = admit(in, data, nil)
 	}
 	return in, put{k, data}, err
 }
@@ -172,7 +172,7 @@ func succeed(o, in v3.Object, old *known) (*known, error) {
 	if next.raw, err = encode(in); err != nil {
 		return nil, err
 	}
-	if err := validate(in); err != nil {
+	if err := admit(in, next.raw, old.raw); err != nil {
 		return nil, err
 	}
 	changed, err := specChanged(old, next)
@@ -218,14 +218,6 @@ func (s *Store) prepare(o v3.Object) (v3.Object, string, error) {
 	in.GetObjectKind().SetGroupVersionKind(gvk)
 	v3.Default(in)
 	return in, k, nil
-}
-
-// validate looks at every part of a resource: encode, which bounds its size, comes first.
-func validate(in v3.Object) error {
-	if err := v3.Validate(in); err != nil {
-		return fmt.Errorf("%w: %w", datastore.ErrInvalid, err)
-	}
-	return nil
 }
 
 // encode returns the stored form: the resource version is not part of it.
