@@ -54,7 +54,7 @@ image: ## a container image of the static binaries in bin/weft-image.tar, for "c
 	cd hack/image && go run . -o ../../bin/weft-image.tar -tag localhost/weft:$(VERSION) -tag localhost/weft:latest ../../bin/weft ../../bin/weft-cni
 
 # The packages of these tests; one that needs Kubernetes and is not here is skipped by make test.
-KUBE_PACKAGES := ./internal/testkit/kube ./api/schema ./node/datastore/kube
+KUBE_PACKAGES := ./internal/testkit/kube ./api/schema ./node/datastore/kube ./e2e/kube
 
 test-kube: ## tests with real Kubernetes, API server alone and a cluster of two nodes; the first time it builds it from source, some 8 minutes
 	@hack/setup.sh test-kube

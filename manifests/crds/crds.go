@@ -6,5 +6,5 @@ import "embed"
 
 // Files are the CustomResourceDefinitions, one file each.
 //
-//go:embed *.yaml
+//go:embed projectcalico.org_*.yaml
 var Files embed.FS

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -127,7 +128,9 @@ func (w *Whole) Apply(t testing.TB, manifests string) {
 // TryKubectl runs kubectl with a standard input, and returns its standard output.
 func (w *Whole) TryKubectl(t testing.TB, input string, args ...string) (string, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), w.kubectl, append([]string{"--kubeconfig=" + w.kubeconfig, "--cache-dir=" + filepath.Join(w.dir, "kubectl")}, args...)...)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute) // a test that is over may ask too
+	defer cancel()
+	cmd := exec.CommandContext(ctx, w.kubectl, append([]string{"--kubeconfig=" + w.kubeconfig, "--cache-dir=" + filepath.Join(w.dir, "kubectl")}, args...)...)
 	var out, errs strings.Builder
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &errs
 	err := cmd.Run()

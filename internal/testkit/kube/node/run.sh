@@ -11,6 +11,8 @@ mkdir -p /run/netns /run/own/{upper,work} /run/lock
 for d in /var/lib /var/log /opt; do mount -t tmpfs node "$d"; done
 mount -t overlay node -o lowerdir=/etc,upperdir=/run/own/upper,workdir=/run/own/work /etc
 mkdir -p /etc/cni/net.d /opt/cni/bin /var/lib/containerd /var/lib/kubelet
+# As from the package that comes with Kubernetes; containerd before 2.0 needs loopback.
+cp /usr/lib/cni/{loopback,portmap,bandwidth} /opt/cni/bin/
 # These settings are the whole machine's. A kubelet changes them unless they have its values: it is shown files that do.
 for kv in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 kernel/keys/root_maxkeys=1000000 \
 	kernel/keys/root_maxbytes=25000000; do

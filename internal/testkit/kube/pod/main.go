@@ -21,7 +21,8 @@ import (
 const usage = `usage: pod                        wait for a signal, and reap children
        pod serve ADDRESS          answer HTTP with the host's name and UDP with what came
        pod udp ADDRESS N INTERVAL send N packets, print how many were answered
-       pod http URL N             N requests, each over a connection of its own; print who answered`
+       pod http URL N             N requests, each over a connection of its own; print who answered
+       pod stop                   end the container's first process, which then prints what it has`
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -36,6 +37,8 @@ func run(ctx context.Context, args []string) error {
 	switch {
 	case len(args) == 0:
 		return pause(ctx)
+	case args[0] == "stop":
+		return syscall.Kill(1, syscall.SIGTERM)
 	case args[0] == "serve" && len(args) == 2:
 		return serve(ctx, args[1])
 	case args[0] == "udp" && len(args) == 4:
