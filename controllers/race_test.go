@@ -145,7 +145,7 @@ func (h *host) start() {
 	follow := sinks{rec}
 	g, gctx := errgroup.WithContext(ctx)
 	if h.keep {
-		keeper := cni.NewKeeper(srv, func(string) { w.kept.Add(1) })
+		keeper := cni.NewKeeper(srv, cni.KeeperOptions{Kept: func(string) { w.kept.Add(1) }})
 		follow = append(follow, keeper)
 		g.Go(func() error { return keeper.Run(gctx) })
 	}

@@ -117,7 +117,7 @@ func (s *service) run(ctx context.Context, server *etcd.Server) error {
 	if err != nil {
 		return err
 	}
-	s.keeper = cni.NewKeeper(cniServer, s.metrics.kept)
+	s.keeper = cni.NewKeeper(cniServer, cni.KeeperOptions{Derived: s.host != nil, Kept: s.metrics.kept})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.serve(ctx) })
 	g.Go(func() error {

@@ -27,7 +27,7 @@ type Keeper struct {
 	server *Server
 	log    *slog.Logger
 	runner *reconcile.Runner
-	kept   func(what string)
+	opts   KeeperOptions
 
 	mu       sync.Mutex
 	synced   bool
@@ -48,13 +48,21 @@ type heldBlock struct {
 // errLater makes the Runner come back.
 var errLater = errors.New("some records are to be written later")
 
-// NewKeeper returns the Keeper of a Server's attachments. kept, optional, is told of everything that was put back:
-// "record" or "address".
-func NewKeeper(s *Server, kept func(what string)) *Keeper {
-	if kept == nil {
-		kept = func(string) {}
+// KeeperOptions of a Keeper. The zero value works.
+type KeeperOptions struct {
+	// Derived: the store makes the records of what it knows of pods itself, as Kubernetes does. One that is there and wrong is
+	// written again, but none that is absent: its pod has ended, or is not known any more.
+	Derived bool
+	// Kept is told of everything that was put back: "record" or "address".
+	Kept func(what string)
+}
+
+// NewKeeper returns the Keeper of a Server's attachments.
+func NewKeeper(s *Server, o KeeperOptions) *Keeper {
+	if o.Kept == nil {
+		o.Kept = func(string) {}
 	}
-	k := &Keeper{server: s, log: s.log, kept: kept, dirty: map[key]bool{}, records: map[key]*v3.WorkloadEndpoint{},
+	k := &Keeper{server: s, log: s.log, opts: o, dirty: map[key]bool{}, records: map[key]*v3.WorkloadEndpoint{},
 		blocks: map[string]heldBlock{}, brakes: map[key]*brake{}, troubles: map[key]string{}}
 	k.runner = reconcile.NewRunner(k.run, reconcile.RunnerOptions{RetryMin: keepRetryMin, RetryMax: keepRetryMax, Resync: keepResync})
 	return k
@@ -272,7 +280,7 @@ func (k *Keeper) keep(ctx context.Context, q key) error {
 		return err
 	}
 	if len(taken) > 0 {
-		k.kept("address")
+		k.opts.Kept("address")
 		if !lost { // else writing the record counts
 			k.wrote(a)
 		}
@@ -302,7 +310,7 @@ func (k *Keeper) recordLost(ctx context.Context, a *attachment) (bool, error) {
 		return false, err
 	}
 	if w == nil || !recordFits(k.server.cfg.Node, w, a) {
-		return true, nil
+		return w != nil || !k.opts.Derived, nil
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -328,7 +336,7 @@ func (k *Keeper) rewrite(ctx context.Context, a *attachment) error {
 	if err := k.server.putRecord(ctx, w); err != nil {
 		return err
 	}
-	k.kept("record")
+	k.opts.Kept("record")
 	k.wrote(a)
 	k.log.Warn("cni: the record of an attached pod had disappeared from the store: written again", "pod", a.id().String())
 	k.mu.Lock()

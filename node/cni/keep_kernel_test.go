@@ -246,3 +246,41 @@ func TestKeeperDoesNotFight(t *testing.T) {
 	}
 	r.nothingLeft(1)
 }
+
+// Where the store makes the records of pods itself, one that is absent stays so, and one that is wrong is put right.
+func TestDerivedRecordsAreNotMade(t *testing.T) {
+	r := newRig(t, true)
+	r.start(testNode{Derived: true})
+	rt := r.runtime("c1", "p", testkit.NewNetns(t).Path)
+	v4 := addrOf(t, r.mustAdd(rt), true)
+	w := r.lookRecord("p")
+	w.Spec.ContainerID, w.ResourceVersion = "another", ""
+	if _, err := r.store.Update(context.Background(), w); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 20*time.Second, "record", func() error {
+		if w := r.lookRecord("p"); w == nil || w.Spec.ContainerID != "c1" {
+			return fmt.Errorf("got %v", w)
+		}
+		return nil
+	})
+	r.deleteRecord("p")
+	alloc := ipam.New(r.store, "elsewhere", ipam.Options{})
+	defer alloc.Close()
+	if _, err := alloc.Release(context.Background(), "weft.c1"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 20*time.Second, "address", func() error {
+		if h := r.holder(v4); h != "weft.c1" {
+			return fmt.Errorf("%v is held by %q", v4, h)
+		}
+		return nil
+	})
+	if w := r.lookRecord("p"); w != nil {
+		t.Errorf("the record was made: %v", w)
+	}
+	if err := r.del(rt); err != nil {
+		t.Fatal(err)
+	}
+	r.nothingLeft(1)
+}

@@ -58,6 +58,8 @@ type testNode struct {
 	FailAt string // step that fails
 	// FollowMTU makes the node want the MTU that the file "mtu" in Dir says, instead of 1450.
 	FollowMTU bool
+	// Derived is that of KeeperOptions.
+	Derived bool
 }
 
 const testNodeName = "n-1"
@@ -177,7 +179,7 @@ func (n *testNode) run() error {
 		return nil
 	})
 	g.Go(func() error { return srv.Run(ctx) })
-	keeper := NewKeeper(srv, nil)
+	keeper := NewKeeper(srv, KeeperOptions{Derived: n.Derived})
 	g.Go(func() error { return ignoreCanceled(keeper.Run(ctx)) })
 	g.Go(func() error {
 		return ignoreCanceled(datastore.Follow(ctx, store, []string{v3.KindWorkloadEndpoint, v3.KindIPAMBlock}, keeper, datastore.FollowOptions{}))
