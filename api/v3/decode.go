@@ -150,20 +150,10 @@ func kindFor(apiVersion, kind string) (KindInfo, error) {
 		slices.Sort(versions)
 		return KindInfo{}, fmt.Errorf("apiVersion: got %q, want %s for kind %s", apiVersion, strings.Join(versions, " or "), kind)
 	}
-	if slices.Contains(notYet(), kind) {
-		return KindInfo{}, fmt.Errorf("kind: %s is not supported yet by this release, which has %s", kind, strings.Join(names, ", "))
-	}
 	if near := nearest(kind, names); near != "" {
 		return KindInfo{}, fmt.Errorf("kind: unknown kind %q, did you mean %q?", kind, near)
 	}
 	return KindInfo{}, fmt.Errorf("kind: unknown kind %q, want one of %s", kind, strings.Join(names, ", "))
-}
-
-// notYet are the kinds of the same vocabulary that this release does not know.
-func notYet() []string {
-	return []string{
-		"KubeControllersConfiguration",
-	}
 }
 
 // DecodeStored reads the store's JSON of one object. Fields that this release does not know are
@@ -272,6 +262,8 @@ func newOfKind(kind string) (Object, bool) {
 		return newObject[IPPool](v3)(), true
 	case KindIPReservation:
 		return newObject[IPReservation](v3)(), true
+	case KindKubeControllersConfiguration:
+		return newObject[KubeControllersConfiguration](v3)(), true
 	case KindNamespace:
 		return newObject[corev1.Namespace](core)(), true
 	case KindNode:

@@ -8,7 +8,7 @@ import (
 )
 
 const allKinds = "BGPConfiguration, BGPFilter, BGPPeer, BlockAffinity, CalicoNodeStatus, ClusterInformation, ClusterNetworkPolicy, EndpointSlice, FelixConfiguration, GlobalNetworkPolicy, GlobalNetworkSet, " +
-	"HostEndpoint, IPAMBlock, IPAMConfiguration, IPAMHandle, IPPool, IPReservation, Namespace, NetworkPolicy, NetworkSet, Node, Profile, Secret, Service, " +
+	"HostEndpoint, IPAMBlock, IPAMConfiguration, IPAMHandle, IPPool, IPReservation, KubeControllersConfiguration, Namespace, NetworkPolicy, NetworkSet, Node, Profile, Secret, Service, " +
 	"ServiceAccount, StagedGlobalNetworkPolicy, StagedKubernetesNetworkPolicy, StagedNetworkPolicy, Tier, WorkloadEndpoint"
 
 const poolHead = "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata:\n  name: a\n"
@@ -60,8 +60,6 @@ func TestDecodeErrors(t *testing.T) {
 			`document 1 (line 1), IPAMBlock b: spec.affinityClaimTime: Invalid value: "yesterday": want a time such as "2026-01-31T12:00:00Z"`},
 		{"unknown kind", "apiVersion: projectcalico.org/v3\nkind: IPool\nmetadata: {name: a}",
 			`document 1 (line 1), IPool a: kind: unknown kind "IPool", did you mean "IPPool"?`},
-		{"kind of a later release", "apiVersion: projectcalico.org/v3\nkind: KubeControllersConfiguration\nmetadata: {name: a}",
-			`document 1 (line 1), KubeControllersConfiguration a: kind: KubeControllersConfiguration is not supported yet by this release, which has ` + allKinds},
 		{"a kind of two groups", "apiVersion: extensions/v1beta1\nkind: NetworkPolicy\nmetadata: {name: a}",
 			`document 1 (line 1), NetworkPolicy a: apiVersion: got "extensions/v1beta1", want "networking.k8s.io/v1" or "projectcalico.org/v3" for kind NetworkPolicy`},
 		{"unknown kind, nothing near", "apiVersion: v1\nkind: Pod\nmetadata: {name: a}",

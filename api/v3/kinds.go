@@ -63,6 +63,8 @@ func Kinds() []KindInfo {
 			GroupVersion: v3, New: newObject[IPPool](v3), Columns: ipPoolColumns()},
 		{Kind: KindIPReservation, Plural: "ipreservations", Singular: "ipreservation", Short: []string{"ipr"},
 			GroupVersion: v3, New: newObject[IPReservation](v3), Columns: ipReservationColumns()},
+		{Kind: KindKubeControllersConfiguration, Plural: "kubecontrollersconfigurations", Singular: "kubecontrollersconfiguration",
+			Short: []string{"kubecontrollersconfig"}, GroupVersion: v3, New: newObject[KubeControllersConfiguration](v3), Columns: kubeControllersColumns()},
 		{Kind: KindNamespace, Plural: "namespaces", Singular: "namespace", Short: []string{"ns"},
 			GroupVersion: core, New: newObject[corev1.Namespace](core)},
 		{Kind: KindNode, Plural: "nodes", Singular: "node", Short: []string{"no"},

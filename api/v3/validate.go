@@ -32,6 +32,8 @@ func Validate(o Object) error {
 		errs = append(errs, validateReservation(spec, &o.Spec)...)
 	case *IPAMConfiguration:
 		errs = append(errs, validateIPAMConfiguration(spec, &o.Spec)...)
+	case *KubeControllersConfiguration:
+		errs = append(errs, validateKubeControllers(o)...)
 	case *IPAMBlock:
 		errs = append(errs, validateBlock(spec, &o.Spec)...)
 	case *IPAMHandle:
@@ -109,7 +111,7 @@ func validateName(path *field.Path, name, kind string) field.ErrorList {
 		return field.ErrorList{field.Required(path, "every object has a name")}
 	case kind == KindBGPConfiguration && !isConfigurationName(name):
 		return field.ErrorList{field.Invalid(path, excerpt(name), "want default, for all nodes, or node.<name>, for one")}
-	case (kind == KindIPAMConfiguration || kind == KindClusterInformation) && name != "default":
+	case (kind == KindIPAMConfiguration || kind == KindClusterInformation || kind == KindKubeControllersConfiguration) && name != "default":
 		return field.ErrorList{field.Invalid(path, excerpt(name), "the only "+kind+" is named default")}
 	case kind == KindNamespace || kind == KindTier:
 		return checkLabelName(path, name)
