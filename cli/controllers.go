@@ -30,25 +30,31 @@ more goes: their pods' endpoints, their addresses, blocks and statuses. So do ad
 else weft ipam check finds that needs no person. Each only after it was seen twice, and for the whole grace without a
 change, and after one more look right before.
 
+Where the KubeControllersConfiguration "default" asks for it (hostEndpoint.autoCreate), every node has a host endpoint for
+all its interfaces, <node>-auto-hep, which follows the node's labels and addresses.
+
 One of it is enough for a cluster. Several at once do no harm.`,
-		Example: `  weft controllers --etcd-endpoints https://10.0.0.1:2379
-  weft controllers --leak-grace 1h --metrics-listen :9094`,
+		Example: `  weft controllers
+  weft controllers --leak-grace 1h --metrics-listen 127.0.0.1:9094`,
 		Args: exactArgs(),
 	}
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		if cfg.Grace <= 0 || cfg.Interval <= 0 {
-			return Usagef("--leak-grace %v and --interval %v: want more than 0", cfg.Grace, cfg.Interval)
+		if cfg.Grace < 0 || cfg.Interval < 0 {
+			return Usagef("--leak-grace %v and --interval %v: want 0 or more", cfg.Grace, cfg.Interval)
 		}
 		var l slog.Level
 		if err := l.UnmarshalText([]byte(level)); err != nil {
 			return Usagef("--log-level %q: want debug, info, warn or error", level)
+		}
+		if store.kubernetes() {
+			return Usagef("weft controllers works with an etcd store in this release: give --etcd-endpoints, or --run-dir for the store of the local node")
 		}
 		where, err := store.config()
 		if err != nil {
 			return err
 		}
 		cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
-		if cfg.Grace < safeGrace {
+		if cfg.Grace > 0 && cfg.Grace < safeGrace {
 			cfg.Log.Warn("the grace is shorter than an ADD may take: what a node that is gone for so long has is given away", "grace", cfg.Grace)
 		}
 		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
@@ -57,8 +63,8 @@ One of it is enough for a cluster. Several at once do no harm.`,
 	}
 	store = addStoreFlags(c)
 	f := c.Flags()
-	f.DurationVar(&cfg.Grace, "leak-grace", controllers.DefaultGrace, "how long something has to be without an owner before it goes")
-	f.DurationVar(&cfg.Interval, "interval", controllers.DefaultInterval, "time between two looks at the store")
+	f.DurationVar(&cfg.Grace, "leak-grace", 0, "how long something has to be without an owner before it goes; 0: as the KubeControllersConfiguration says, else 15m")
+	f.DurationVar(&cfg.Interval, "interval", 0, "time between two looks at the store; 0: as the KubeControllersConfiguration says, else 5m")
 	f.StringVar(&cfg.Health, "health-listen", "", "host:port that serves /livez and /readyz; empty: none")
 	f.StringVar(&cfg.Metrics, "metrics-listen", "", "host:port that serves /metrics; empty: none")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")

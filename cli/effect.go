@@ -75,6 +75,13 @@ func withoutEffect(o v3.Object) ([]string, error) {
 			}
 			fields = append(fields, "spec."+name+"="+strings.Trim(string(data), `"`))
 		}
+	case *v3.KubeControllersConfiguration:
+		m, err := toMap(o)
+		if err != nil {
+			return nil, err
+		}
+		spec, _ := m["spec"].(map[string]any)
+		fields = controllersWithoutEffect("", spec)
 	case *v3.BGPConfiguration, *v3.BGPPeer, *v3.BGPFilter, *v3.CalicoNodeStatus, *v3.Node:
 		var err error
 		if fields, err = bgpWithoutEffect(o); err != nil {
@@ -87,6 +94,34 @@ func withoutEffect(o v3.Object) ([]string, error) {
 	}
 	slices.Sort(fields)
 	return fields, nil
+}
+
+// controllersInEffect are the fields of a KubeControllersConfiguration that the controllers act on. docs/resources.md says
+// the same.
+func controllersInEffect() []string {
+	return []string{"controllers.node.hostEndpoint.autoCreate", "controllers.node.hostEndpoint.createDefaultHostEndpoint",
+		"controllers.node.leakGracePeriod", "controllers.node.reconcilerPeriod"}
+}
+
+// controllersWithoutEffect names the others that ask for something.
+func controllersWithoutEffect(path string, part map[string]any) []string {
+	var fields []string
+	for name, value := range part {
+		at := path + name
+		if below, ok := value.(map[string]any); ok {
+			fields = append(fields, controllersWithoutEffect(at+".", below)...)
+			continue
+		}
+		if slices.Contains(controllersInEffect(), at) || asksNothing(value) {
+			continue
+		}
+		text := "spec." + at
+		if _, list := value.([]any); !list {
+			text += fmt.Sprintf("=%v", value)
+		}
+		fields = append(fields, text)
+	}
+	return fields
 }
 
 // bgpWithoutEffect names the fields of BGP that ask for more than the kind's defaults do.

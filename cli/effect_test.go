@@ -51,6 +51,21 @@ func TestBGPInEffectIsWhatTheDocumentSays(t *testing.T) {
 	}
 }
 
+// And of the controllers.
+func TestControllersInEffectIsWhatTheDocumentSays(t *testing.T) {
+	doc, err := os.ReadFile("../docs/resources.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `(controllers[\\w.]+)` \\| acted on \\|").FindAllStringSubmatch(string(doc), -1) {
+		want = append(want, row[1])
+	}
+	if d := cmp.Diff(want, controllersInEffect()); d != "" {
+		t.Errorf("fields in effect (-document +warnings):\n%s", d)
+	}
+}
+
 func TestWithoutEffect(t *testing.T) {
 	const divided = "the node service makes all routes to other nodes' pods, from the store, and BGP none"
 	pool := &v3.IPPool{}
@@ -84,6 +99,8 @@ func TestWithoutEffect(t *testing.T) {
 		want []string
 	}{
 		{"a policy that looks into HTTP", docs[0], []string{"spec.ingress[1].http"}},
+		{"controllers", bgp(v3.KindKubeControllersConfiguration, "{prometheusMetricsPort: 9094, controllers: {node: {leakGracePeriod: 1h, syncLabels: Enabled, hostEndpoint: {autoCreate: Enabled, templates: [{generateName: x}]}}, policy: {reconcilerPeriod: 5m}}}"),
+			[]string{"spec.controllers.node.hostEndpoint.templates", "spec.controllers.node.syncLabels=Enabled", "spec.controllers.policy.reconcilerPeriod=5m0s", "spec.prometheusMetricsPort=9094"}},
 		{"a pool of what works", pool, nil},
 		{"a pool", ipip, nil},
 		{"felix, in effect", felix("{vxlanPort: 8472, vxlanVNI: 7, vxlanMTU: 1400, natPortRange: 20000:29999, natOutgoingExclusions: IPPoolsAndHostIPs}"), nil},

@@ -16,7 +16,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"weft/internal/reconcile"
 	"weft/node/datastore"
 	"weft/node/status"
 )
@@ -31,9 +30,11 @@ const (
 // Config is what the controllers need. Store is required.
 type Config struct {
 	Store datastore.Store
-	// Grace is how long something has to be without an owner; DefaultGrace when 0.
+	// Grace is how long something has to be without an owner. When 0 it is leakGracePeriod of the
+	// KubeControllersConfiguration, else DefaultGrace.
 	Grace time.Duration
-	// Interval is the time between two looks at the whole store; DefaultInterval when 0.
+	// Interval is the time between two looks at the whole store. When 0 it is reconcilerPeriod of the
+	// KubeControllersConfiguration, else DefaultInterval.
 	Interval time.Duration
 	// Version is what this process says of itself.
 	Version string
@@ -53,6 +54,7 @@ type controllers struct {
 	log     *slog.Logger
 	metrics *metrics
 	sweeper *sweeper
+	hosts   *hosts
 
 	mu   sync.Mutex
 	last time.Time // of a look that succeeded
@@ -60,27 +62,23 @@ type controllers struct {
 }
 
 func newControllers(cfg Config) *controllers {
-	if cfg.Grace <= 0 {
-		cfg.Grace = DefaultGrace
-	}
-	if cfg.Interval <= 0 {
-		cfg.Interval = DefaultInterval
-	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &controllers{cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Version)}
-	c.sweeper = newSweeper(cfg, c.metrics)
+	c.sweeper, c.hosts = newSweeper(cfg, c.metrics), newHosts(cfg, c.metrics)
 	return c
 }
 
 // Run works until ctx ends. It waits for a store that is away.
 func Run(ctx context.Context, cfg Config) error {
 	c := newControllers(cfg)
-	c.log.Info("weft controllers start", "version", cfg.Version, "grace", c.cfg.Grace, "interval", c.cfg.Interval)
+	c.log.Info("weft controllers start", "version", cfg.Version)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.serve(ctx) })
 	g.Go(func() error { return c.sweep(ctx) })
+	g.Go(func() error { return c.hosts.follow(ctx) })
+	g.Go(func() error { return c.hosts.runner.Run(ctx) })
 	err := g.Wait()
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		return nil
@@ -92,16 +90,24 @@ const retryMin, retryMax = time.Second, time.Minute
 
 // sweep looks at the store at every interval, and again soon when a look failed.
 func (c *controllers) sweep(ctx context.Context) error {
-	runner := reconcile.NewRunner(func(ctx context.Context, _ bool) error {
-		err := c.sweeper.look(ctx, time.Now())
+	pause := retryMin
+	for {
+		wait, err := c.sweeper.look(ctx, time.Now())
 		c.note(err)
-		if err != nil && ctx.Err() == nil {
-			c.log.Warn("a look at the store failed, will try again", "err", err)
+		if err != nil {
+			if ctx.Err() == nil {
+				c.log.Warn("a look at the store failed, will try again", "err", err)
+			}
+			wait, pause = pause, min(2*pause, retryMax)
+		} else {
+			pause = retryMin
 		}
-		return err
-	}, reconcile.RunnerOptions{RetryMin: retryMin, RetryMax: retryMax, Resync: c.cfg.Interval})
-	runner.KickFull()
-	return runner.Run(ctx)
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(wait):
+		}
+	}
 }
 
 func (c *controllers) note(err error) {

@@ -16,6 +16,7 @@ type metrics struct {
 	looks    *prometheus.CounterVec
 	seen     *prometheus.GaugeVec
 	freed    *prometheus.CounterVec
+	hosts    *prometheus.CounterVec
 }
 
 func newMetrics(version string) *metrics {
@@ -27,11 +28,13 @@ func newMetrics(version string) *metrics {
 			Help: "What had no owner at the last look: nodes that are gone and left something, and the problems of weft ipam check that go by themselves."}, []string{"reason"}),
 		freed: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weft_controllers_released_total",
 			Help: "What was given back or removed: by kind of problem, and of nodes that are gone by kind of resource."}, []string{"reason"}),
+		hosts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weft_controllers_host_endpoints_total",
+			Help: "Host endpoints of nodes that were created, updated and removed."}, []string{"action"}),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "weft_build_info", Help: "1, with the version.",
 		ConstLabels: prometheus.Labels{"version": version, "go": runtime.Version()}})
 	build.Set(1)
-	m.registry.MustRegister(build, m.lastLook, m.looks, m.seen, m.freed, collectors.NewGoCollector(),
+	m.registry.MustRegister(build, m.lastLook, m.looks, m.seen, m.freed, m.hosts, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

@@ -52,31 +52,74 @@ func collectable() []string {
 		ipam.ProblemNoPool, ipam.ProblemBlockSize}
 }
 
-// look reads the store once, and does what is ripe.
-func (s *sweeper) look(ctx context.Context, now time.Time) error {
-	l, err := s.store.List(ctx, append(ipam.StateKinds(), v3.KindCalicoNodeStatus, v3.KindHostEndpoint)...)
+// settings are what a look goes by.
+type settings struct {
+	grace    time.Duration
+	interval time.Duration
+	keep     bool // garbage stays
+	paused   bool // everything does: somebody moves the store
+}
+
+// settingsIn returns what the configuration of the process says, else the KubeControllersConfiguration. It is pure.
+func settingsIn(l *datastore.List, cfg Config) settings {
+	s := settings{grace: DefaultGrace, interval: DefaultInterval}
+	for _, o := range l.Items {
+		if c, ok := o.(*v3.ClusterInformation); ok {
+			s.paused = c.Spec.DatastoreReady != nil && !*c.Spec.DatastoreReady
+		}
+		c, ok := o.(*v3.KubeControllersConfiguration)
+		if !ok || c.Spec.Controllers.Node == nil {
+			continue
+		}
+		if d := c.Spec.Controllers.Node.LeakGracePeriod; d != nil && d.Duration > 0 {
+			s.grace = d.Duration
+		} else if d != nil {
+			s.keep = cfg.Grace <= 0
+		}
+		if d := c.Spec.Controllers.Node.ReconcilerPeriod; d != nil && d.Duration > 0 {
+			s.interval = d.Duration
+		}
+	}
+	if cfg.Grace > 0 {
+		s.grace = cfg.Grace
+	}
+	if cfg.Interval > 0 {
+		s.interval = cfg.Interval
+	}
+	return s
+}
+
+// look reads the store once, and does what is ripe. It returns when to look again.
+func (s *sweeper) look(ctx context.Context, now time.Time) (time.Duration, error) {
+	l, err := s.store.List(ctx, append(ipam.StateKinds(), v3.KindCalicoNodeStatus, v3.KindHostEndpoint, v3.KindKubeControllersConfiguration,
+		v3.KindClusterInformation)...)
 	if err != nil {
-		return fmt.Errorf("read the store: %w", err)
+		return 0, fmt.Errorf("read the store: %w", err)
+	}
+	set := settingsIn(l, s.cfg)
+	if set.paused {
+		s.nodes, s.garbage = sightings[string]{}, sightings[garbage]{}
+		return set.interval, s.keepClusterInformation(ctx, l)
 	}
 	gone := leftBy(l)
 	report := ipam.CheckList(l, now, s.cfg.settle)
 	problems := map[garbage]ipam.Problem{}
 	for _, p := range report.Problems {
-		if slices.Contains(collectable(), p.Kind) {
+		if slices.Contains(collectable(), p.Kind) && !set.keep {
 			problems[garbageOf(p)] = p
 		}
 	}
 	s.metrics.candidates(gone, problems)
-	nodes := s.nodes.observe(now, slices.Sorted(maps.Keys(gone)), s.cfg.Grace)
-	ripe := s.garbage.observe(now, slices.Collect(maps.Keys(problems)), s.cfg.Grace)
+	nodes := s.nodes.observe(now, slices.Sorted(maps.Keys(gone)), set.grace)
+	ripe := s.garbage.observe(now, slices.Collect(maps.Keys(problems)), set.grace)
 	if s.cfg.hasty {
 		nodes, ripe = slices.Collect(maps.Keys(gone)), slices.Collect(maps.Keys(problems))
 	}
-	var errs []error
+	errs := []error{s.keepClusterInformation(ctx, l)}
 	for _, node := range nodes {
 		errs = append(errs, s.clear(ctx, node, gone[node]))
 	}
-	return errors.Join(append(errs, s.collect(ctx, problems, ripe))...)
+	return set.interval, errors.Join(append(errs, s.collect(ctx, problems, ripe))...)
 }
 
 // collect has ripe problems repaired, which looks again before it does anything.

@@ -114,7 +114,7 @@ func (c *cluster) has() map[string]int {
 
 func (c *cluster) look(s *sweeper, at time.Duration) {
 	c.t.Helper()
-	if err := s.look(context.Background(), time.Now().Add(at)); err != nil {
+	if _, err := s.look(context.Background(), time.Now().Add(at)); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -254,7 +254,7 @@ func list(t *testing.T, store datastore.Store) *datastore.List {
 // A store that is away is no observation, and not ready.
 func TestStoreAway(t *testing.T) {
 	c := newControllers(Config{Store: away{}})
-	err := c.sweeper.look(t.Context(), time.Now())
+	_, err := c.sweeper.look(t.Context(), time.Now())
 	c.note(err)
 	if !errors.Is(err, datastore.ErrUnavailable) || c.checks()[0].OK {
 		t.Errorf("got %v, %v", err, c.checks())
@@ -265,4 +265,34 @@ type away struct{ datastore.Store }
 
 func (away) List(context.Context, ...string) (*datastore.List, error) {
 	return nil, datastore.ErrUnavailable
+}
+
+func TestClusterInformation(t *testing.T) {
+	store := startEtcd(t)
+	look := func(version string) *v3.ClusterInformation {
+		t.Helper()
+		if _, err := newControllers(Config{Store: store, Version: version}).sweeper.look(t.Context(), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		o, err := store.Get(t.Context(), datastore.Key{Kind: v3.KindClusterInformation, Name: "default"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o.(*v3.ClusterInformation)
+	}
+	first := look("1")
+	if len(first.Spec.ClusterGUID) != 32 || first.Spec.CalicoVersion != "1" || !*first.Spec.DatastoreReady {
+		t.Errorf("got %+v", first.Spec)
+	}
+	first.Spec.DatastoreReady = new(false)
+	if _, err := store.Update(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	second := look("2")
+	if second.Spec.ClusterGUID != first.Spec.ClusterGUID || second.Spec.CalicoVersion != "2" || *second.Spec.DatastoreReady {
+		t.Errorf("got %+v, want the same ID, version 2 and not ready", second.Spec)
+	}
+	if third := look("2"); third.ResourceVersion != second.ResourceVersion {
+		t.Error("it is written although nothing changes")
+	}
 }

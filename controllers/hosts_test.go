@@ -1,0 +1,119 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	v3 "weft/api/v3"
+	"weft/node/datastore"
+)
+
+// Nodes have their host endpoints while that is asked for; what somebody made himself stays.
+func TestHostEndpoints(t *testing.T) {
+	store := startEtcd(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 2)
+	for range 2 { // two at once do no harm
+		go func() { done <- Run(ctx, Config{Store: store, Grace: time.Hour, Interval: time.Hour}) }()
+	}
+	defer func() {
+		cancel()
+		for range 2 {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	n1, n2 := newObject(v3.KindNode, "n1").(*v3.Node), newObject(v3.KindNode, "n2").(*v3.Node)
+	n1.Labels = map[string]string{"role": "edge"}
+	n1.Spec.BGP = &v3.NodeBGPSpec{IPv4Address: "192.0.2.1/24", IPv6Address: "2001:db8::1/64"}
+	n1.Spec.IPv4VXLANTunnelAddr = "10.0.0.1"
+	own := newObject(v3.KindHostEndpoint, "n2-auto-hep").(*v3.HostEndpoint)
+	own.Spec = v3.HostEndpointSpec{Node: "n2", InterfaceName: "eth0"}
+	config := newObject(v3.KindKubeControllersConfiguration, "default").(*v3.KubeControllersConfiguration)
+	create(t, store, n1, n2, own, config)
+	key := datastore.Key{Kind: v3.KindHostEndpoint, Name: "n1-auto-hep"}
+	set := func(auto string) {
+		t.Helper()
+		config.Spec.Controllers.Node = &v3.NodeControllerConfig{HostEndpoint: &v3.AutoHostEndpointConfig{AutoCreate: auto}}
+		config.ResourceVersion = ""
+		if _, err := store.Update(ctx, config); err != nil {
+			t.Fatal(err)
+		}
+	}
+	becomes := func(labels map[string]string, ips ...string) {
+		t.Helper()
+		eventually(t, 20*time.Second, func() error {
+			o, err := store.Get(ctx, key)
+			if err != nil {
+				return err
+			}
+			h := o.(*v3.HostEndpoint)
+			want := v3.HostEndpointSpec{Node: "n1", InterfaceName: "*", ExpectedIPs: ips, Profiles: []string{"projectcalico-default-allow"}}
+			if d := cmp.Diff(want, h.Spec) + cmp.Diff(labels, h.Labels); d != "" {
+				return fmt.Errorf("(-want +got):\n%s", d)
+			}
+			return nil
+		})
+	}
+	set(v3.ControllerEnabled)
+	becomes(map[string]string{"role": "edge", CreatedBy: ByController}, "10.0.0.1", "192.0.2.1", "2001:db8::1")
+
+	o, err := store.Get(ctx, datastore.KeyOf(n1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := o.(*v3.Node)
+	next.Labels, next.Spec.BGP.IPv6Address = map[string]string{"role": "core"}, ""
+	if _, err := store.Update(ctx, next); err != nil {
+		t.Fatal(err)
+	}
+	becomes(map[string]string{"role": "core", CreatedBy: ByController}, "10.0.0.1", "192.0.2.1")
+
+	remove(t, store, key) // by hand: it comes back
+	becomes(map[string]string{"role": "core", CreatedBy: ByController}, "10.0.0.1", "192.0.2.1")
+
+	set(v3.ControllerDisabled)
+	eventually(t, 20*time.Second, func() error {
+		if _, err := store.Get(ctx, key); !errors.Is(err, datastore.ErrNotFound) {
+			return fmt.Errorf("it is there: %v", err)
+		}
+		return nil
+	})
+	if o, err := store.Get(ctx, datastore.KeyOf(own)); err != nil || o.(*v3.HostEndpoint).Spec.InterfaceName != "eth0" {
+		t.Errorf("what somebody made himself: %v, %v", o, err)
+	}
+}
+
+func TestSettings(t *testing.T) {
+	config := func(grace, period string) *datastore.List {
+		docs, err := v3.Decode([]byte(fmt.Sprintf("apiVersion: projectcalico.org/v3\nkind: KubeControllersConfiguration\nmetadata: {name: default}\nspec: {controllers: {node: {leakGracePeriod: %s, reconcilerPeriod: %s}}}", grace, period)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &datastore.List{Items: docs}
+	}
+	moved := newObject(v3.KindClusterInformation, "default").(*v3.ClusterInformation)
+	moved.Spec.DatastoreReady = new(false)
+	for _, c := range []struct {
+		l    *datastore.List
+		cfg  Config
+		want settings
+	}{
+		{&datastore.List{}, Config{}, settings{DefaultGrace, DefaultInterval, false, false}},
+		{config("1h", "1m"), Config{}, settings{time.Hour, time.Minute, false, false}},
+		{config("1h", "1m"), Config{Grace: 2 * time.Hour, Interval: time.Second}, settings{2 * time.Hour, time.Second, false, false}},
+		{&datastore.List{Items: []v3.Object{moved}}, Config{}, settings{DefaultGrace, DefaultInterval, false, true}},
+		{config("0s", "0s"), Config{}, settings{DefaultGrace, DefaultInterval, true, false}},
+		{config("0s", "0s"), Config{Grace: time.Hour}, settings{time.Hour, DefaultInterval, false, false}},
+	} {
+		if got := settingsIn(c.l, c.cfg); got != c.want {
+			t.Errorf("got %+v, want %+v", got, c.want)
+		}
+	}
+}
