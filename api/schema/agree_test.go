@@ -24,6 +24,7 @@ var goOnly = []struct{ field, detail, why string }{
 	{`[sS]elector$`, `^selector ".*column \d`, "the grammar of selectors is not a regular one"},
 	{`(natPortRange|ports\[\d+\])$`, `^want a port from 0`, "that the second port is the greater: what may be numbers or text is not compared at a bearable cost"},
 	{`^spec\.prefixAdvertisements\[\d+\]\.communities\[\d+\]$`, `^want a name of spec\.communities`, "500 lists of 50 names against 500 names cost more than a rule may"},
+	{`[pP]orts\[\d+\]$`, `^needs protocol TCP`, "that text is digits and no name: as above"},
 	{`\[[^0-9\]][^\]]*\]$`, ``, "keys of maps have no schema"},
 	{`^spec\.bfd\.interval$`, `^want whole milliseconds`, "CEL tells no parts of a millisecond"},
 	{`^spec\.ipNetworks\[\d+\]$`, ``, "an address and its /32 are one: sets compare text"},
@@ -35,7 +36,7 @@ type verdict string
 
 const (
 	agreed   verdict = "" // both take it, or both refuse it and name the same field
-	excused  verdict = "only Go refuses, and no schema can"
+	excused  verdict = "they differ where they have to"
 	laxer    verdict = "only Go refuses"
 	stricter verdict = "only the schema refuses"
 	apart    verdict = "they refuse different fields"
@@ -46,6 +47,8 @@ func judge(inGo, inSchema []*field.Error, stopped bool, used map[string]int) ver
 	switch {
 	case len(inGo) == 0 && len(inSchema) == 0:
 		return agreed
+	case len(inGo) == 0 && !slices.ContainsFunc(inSchema, func(e *field.Error) bool { return !isEmpty(e) }):
+		return excused
 	case len(inGo) == 0:
 		return stricter
 	case len(inSchema) == 0:
@@ -70,6 +73,12 @@ func judge(inGo, inSchema []*field.Error, stopped bool, used map[string]int) ver
 		return apart
 	}
 	return agreed
+}
+
+// isEmpty tells whether what a schema refuses is an empty word or number, which to Go is an absent one.
+func isEmpty(e *field.Error) bool {
+	return e.Type == field.ErrorTypeNotSupported && e.BadValue == "" ||
+		e.BadValue == int64(0) && strings.Contains(e.Detail, "greater than or equal to 1")
 }
 
 func excuse(e *field.Error) string {

@@ -182,7 +182,7 @@ type BGPFilterSpec struct {
 	// +kubebuilder:validation:items:XValidation:rule="!has(self.cidr) || size(self.cidr) == 0 || isCIDR(self.cidr) && cidr(self.cidr).ip().family() == 4",message="want an IPv4 CIDR such as 192.0.2.0/24",fieldPath=".cidr"
 	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || !has(self.prefixLength.min) || self.prefixLength.min <= 32",message="want 0 to 32",fieldPath=".prefixLength.min"
 	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || !has(self.prefixLength.max) || self.prefixLength.max <= 32",message="want 0 to 32",fieldPath=".prefixLength.max"
-	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || has(self.prefixLength.max) && (self.prefixLength.max > 32 || self.prefixLength.max >= (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0)) || !has(self.prefixLength.max) && (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0) <= 32",message="want at least the least prefix length, or the rule matches nothing",fieldPath=".prefixLength.max"
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || has(self.prefixLength.min) && self.prefixLength.min > 32 || has(self.prefixLength.max) && (self.prefixLength.max > 32 || self.prefixLength.max >= (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0)) || !has(self.prefixLength.max) && (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0) <= 32",message="want at least the least prefix length, or the rule matches nothing",fieldPath=".prefixLength.max"
 	ExportV4 []BGPFilterRule `json:"exportV4,omitempty"`
 
 	// ImportV4 is for IPv4 routes that the peer announces.
@@ -192,7 +192,7 @@ type BGPFilterSpec struct {
 	// +kubebuilder:validation:items:XValidation:rule="!has(self.cidr) || size(self.cidr) == 0 || isCIDR(self.cidr) && cidr(self.cidr).ip().family() == 4",message="want an IPv4 CIDR such as 192.0.2.0/24",fieldPath=".cidr"
 	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || !has(self.prefixLength.min) || self.prefixLength.min <= 32",message="want 0 to 32",fieldPath=".prefixLength.min"
 	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || !has(self.prefixLength.max) || self.prefixLength.max <= 32",message="want 0 to 32",fieldPath=".prefixLength.max"
-	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || has(self.prefixLength.max) && (self.prefixLength.max > 32 || self.prefixLength.max >= (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0)) || !has(self.prefixLength.max) && (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0) <= 32",message="want at least the least prefix length, or the rule matches nothing",fieldPath=".prefixLength.max"
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || has(self.prefixLength.min) && self.prefixLength.min > 32 || has(self.prefixLength.max) && (self.prefixLength.max > 32 || self.prefixLength.max >= (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0)) || !has(self.prefixLength.max) && (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0) <= 32",message="want at least the least prefix length, or the rule matches nothing",fieldPath=".prefixLength.max"
 	ImportV4 []BGPFilterRule `json:"importV4,omitempty"`
 
 	// ExportV6 is for IPv6 routes that the node announces.
@@ -200,7 +200,7 @@ type BGPFilterSpec struct {
 	// +optional
 	// +kubebuilder:validation:MaxItems=1000
 	// +kubebuilder:validation:items:XValidation:rule="!has(self.cidr) || size(self.cidr) == 0 || isCIDR(self.cidr) && cidr(self.cidr).ip().family() == 6",message="want an IPv6 CIDR such as 2001:db8::/64",fieldPath=".cidr"
-	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || has(self.prefixLength.max) && (self.prefixLength.max > 128 || self.prefixLength.max >= (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0)) || !has(self.prefixLength.max) && (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0) <= 128",message="want at least the least prefix length, or the rule matches nothing",fieldPath=".prefixLength.max"
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || has(self.prefixLength.min) && self.prefixLength.min > 128 || has(self.prefixLength.max) && (self.prefixLength.max > 128 || self.prefixLength.max >= (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0)) || !has(self.prefixLength.max) && (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0) <= 128",message="want at least the least prefix length, or the rule matches nothing",fieldPath=".prefixLength.max"
 	ExportV6 []BGPFilterRule `json:"exportV6,omitempty"`
 
 	// ImportV6 is for IPv6 routes that the peer announces.
@@ -208,7 +208,7 @@ type BGPFilterSpec struct {
 	// +optional
 	// +kubebuilder:validation:MaxItems=1000
 	// +kubebuilder:validation:items:XValidation:rule="!has(self.cidr) || size(self.cidr) == 0 || isCIDR(self.cidr) && cidr(self.cidr).ip().family() == 6",message="want an IPv6 CIDR such as 2001:db8::/64",fieldPath=".cidr"
-	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || has(self.prefixLength.max) && (self.prefixLength.max > 128 || self.prefixLength.max >= (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0)) || !has(self.prefixLength.max) && (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0) <= 128",message="want at least the least prefix length, or the rule matches nothing",fieldPath=".prefixLength.max"
+	// +kubebuilder:validation:items:XValidation:rule="!has(self.prefixLength) || has(self.prefixLength.min) && self.prefixLength.min > 128 || has(self.prefixLength.max) && (self.prefixLength.max > 128 || self.prefixLength.max >= (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0)) || !has(self.prefixLength.max) && (has(self.prefixLength.min) ? self.prefixLength.min : has(self.cidr) && isCIDR(self.cidr) ? cidr(self.cidr).prefixLength() : 0) <= 128",message="want at least the least prefix length, or the rule matches nothing",fieldPath=".prefixLength.max"
 	ImportV6 []BGPFilterRule `json:"importV6,omitempty"`
 }
 

@@ -50,11 +50,11 @@ type BGPPeerBFD struct {
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.node) || size(self.node) == 0 || !has(self.nodeSelector) || size(self.nodeSelector) == 0",message="node and nodeSelector exclude each other",fieldPath=".nodeSelector"
 // +kubebuilder:validation:XValidation:rule="(has(self.peerIP) && size(self.peerIP) > 0 ? 1 : 0) + (has(self.peerSelector) && size(self.peerSelector) > 0 ? 1 : 0) + (has(self.localWorkloadSelector) && size(self.localWorkloadSelector) > 0 ? 1 : 0) == 1",message="want one of peerIP, peerSelector, localWorkloadSelector"
-// +kubebuilder:validation:XValidation:rule="!has(self.peerSelector) || size(self.peerSelector) == 0 || !has(self.asNumber)",message="the nodes that peerSelector picks have AS numbers of their own",fieldPath=".asNumber"
-// +kubebuilder:validation:XValidation:rule="!has(self.localWorkloadSelector) || size(self.localWorkloadSelector) == 0 || has(self.asNumber)",message="localWorkloadSelector needs asNumber",fieldPath=".asNumber"
+// +kubebuilder:validation:XValidation:rule="!has(self.peerSelector) || size(self.peerSelector) == 0 || !has(self.asNumber) || !(self.asNumber != 0 && self.asNumber != '0' && self.asNumber != '0.0')",message="the nodes that peerSelector picks have AS numbers of their own",fieldPath=".asNumber"
+// +kubebuilder:validation:XValidation:rule="!has(self.localWorkloadSelector) || size(self.localWorkloadSelector) == 0 || has(self.asNumber) && self.asNumber != 0 && self.asNumber != '0' && self.asNumber != '0.0'",message="localWorkloadSelector needs asNumber",fieldPath=".asNumber"
 // +kubebuilder:validation:XValidation:rule="!has(self.reachableBy) || size(self.reachableBy) == 0 || (has(self.peerIP) && size(self.peerIP) > 0)",message="reachableBy needs peerIP",fieldPath=".reachableBy"
 // +kubebuilder:validation:XValidation:rule="!has(self.keepOriginalNextHop) || !self.keepOriginalNextHop || !has(self.nextHopMode)",message="keepOriginalNextHop is the older form of nextHopMode: leave one of them out",fieldPath=".keepOriginalNextHop"
-// +kubebuilder:validation:XValidation:rule="!has(self.reachableBy) || !isIP(self.reachableBy) || !has(self.peerIP) || size(self.peerIP) == 0 || (ip(self.reachableBy).family() == 6) == (isIP(self.peerIP) ? ip(self.peerIP).family() == 6 : self.peerIP.startsWith('[') || self.peerIP.contains('%'))",message="want an address of the same family as peerIP",fieldPath=".reachableBy"
+// +kubebuilder:validation:XValidation:rule="!has(self.reachableBy) || !isIP(self.reachableBy) || !has(self.peerIP) || size(self.peerIP) == 0 || (ip(self.reachableBy).family() == 6 ? !(isIP(self.peerIP) && ip(self.peerIP).family() == 4) && !self.peerIP.matches('^[0-9]+[.][0-9.]+:[0-9]+$') : !(isIP(self.peerIP) && ip(self.peerIP).family() == 6) && !self.peerIP.matches('^[[]|%'))",message="want an address of the same family as peerIP",fieldPath=".reachableBy"
 type BGPPeerSpec struct {
 	// Node is the one node that has this peer.
 	//
@@ -199,7 +199,7 @@ type BGPPeer struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// +optional
+	// +required
 	Spec BGPPeerSpec `json:"spec,omitzero"`
 }
 

@@ -37,6 +37,9 @@ type ASNumber uint32
 // UnmarshalJSON reads the forms named at ASNumber.
 func (n *ASNumber) UnmarshalJSON(b []byte) error {
 	text := string(b)
+	if text == "null" {
+		return nil // as absent
+	}
 	if strings.HasPrefix(text, `"`) {
 		if err := json.Unmarshal(b, &text); err != nil {
 			return err

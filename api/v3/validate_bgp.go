@@ -308,7 +308,7 @@ func (r *felixRules) peer(s *BGPPeerSpec) {
 	switch {
 	case s.PeerIP == "":
 		r.add(field.ErrorList{field.Forbidden(at, "is the way to peerIP: there is none")})
-	case err != nil || gateway.Zone() != "" || gateway.Is4In6() || gateway.IsUnspecified() || gateway.IsMulticast():
+	case err != nil || gateway.Zone() != "" || gateway.Is4In6() || !isUnicast(gateway):
 		r.add(invalid(at, excerpt(s.ReachableBy), "want the address of a gateway such as 192.0.2.1"))
 	case peer.IsValid() && peer.Is4() != gateway.Is4():
 		r.add(invalid(at, s.ReachableBy, "want an address of the same family as peerIP, %s", s.PeerIP))

@@ -53,6 +53,9 @@ func checkClusterID(path *field.Path, s string) field.ErrorList {
 	return nil
 }
 
+// isUnicast tells whether a host other than one's own may have the address.
+func isUnicast(a netip.Addr) bool { return a.IsGlobalUnicast() || a.IsLinkLocalUnicast() }
+
 // checkNodeAddress wants an underlay address, with or without the prefix length of its subnet.
 func checkNodeAddress(path *field.Path, s string, f family) field.ErrorList {
 	if s == "" {
@@ -66,7 +69,7 @@ func checkNodeAddress(path *field.Path, s string, f family) field.ErrorList {
 		}
 		return invalid(path, excerpt(s), "want an %s address with the prefix length of its subnet such as %s/%d", f, f.exampleAddr(), bits)
 	}
-	if a := p.Addr(); a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
+	if !isUnicast(p.Addr()) {
 		return invalid(path, s, "want an address that other nodes can reach")
 	}
 	return nil
