@@ -204,10 +204,13 @@ func (s *sweeper) clear(ctx context.Context, node string, x *left) error {
 	}
 	removed := map[string]int{}
 	defer func() {
+		maps.DeleteFunc(removed, func(_ string, n int) bool { return n == 0 })
 		for what, n := range removed {
 			s.metrics.released(what, n)
 		}
-		s.log.Info("cleaned up after a node that is gone", "node", node, "removed", removed)
+		if len(removed) > 0 {
+			s.log.Info("cleaned up after a node that is gone", "node", node, "removed", removed)
+		}
 	}()
 	for _, o := range x.objects {
 		if there, err := alive(ctx); there || err != nil {
