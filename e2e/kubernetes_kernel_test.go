@@ -20,7 +20,8 @@ import (
 const nodesPath = "/apis/projectcalico.org/v3/nodes/"
 
 // Two node services with a Kubernetes API server as their store: what Kubernetes says of the hosts is in their records,
-// their tunnel addresses reach each other, and go on doing so while the API server is away.
+// their tunnel addresses reach each other, and go on doing so while the API server is away. A pod that CNI attaches has
+// the policy of the labels that Kubernetes says.
 func TestKubernetesStore(t *testing.T) {
 	w := testkube.StartWhole(t)
 	w.Install(t)
@@ -28,6 +29,7 @@ func TestKubernetesStore(t *testing.T) {
 		"metadata": map[string]any{"name": "p"}, "spec": map[string]any{"cidr": "10.9.0.0/16", "vxlanMode": "Always"}})
 	kubeconfig := w.Kubeconfig(t, testkube.Node, "")
 	var spaces []testkit.NS
+	var sockets []string
 	for i := range 2 {
 		name := fmt.Sprintf("host%d", i)
 		ns, address := w.AddHost(t, i)
@@ -35,7 +37,7 @@ func TestKubernetesStore(t *testing.T) {
 		w.MustDo(t, http.MethodPost, "/api/v1/nodes", map[string]any{"metadata": map[string]any{"name": name, "labels": map[string]any{"rack": "1"}},
 			"spec": map[string]any{"podCIDRs": []string{fmt.Sprintf("10.244.%d.0/24", i)}, "podCIDR": fmt.Sprintf("10.244.%d.0/24", i)}})
 		w.MustDo(t, http.MethodPatch, "/api/v1/nodes/"+name+"/status", map[string]any{"status": map[string]any{"addresses": []any{map[string]any{"type": "InternalIP", "address": address.String()}}}})
-		startNodeService(t, ns, "--node-name", name, "--datastore", "kubernetes", "--kubeconfig", kubeconfig, "--health-listen=", "--bgp=false")
+		sockets = append(sockets, filepath.Join(startNodeService(t, ns, "--node-name", name, "--datastore", "kubernetes", "--kubeconfig", kubeconfig, "--health-listen=", "--bgp=false"), "cni.sock"))
 	}
 	record := func(name string) (n v3.Node) {
 		b, err := w.Do(t.Context(), testkube.Admin, http.MethodGet, nodesPath+name, nil)
@@ -68,6 +70,8 @@ func TestKubernetesStore(t *testing.T) {
 	}
 	testkit.Eventually(t, 30*time.Second, "the tunnel's other end answers", reaches)
 
+	kubernetesPods(t, w, sockets)
+
 	w.MustDo(t, http.MethodPatch, "/api/v1/nodes/host0", map[string]any{"metadata": map[string]any{"labels": map[string]any{"rack": "2"}}})
 	took := testkit.Eventually(t, 20*time.Second, "a label follows", func() bool { n := record("host0"); return n.Labels["rack"] == "2" })
 	t.Logf("a label of the Node is in the record after %v", took.Round(time.Millisecond))
@@ -93,8 +97,78 @@ func TestKubernetesStore(t *testing.T) {
 	t.Logf("a change made once the API server is back is in the kernel after %v", took.Round(10*time.Millisecond))
 }
 
-// startNodeService starts weft node in a namespace, with directories of its own, until the test ends.
-func startNodeService(t *testing.T, ns testkit.NS, args ...string) {
+// kubernetesPods attaches a pod on each host, by the plugin, with nothing about the pods but their names.
+func kubernetesPods(t *testing.T, w *testkube.Whole, sockets []string) {
+	t.Helper()
+	const pods = "/api/v1/namespaces/default/pods"
+	w.MustDo(t, http.MethodPost, "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", map[string]any{"metadata": map[string]any{"name": "closed"},
+		"spec": map[string]any{"podSelector": map[string]any{"matchLabels": map[string]any{"app": "closed"}}, "policyTypes": []string{"Ingress"}}})
+	var spaces []testkit.NS
+	var addresses []string
+	attach := func(host int, name string) {
+		t.Helper()
+		testkit.Eventually(t, 30*time.Second, "pod "+name+" is made", func() bool { // its service account comes when it comes
+			_, err := w.Do(t.Context(), testkube.Admin, http.MethodPost, pods, map[string]any{"metadata": map[string]any{"name": name, "labels": map[string]any{"app": name}},
+				"spec": map[string]any{"nodeName": fmt.Sprintf("host%d", host), "containers": []any{map[string]any{"name": "c", "image": "i"}}}})
+			return err == nil
+		})
+		ns := testkit.NewNetns(t)
+		var result struct{ IPs []struct{ Address string } }
+		if out := runPlugin(t, "ADD", sockets[host], name, ns); json.Unmarshal(out, &result) != nil || len(result.IPs) == 0 {
+			t.Fatalf("ADD of %s answered %s", name, out)
+		}
+		t.Cleanup(func() { runPlugin(t, "DEL", sockets[host], name, ns) })
+		ip, _, _ := strings.Cut(result.IPs[0].Address, "/")
+		spaces, addresses = append(spaces, ns), append(addresses, ip)
+	}
+	attach(0, "client")
+	attach(1, "open")
+	attach(1, "closed")
+	ping := func(to int) bool {
+		_, err := testkit.Try(t, spaces[0], "ping", "-c1", "-W1", addresses[to])
+		return err == nil
+	}
+	testkit.Eventually(t, 10*time.Second, "a pod on the other host answers", func() bool { return ping(1) })
+	for range 5 {
+		if ping(2) {
+			t.Error("a pod that a policy closes, by its labels in Kubernetes, answers")
+		}
+	}
+	var pod struct {
+		Metadata struct{ Annotations map[string]string }
+	}
+	annotation := func() string {
+		if err := json.Unmarshal(w.MustDo(t, http.MethodGet, pods+"/open", nil), &pod); err != nil {
+			t.Fatal(err)
+		}
+		return pod.Metadata.Annotations["cni.projectcalico.org/podIPs"]
+	}
+	if got := annotation(); got != addresses[1] {
+		t.Errorf("the pod's annotation has address %q, CNI gave it %s", got, addresses[1])
+	}
+	runPlugin(t, "DEL", sockets[1], "open", spaces[1])
+	if got := annotation(); got != "" {
+		t.Errorf("after DEL the pod's annotation still has address %q", got)
+	}
+}
+
+// runPlugin runs weft-cni as a container runtime does, for pod default/name, and returns what it prints.
+func runPlugin(t *testing.T, command, socket, name string, ns testkit.NS) []byte {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(binaries, "weft-cni"))
+	cmd.Env = []string{"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + name + "0123456789", "CNI_NETNS=" + ns.Path, "CNI_IFNAME=eth0", "CNI_PATH=/",
+		"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=" + name}
+	cmd.Stdin = strings.NewReader(fmt.Sprintf(`{"cniVersion":"1.1.0","name":"weft","type":"weft-cni","socket":%q}`, socket))
+	out, err := cmd.Output()
+	if err != nil {
+		t.Errorf("CNI %s of %s: %v: %s", command, name, err, out)
+	}
+	return out
+}
+
+// startNodeService starts weft node in a namespace, with directories of its own, until the test ends, and returns that
+// of its sockets.
+func startNodeService(t *testing.T, ns testkit.NS, args ...string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "weft-k-") // a test's own is too long for a socket in it
 	if err != nil {
@@ -121,4 +195,5 @@ func startNodeService(t *testing.T, ns testkit.NS, args ...string) {
 		_ = log.Close()
 		_ = os.RemoveAll(dir)
 	})
+	return filepath.Join(dir, "run")
 }

@@ -46,26 +46,28 @@ type service struct {
 	store     datastore.Store
 	endpoints []string  // of the store, as URLs; none: it is embedded
 	host      *kubeHost // nil: the store is not Kubernetes
-	cluster   *cluster
-	underlay  *underlay
-	registry  *cni.Registry
-	keeper    *cni.Keeper
-	links     *kernel.PodLinks
-	engine    *engine
-	encryptor *encryptor
-	rotator   *rotator
-	wireguard *wireguard.Driver // nil: this host cannot
-	guard     *guard.Guard
-	originals *kernel.Originals
-	enforcer  *enforcer
-	speaker   *speaker
-	reporter  *reporter
-	flows     *flows.Recorder
-	publisher *publisher
-	publish   *reconcile.Runner
-	metrics   *metrics
-	ipam      *ipam.Allocator
-	monitor   *kernel.Monitor
+	// describePod asks Kubernetes what a pod is; nil: the store is not Kubernetes.
+	describePod func(ctx context.Context, namespace, name string) (*v3.WorkloadEndpoint, error)
+	cluster     *cluster
+	underlay    *underlay
+	registry    *cni.Registry
+	keeper      *cni.Keeper
+	links       *kernel.PodLinks
+	engine      *engine
+	encryptor   *encryptor
+	rotator     *rotator
+	wireguard   *wireguard.Driver // nil: this host cannot
+	guard       *guard.Guard
+	originals   *kernel.Originals
+	enforcer    *enforcer
+	speaker     *speaker
+	reporter    *reporter
+	flows       *flows.Recorder
+	publisher   *publisher
+	publish     *reconcile.Runner
+	metrics     *metrics
+	ipam        *ipam.Allocator
+	monitor     *kernel.Monitor
 }
 
 // Run is the node service. It returns when ctx ends, leaving the kernel as it is, or when
@@ -223,7 +225,7 @@ func (s *service) openKubernetes() error {
 	if err != nil {
 		return fmt.Errorf("open the store: %w", err)
 	}
-	s.store, s.endpoints = store, []string{store.Server()}
+	s.store, s.endpoints, s.describePod = store, []string{store.Server()}, store.DescribePod
 	s.host = &kubeHost{notify: func() { s.publish.Kick() }}
 	return nil
 }

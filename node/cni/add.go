@@ -87,9 +87,40 @@ func (s *Server) prepare(ctx context.Context, r *rpc.Request, netns *os.File) (*
 	if err := s.awaitReady(ctx, conf.MTU == 0); err != nil {
 		return nil, rpc.Errorf(rpc.CodeTryAgain, "node %s cannot attach pods yet: %v", s.cfg.Node, err)
 	}
+	if err := s.describe(ctx, pod, conf); err != nil {
+		return nil, rpc.Errorf(rpc.CodeTryAgain, "learn what pod %s/%s is: %v", pod.Namespace, pod.Pod, err)
+	}
 	op := &adding{Server: s, conf: conf, netns: netns, a: s.newAttachment(r, conf.Name, pod)}
 	op.a.Told = tell(pod, conf)
 	return op, op.decide()
+}
+
+// describe lets Kubernetes say what a pod is, where it can be asked. Without an answer the pod is not attached: policy
+// would be that of a pod without labels.
+func (s *Server) describe(ctx context.Context, p podIdentity, c *netConf) error {
+	if s.cfg.Describe == nil || p.Orchestrator != "k8s" {
+		return nil
+	}
+	w, err := s.cfg.Describe(ctx, p.Namespace, p.Pod)
+	switch {
+	case err != nil:
+		return err
+	case p.UID != "" && string(w.UID) != p.UID:
+		return fmt.Errorf("it is another pod of that name by now, of UID %s and not %s", w.UID, p.UID)
+	case w.Spec.Node != s.cfg.Node:
+		return fmt.Errorf("it is bound to node %q, and this is %s", w.Spec.Node, s.cfg.Node)
+	}
+	c.Args.CNI.Labels = nil
+	for k, v := range w.Labels {
+		c.Args.CNI.Labels = append(c.Args.CNI.Labels, struct{ Key, Value string }{k, v})
+	}
+	c.Args.Weft = podArgs{Annotations: w.Annotations, ServiceAccount: w.Spec.ServiceAccountName}
+	for _, port := range w.Spec.Ports {
+		if port.Name != "" {
+			c.Args.Weft.Ports = append(c.Args.Weft.Ports, podPort{port.Name, port.Protocol.String(), port.Port})
+		}
+	}
+	return nil
 }
 
 // awaitReady returns nil as soon as the node can attach pods, and knows their MTU where that is

@@ -35,6 +35,9 @@ type Config struct {
 	// Namespace, optional, returns what is known of a Kubernetes namespace: its labels and
 	// annotations decide which pools its pods may use.
 	Namespace func(name string) (labels, annotations map[string]string)
+	// Describe, optional, asks Kubernetes what a pod is: its WorkloadEndpoint but for the addresses. What it says stands
+	// in place of the runtime's arguments.
+	Describe func(ctx context.Context, namespace, pod string) (*v3.WorkloadEndpoint, error)
 	// Store receives the WorkloadEndpoint records.
 	Store datastore.Store
 	// MTU returns the MTU of pod links in bytes, or an error that says why it is not known yet.

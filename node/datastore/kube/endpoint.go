@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	v3 "weft/api/v3"
@@ -29,34 +29,55 @@ func (s *Store) getEndpoint(ctx context.Context, src *source, key datastore.Key)
 	return c.Object, nil
 }
 
-// getPod reads the pod of a WorkloadEndpoint; the Change has no object where it has no endpoint.
-func (s *Store) getPod(ctx context.Context, src *source, key datastore.Key) (datastore.Change, error) {
-	path, err := podPath(src, key)
+// DescribePod returns what the WorkloadEndpoint of a pod is but for its addresses, which the pod need not have yet: its
+// labels, annotations, service account, ports, node and UID. It is datastore.ErrNotFound when there is no such pod.
+func (s *Store) DescribePod(ctx context.Context, namespace, name string) (*v3.WorkloadEndpoint, error) {
+	src := s.sources[v3.KindWorkloadEndpoint]
+	pod, err := s.readPod(ctx, src, datastore.Key{Kind: "Pod", Namespace: namespace, Name: name})
 	if err != nil {
-		return datastore.Change{}, err
+		return nil, fmt.Errorf("get pod %s/%s: %w", namespace, name, err)
+	}
+	return src.describe(pod), nil
+}
+
+// readPod reads a pod by its own name.
+func (s *Store) readPod(ctx context.Context, src *source, key datastore.Key) (*corev1.Pod, error) {
+	path, err := src.at(key, "")
+	if err != nil {
+		return nil, err
 	}
 	r := get(path)
 	r.accept = protobufType
 	b, err := s.do(ctx, r)
 	if err != nil {
+		return nil, err
+	}
+	return decodePod(b)
+}
+
+// getPod reads the pod of a WorkloadEndpoint; the Change has no object where it has no endpoint.
+func (s *Store) getPod(ctx context.Context, src *source, key datastore.Key) (datastore.Change, error) {
+	name, err := podKey(src, key)
+	if err != nil {
 		return datastore.Change{}, err
 	}
-	pod, err := decodePod(b)
+	pod, err := s.readPod(ctx, src, name)
 	if err != nil {
-		return datastore.Change{}, fmt.Errorf("read the pod: %w", err)
+		return datastore.Change{}, err
 	}
 	return src.endpointOf(pod), nil
 }
 
-func podPath(src *source, key datastore.Key) ([]string, error) {
+// podKey names the pod of a WorkloadEndpoint.
+func podKey(src *source, key datastore.Key) (datastore.Key, error) {
 	if _, err := src.at(key, ""); err != nil { // of the key as such
-		return nil, err
+		return key, err
 	}
 	pod, ok := podOf(key.Name)
 	if !ok {
-		return nil, fmt.Errorf("in Kubernetes a WorkloadEndpoint is named <node>-k8s-<pod>-eth0, and is a pod: %w", datastore.ErrNotFound)
+		return key, fmt.Errorf("in Kubernetes a WorkloadEndpoint is named <node>-k8s-<pod>-eth0, and is a pod: %w", datastore.ErrNotFound)
 	}
-	return src.at(datastore.Key{Kind: key.Kind, Namespace: key.Namespace, Name: pod}, "")
+	return datastore.Key{Kind: key.Kind, Namespace: key.Namespace, Name: pod}, nil
 }
 
 // writeEndpoint writes the addresses and the container of w into the pod's annotations; fresh: it must have none.
@@ -114,11 +135,15 @@ func (s *Store) annotate(ctx context.Context, src *source, key datastore.Key, an
 	if err != nil {
 		return nil, err
 	}
-	path, err := podPath(src, key)
+	name, err := podKey(src, key)
 	if err != nil {
 		return nil, err
 	}
-	b, err := s.do(ctx, &request{verb: http.MethodPatch, path: append(slices.Clip(path), "status"), body: body,
+	path, err := src.at(name, "status")
+	if err != nil {
+		return nil, err
+	}
+	b, err := s.do(ctx, &request{verb: http.MethodPatch, path: path, body: body,
 		patch: string(types.MergePatchType), accept: protobufType})
 	if p.UID != "" && errors.Is(err, datastore.ErrInvalid) && strings.Contains(err.Error(), "metadata.uid") {
 		return nil, fmt.Errorf("it was deleted and created anew: its UID is not %s: %w", p.UID, datastore.ErrConflict)

@@ -95,12 +95,22 @@ func (s *source) endpointOf(p *corev1.Pod) datastore.Change {
 	if len(addresses) == 0 {
 		return c
 	}
+	w := s.describe(p)
+	w.Spec.IPNetworks = addresses
+	if c.Err = v3.Validate(w); c.Err == nil {
+		c.Object = w
+	}
+	return c
+}
+
+// describe returns a pod's WorkloadEndpoint but for its addresses.
+func (s *source) describe(p *corev1.Pod) *v3.WorkloadEndpoint {
 	w := &v3.WorkloadEndpoint{
 		TypeMeta: metav1.TypeMeta{APIVersion: v3.Group + "/" + v3.Version, Kind: v3.KindWorkloadEndpoint},
-		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: c.Key.Name, ResourceVersion: p.ResourceVersion, UID: p.UID,
+		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: recordName(p.Spec.NodeName, p.Name), ResourceVersion: p.ResourceVersion, UID: p.UID,
 			CreationTimestamp: p.CreationTimestamp, Labels: endpointLabels(p)},
 		Spec: v3.WorkloadEndpointSpec{Orchestrator: orchestrator, Node: p.Spec.NodeName, Pod: p.Name, Endpoint: podInterface,
-			ContainerID: p.Annotations[annotationContainer], ServiceAccountName: p.Spec.ServiceAccountName, IPNetworks: addresses,
+			ContainerID: p.Annotations[annotationContainer], ServiceAccountName: p.Spec.ServiceAccountName,
 			Profiles: []string{"kns." + p.Namespace}, Ports: endpointPorts(&p.Spec)},
 	}
 	if a := p.Spec.ServiceAccountName; a != "" {
@@ -110,10 +120,7 @@ func (s *source) endpointOf(p *corev1.Pod) datastore.Change {
 		w.Annotations = ownAnnotations(p.Annotations)
 		w.Spec.InterfaceName = kernel.PodDeviceName(model.EndpointID{Namespace: p.Namespace, Pod: p.Name, Interface: podInterface})
 	}
-	if c.Err = v3.Validate(w); c.Err == nil {
-		c.Object = w
-	}
-	return c
+	return w
 }
 
 // podAddresses returns the pod's addresses, each as a range of its own.

@@ -120,6 +120,12 @@ func TestEndpointsOfPods(t *testing.T) {
 	}
 	_, err := s.Get(ctx, key)
 	want("get before ADD", err, datastore.ErrNotFound)
+	told, err := s.DescribePod(ctx, "default", "web")
+	if err != nil || told.Labels["app"] != "web" || told.Spec.Node != "n1" || told.UID == "" || len(told.Spec.Ports) != 1 {
+		t.Errorf("before ADD the pod is %+v, %v", told, err)
+	}
+	_, err = s.DescribePod(ctx, "default", "none")
+	want("describe a pod that is not there", err, datastore.ErrNotFound)
 	_, err = s.Update(ctx, record("c1", "10.0.0.1/32"))
 	want("update before ADD", err, datastore.ErrNotFound)
 	made := storetest.Must[v3.Object](t)(s.Create(ctx, record("c1", "10.0.0.1/32"))).(*v3.WorkloadEndpoint)
