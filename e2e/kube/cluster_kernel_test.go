@@ -20,7 +20,7 @@ func TestCluster(t *testing.T) {
 		name string
 		test func(*testing.T, *rig, []pod)
 	}{
-		{"carry", carry}, {"service", service}, {"policy", policyHolds}, {"control", streamsCount}, {"restart", restart}, {"modes", modes},
+		{"carry", carry}, {"service", service}, {"policy", policyHolds}, {"control", streamsCount}, {"restart", restart}, {"modes", modes}, {"bgp", speak}, {"encrypt", encrypt},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			part.test(t, &rig{r.Whole, t}, web)
@@ -146,10 +146,7 @@ func streamsCount(t *testing.T, r *rig, web []pod) {
 // restart replaces the node service on every node under traffic.
 func restart(t *testing.T, r *rig, web []pod) {
 	before := weftPods(t, r)
-	sent, lost := r.stream("restart", web, func() {
-		r.Kubectl(t, "-n", "kube-system", "rollout", "restart", "daemonset/weft-node")
-		r.Kubectl(t, "-n", "kube-system", "rollout", "status", "daemonset/weft-node", "--timeout=120s")
-	})
+	sent, lost := r.stream("restart", web, r.rollout)
 	after := weftPods(t, r)
 	for _, name := range strings.Fields(before) {
 		if strings.Contains(after, name) {
@@ -159,6 +156,13 @@ func restart(t *testing.T, r *rig, web []pod) {
 	if lost != 0 {
 		t.Errorf("%d of %d packets were lost while the node service was replaced", lost, sent)
 	}
+}
+
+// rollout replaces the node service on one node after the other, and waits until all are ready.
+func (r *rig) rollout() {
+	r.t.Helper()
+	r.Kubectl(r.t, "-n", "kube-system", "rollout", "restart", "daemonset/weft-node")
+	r.Kubectl(r.t, "-n", "kube-system", "rollout", "status", "daemonset/weft-node", "--timeout=120s")
 }
 
 func weftPods(t *testing.T, r *rig) string {

@@ -49,14 +49,14 @@ func install(t *testing.T, overlay string) *rig {
 	t.Helper()
 	images := []string{kube.Image(t, "weft"), kube.Image(t, "testpod")}
 	r := &rig{kube.StartWhole(t), t}
+	for range 2 {
+		r.AddMachine(t, "nftables", images...)
+	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			r.tell()
 		}
 	})
-	for range 2 {
-		r.AddMachine(t, "nftables", images...)
-	}
 	begin := time.Now()
 	r.Kubectl(t, "apply", "-k", manifests(t, "crds"))
 	r.Kubectl(t, "wait", "--for=condition=Established", "crd", "--all")
@@ -72,6 +72,12 @@ func (r *rig) tell() {
 		{"-n", "kube-system", "logs", "-l", "k8s-app=weft-node", "--tail=60", "--prefix"}} {
 		out, err := r.TryKubectl(r.t, "", args...)
 		r.t.Logf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	for _, m := range r.Machines {
+		for _, command := range []string{manifests(r.t, "../bin/weft") + " status", "ip rule", "ip route show table all", "nft list ruleset"} {
+			out, err := m.Try(r.t, append([]string{"timeout", "10"}, strings.Fields(command)...)...)
+			r.t.Logf("%s: %s: %v\n%s", m.Name, command, err, out)
+		}
 	}
 	r.Logs(r.t)
 }

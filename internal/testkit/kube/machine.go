@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"context"
 	"embed"
 	"errors"
 	"fmt"
@@ -197,7 +198,9 @@ func removeCgroup(dir string) error {
 func (m *Machine) Try(t testing.TB, command ...string) (string, error) {
 	t.Helper()
 	args := append([]string{"-t", fmt.Sprint(m.first), "--net", "--mount", "--uts", "--pid"}, command...)
-	cmd := exec.CommandContext(t.Context(), "nsenter", args...)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // a test that is over may ask too
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "nsenter", args...)
 	var out, errs strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
