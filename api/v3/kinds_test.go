@@ -20,7 +20,7 @@ type customResource struct {
 		Scope string
 		Names struct {
 			Kind, ListKind, Plural, Singular string
-			ShortNames                       []string
+			ShortNames, Categories           []string
 		}
 		Versions []struct {
 			Name   string
@@ -82,6 +82,11 @@ func TestKindsAgreeWithCRDs(t *testing.T) {
 			// The cluster's own short names of nodes and the plural of wep are kept out of Kubernetes.
 			want[7], got[7] = "", ""
 		}
+		// kubectl get calico lists what people write.
+		if !k.Internal && k.Kind != KindWorkloadEndpoint {
+			want = append(want, "calico", "weft")
+		}
+		got = append(got, n.Categories...)
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: registry and CRD differ (-registry +CRD):\n%s", k.Kind, diff)
 		}
