@@ -35,7 +35,7 @@ all its interfaces, <node>-auto-hep, which follows the node's labels and address
 
 One of it is enough for a cluster. Several at once do no harm.`,
 		Example: `  weft controllers
-  weft controllers --leak-grace 1h --metrics-listen 127.0.0.1:9094`,
+  weft controllers --leak-grace 1h`,
 		Args: exactArgs(),
 	}
 	c.RunE = func(cmd *cobra.Command, _ []string) error {

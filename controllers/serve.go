@@ -13,8 +13,8 @@ import (
 	"weft/node/status"
 )
 
-// serve answers probes and Prometheus until ctx ends.
-func (c *controllers) serve(ctx context.Context) error {
+// handlers returns what is served at each address; health and metrics may share one.
+func (c *controllers) handlers() map[string]*http.ServeMux {
 	muxes := map[string]*http.ServeMux{}
 	at := func(addr string) *http.ServeMux {
 		if muxes[addr] == nil {
@@ -28,6 +28,12 @@ func (c *controllers) serve(ctx context.Context) error {
 	if c.cfg.Metrics != "" {
 		at(c.cfg.Metrics).Handle("GET /metrics", promhttp.HandlerFor(c.metrics.registry, promhttp.HandlerOpts{}))
 	}
+	return muxes
+}
+
+// serve answers probes and Prometheus until ctx ends.
+func (c *controllers) serve(ctx context.Context) error {
+	muxes := c.handlers()
 	errs := make(chan error, len(muxes))
 	var servers []*http.Server
 	defer func() {

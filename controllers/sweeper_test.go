@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http/httptest"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -294,5 +296,84 @@ func TestClusterInformation(t *testing.T) {
 	}
 	if third := look("2"); third.ResourceVersion != second.ResourceVersion {
 		t.Error("it is written although nothing changes")
+	}
+}
+
+// What Prometheus and probes read, at one address.
+func TestServe(t *testing.T) {
+	cl := newCluster(t)
+	cl.pod("n1", "leak", false)
+	c := newControllers(Config{Store: cl.store, Health: "x", Metrics: "x", settle: time.Millisecond})
+	get := func(path string) (int, string) {
+		w := httptest.NewRecorder()
+		c.handlers()["x"].ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		return w.Code, w.Body.String()
+	}
+	if code, text := get("/readyz"); code != 503 || !strings.Contains(text, "not been looked at yet") {
+		t.Errorf("at first: %d %s", code, text)
+	}
+	for _, at := range []time.Duration{2 * time.Second, time.Hour} {
+		_, err := c.sweeper.look(t.Context(), time.Now().Add(at))
+		c.note(err)
+	}
+	for path, want := range map[string]string{"/livez": "ok", "/readyz": "ok", "/readyz?verbose": "looked at 2",
+		"/metrics": `weft_controllers_released_total{reason="allocation-without-endpoint"} 1`} {
+		if code, text := get(path); code != 200 || !strings.Contains(text, want) {
+			t.Errorf("%s: %d, without %q: %s", path, code, want, text)
+		}
+	}
+	if _, text := get("/metrics"); !strings.Contains(text, `weft_controllers_candidates{reason="allocation-without-endpoint"} 1`) || !strings.Contains(text, `weft_controllers_runs_total{result="ok"} 2`) {
+		t.Error(text)
+	}
+}
+
+// A look at a large cluster takes seconds, not minutes.
+func TestLookAtLargeCluster(t *testing.T) {
+	const nodes, pods = 5000, 30
+	l := &datastore.List{}
+	p := pool("p", "10.0.0.0/8")
+	p.Spec.BlockSize = 26
+	l.Items = append(l.Items, p)
+	at := netip.MustParseAddr("10.0.0.0")
+	for n := range nodes {
+		node := fmt.Sprint("n", n)
+		if n > 0 { // the first is gone
+			l.Items = append(l.Items, newObject(v3.KindNode, node))
+		}
+		cidr := netip.PrefixFrom(at, 26)
+		b := newObject(v3.KindIPAMBlock, strings.NewReplacer(".", "-", "/", "-").Replace(cidr.String())).(*v3.IPAMBlock)
+		b.Spec.CIDR, b.Spec.Affinity = cidr.String(), new("host:"+node)
+		b.Spec.Allocations, b.Spec.SequenceNumberForAllocation = make([]*int, 64), map[string]uint64{}
+		for i := range 64 {
+			if i >= pods {
+				b.Spec.Unallocated = append(b.Spec.Unallocated, i)
+			}
+		}
+		for i := range pods {
+			name := fmt.Sprintf("%s-%d", node, i)
+			b.Spec.Allocations[i] = new(i)
+			b.Spec.Attributes = append(b.Spec.Attributes, v3.AllocationAttribute{HandleID: new("weft." + name), ActiveOwnerAttrs: map[string]string{ipam.AttrNode: node}})
+			h, w := &v3.IPAMHandle{}, &v3.WorkloadEndpoint{}
+			h.Name, w.Name, w.Namespace = "weft."+name, name, "default"
+			h.Spec.HandleID, h.Spec.Block = "weft."+name, map[string]int{cidr.String(): 1}
+			w.Spec.Node, w.Spec.IPNetworks = node, []string{at.String() + "/32"}
+			l.Items = append(l.Items, h, w)
+			at = at.Next()
+		}
+		l.Items = append(l.Items, b)
+		for range 64 - pods {
+			at = at.Next()
+		}
+	}
+	start := time.Now()
+	gone := leftBy(l)
+	report := ipam.CheckList(l, time.Now(), 0)
+	took := time.Since(start)
+	t.Logf("%d nodes, %d allocations, %d endpoints: %v", nodes, report.Allocations, report.Endpoints, took)
+	if report.Allocations != nodes*pods || len(gone) != 1 || len(gone["n0"].objects) != pods || len(gone["n0"].ipam.Addresses) != pods {
+		t.Errorf("%d allocations, %d nodes gone", report.Allocations, len(gone))
+	}
+	if took > time.Minute {
+		t.Errorf("it took %v", took)
 	}
 }

@@ -18,7 +18,9 @@ type state struct {
 	now        time.Time
 	settle     time.Duration // an ADD that is under way has so long
 	pools      []*v3.IPPool
-	blocks     []blockState // by CIDR
+	blocks     []blockState                  // by CIDR
+	byCIDR     map[netip.Prefix]*block.Block // made by find
+	sizes      []int                         // of blocks, the largest first
 	affinities []*v3.BlockAffinity
 	handles    []*v3.IPAMHandle
 	endpoints  []*v3.WorkloadEndpoint
@@ -138,9 +140,19 @@ func borrowed(b *block.Block, a block.Allocation) bool {
 
 // find returns the block that holds an address.
 func (s *state) find(a netip.Addr) (*block.Block, bool) {
-	for _, b := range s.blocks {
-		if b.block.CIDR().Contains(a) {
-			return b.block, true
+	if s.byCIDR == nil {
+		s.byCIDR = make(map[netip.Prefix]*block.Block, len(s.blocks))
+		for _, b := range s.blocks {
+			s.byCIDR[b.block.CIDR()] = b.block
+			if !slices.Contains(s.sizes, b.block.CIDR().Bits()) {
+				s.sizes = append(s.sizes, b.block.CIDR().Bits())
+			}
+		}
+		slices.Sort(s.sizes)
+	}
+	for _, bits := range s.sizes {
+		if p, err := a.Prefix(bits); err == nil && s.byCIDR[p] != nil {
+			return s.byCIDR[p], true
 		}
 	}
 	return nil, false
