@@ -40,7 +40,10 @@ type before struct {
 func (b before) Write(line []byte) (int, error) {
 	if strings.Contains(string(line), "underlay made") {
 		for _, n := range labNodes {
-			b.state[n] = hostState(b.t, testkit.NS{Path: "/run/netns/" + b.name + "." + n})
+			ns := testkit.NS{Path: "/run/netns/" + b.name + "." + n}
+			// What the kernel changes together with forwarding, other than it does.
+			testkit.Run(b.t, ns, "sysctl", "-qw", "net.ipv4.conf.all.accept_redirects=0", "net.ipv4.conf."+uplink+".forwarding=1")
+			b.state[n] = hostState(b.t, ns)
 		}
 	}
 	return b.testWriter.Write(line)
@@ -77,13 +80,16 @@ spec: {serviceClusterIPs: [{cidr: 10.96.0.0/16}]}
 		_, err := os.Stat(filepath.Join(conf, "10-weft.conflist"))
 		return err == nil
 	})
-	for node, more := range map[string][]string{
-		"n1": {"10-weft.conflist", bin + "/weft-cni"},
-		"n2": {"chains and hooks of IPv4 in iptables (NFT)", " ipsets"},
+	for _, x := range []struct {
+		node, runDir string // as this host calls it
+		want         []string
+	}{
+		{"n1", "/run/weft", []string{"10-weft.conflist", bin + "/weft-cni"}}, // another name of the directory that the processes were given
+		{"n2", c.lab.NodeRunDir("n2"), []string{"chains and hooks of IPv4 in iptables (NFT)", " ipsets"}},
 	} {
-		want := append(more, "the BGP speaker", "pod link weft", "routes of protocol 87", "routing rules of protocol 87", "device weft-vxlan", "device weft-ipip", "device weft-wg",
-			"nftables table inet weft", "sysctl net/ipv4/ip_forward = 1 (was 0)", "directory "+c.lab.NodeRunDir(node))
-		c.cleansUp(node, was.state[node], want, "--cni-bin-dir", bin, "--cni-conf-dir", conf)
+		node, want := x.node, append(x.want, "the BGP speaker", "pod link weft", "routes of protocol 87", "routing rules of protocol 87", "device weft-vxlan", "device weft-ipip", "device weft-wg",
+			"nftables table inet weft", "sysctl net/ipv4/ip_forward = 1 (was 0)", "directory "+x.runDir)
+		c.cleansUp(node, was.state[node], want, "--run-dir", x.runDir, "--cni-bin-dir", bin, "--cni-conf-dir", conf)
 	}
 	for _, gone := range []string{bin + "/weft-cni", conf + "/10-weft.conflist"} {
 		if _, err := os.Stat(gone); !os.IsNotExist(err) {
@@ -98,13 +104,21 @@ func (c *cluster) cleansUp(node, was string, want []string, flags ...string) {
 	t.Helper()
 	run := func(args ...string) (string, error) {
 		command := append([]string{"lab", "exec", "--name", c.lab.Name(), node, "--", filepath.Join(binaries, "weft"), "cleanup",
-			"--run-dir", c.lab.NodeRunDir(node), "--data-dir", c.lab.NodeDataDir(node)}, flags...)
+			"--data-dir", c.lab.NodeDataDir(node)}, flags...)
 		return c.weft("", append(command, args...)...)
 	}
 	if out, err := run("--pods"); err == nil || !strings.Contains(out, "another weft node (pid ") {
 		t.Errorf("cleanup beside a running node: %v\n%s", err, out)
 	}
+	if out, err := run("--dry-run"); err != nil || !strings.Contains(out, "pod link weft") {
+		t.Errorf("dry run beside a running node: %v\n%s", err, out)
+	}
 	if _, err := c.lab.Stop(t.Context(), node, unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Run(t, ns, "ip", "link", "add", "weft-lan", "type", "bridge")
+	foreign := filepath.Join(c.lab.NodeRunDir(node), "precious")
+	if err := os.WriteFile(foreign, []byte("somebody else's"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	full := hostState(t, ns)
@@ -127,21 +141,53 @@ func (c *cluster) cleansUp(node, was string, want []string, flags ...string) {
 	if d := difference(was, full); len(strings.Split(d, "\n")) < 50 {
 		t.Errorf("before the cleanup, the host differs from what it was only in\n%s", d)
 	}
+	c.remembers(node, func() (string, error) { return run("--pods", "--data") })
 	if out, err := run("--pods", "--data"); err != nil || !strings.Contains(out, "things removed") {
 		t.Errorf("cleanup: %v\n%s", err, out)
+	}
+	if b, err := os.ReadFile(foreign); err != nil || string(b) != "somebody else's" {
+		t.Errorf("another's file: %v", err)
+	}
+	testkit.Run(t, ns, "ip", "link", "delete", "weft-lan")
+	if err := os.Remove(foreign); err != nil {
+		t.Error(err)
+	}
+	if err := os.Remove(c.lab.NodeRunDir(node)); err != nil {
+		t.Errorf("there is more in the run directory than another's file: %v", err)
 	}
 	if d := emptyTables.ReplaceAllString(difference(was, hostState(t, ns)), ""); d != "" {
 		t.Errorf("the host is not as it was (- before, + now):\n%s", d)
 	}
-	for _, gone := range []string{c.lab.NodeRunDir(node), c.lab.NodeDataDir(node)} {
-		if _, err := os.Stat(gone); !os.IsNotExist(err) {
-			t.Errorf("%s is still there: %v", gone, err)
-		}
+	if _, err := os.Stat(c.lab.NodeDataDir(node)); !os.IsNotExist(err) {
+		t.Errorf("the data directory is still there: %v", err)
 	}
 	if out, err := run(); err != nil || !strings.Contains(out, "nothing of weft is on this host") {
 		t.Errorf("a second cleanup: %v\n%s", err, out)
 	}
 	if _, err := c.lab.Start(t.Context(), node); err != nil {
 		t.Errorf("the node does not start again: %v", err)
+	}
+}
+
+// remembers: where something cannot be put back, what it was is not forgotten.
+func (c *cluster) remembers(node string, cleanup func() (string, error)) {
+	c.t.Helper()
+	file := filepath.Join(c.lab.NodeRunDir(node), "sysctls.json")
+	sound, err := os.ReadFile(file)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	damaged := strings.Replace(string(sound), "{", `{"net/ipv4/conf/all/log_martians": {"was": "nonsense", "now": "0"},`, 1)
+	if err := os.WriteFile(file, []byte(damaged), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	if out, err := cleanup(); err == nil || !strings.Contains(out, "log_martians = nonsense") {
+		c.t.Errorf("cleanup that cannot put a setting back: %v\n%s", err, out)
+	}
+	if _, err := os.Stat(file); err != nil {
+		c.t.Errorf("after that, what settings were is lost: %v", err)
+	}
+	if err := os.WriteFile(file, sound, 0o600); err != nil {
+		c.t.Fatal(err)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"weft/encryption"
 	"weft/encryption/guard"
 	"weft/internal/kernel"
@@ -54,7 +56,7 @@ type trace struct {
 // is in the error; a second call goes on.
 func Cleanup(ctx context.Context, o CleanupOptions, out io.Writer, log *slog.Logger) error {
 	cfg := &config.Config{DataDir: o.DataDir, RunDir: o.RunDir, IPIPDriver: config.IPIPAuto, WireGuardDriver: config.WireGuardAuto}
-	if _, err := os.Stat(o.RunDir); err == nil {
+	if _, err := os.Stat(filepath.Join(o.RunDir, lockName)); err == nil && !o.DryRun {
 		f, err := lockDir("run-dir", o.RunDir)
 		if err != nil {
 			return fmt.Errorf("clean up: %w", err)
@@ -70,21 +72,27 @@ func Cleanup(ctx context.Context, o CleanupOptions, out io.Writer, log *slog.Log
 	if s.originals, err = kernel.OpenOriginals(filepath.Join(o.RunDir, originalsFile)); err != nil {
 		return err
 	}
-	if !o.Pods {
+	if !o.Pods && !o.DryRun {
 		if err := s.noPods(ctx); err != nil {
 			return err
 		}
 	}
 	var errs []error
 	removed := 0
-	for _, t := range s.traces(o) {
+	for _, t := range s.traces(o.CNI) {
 		n, err := t.clean(ctx, o.DryRun, out)
 		if removed += n; err != nil {
 			errs = append(errs, err)
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(errs...); err != nil { // what is known of the host stays for the next call
 		return err
+	}
+	for _, t := range directories(o) {
+		n, err := t.clean(ctx, o.DryRun, out)
+		if removed += n; err != nil {
+			return err
+		}
 	}
 	switch {
 	case removed == 0:
@@ -134,25 +142,35 @@ func (s *service) noPods(ctx context.Context) error {
 	return nil
 }
 
-// traces lists what a node leaves, in the order in which it goes.
-func (s *service) traces(o CleanupOptions) []trace {
+// traces lists what a node leaves outside of its directories, in the order in which it goes.
+func (s *service) traces(cni install.Options) []trace {
 	return slices.Concat([]trace{
-		{o.CNI.Present, o.CNI.Remove},
+		{cni.Present, cni.Remove},
 		s.speakerTrace(),
 		s.linkTrace("pod link", kernel.IsPodDevice, nil),
 		s.routeTrace(),
 	}, s.policyTraces(), []trace{
-		s.linkTrace("device", func(l kernel.Link) bool { return kernel.Owned(l.Name) && !kernel.IsPodDevice(l) }, s.removeTunnels),
+		s.linkTrace("device", isTunnel, s.removeTunnels),
 		s.programTrace(),
 		s.tableTrace(),
 		{func(context.Context) ([]string, error) { return s.settings() }, func(context.Context) error { return s.originals.Restore() }},
-		directory(o.RunDir),
-	}, func() []trace {
-		if o.Data {
-			return []trace{directory(o.DataDir)}
-		}
-		return nil
-	}())
+	})
+}
+
+// isTunnel tells whether a link is a tunnel's device, by name and kind.
+func isTunnel(l kernel.Link) bool {
+	named := slices.ContainsFunc([]string{kernel.VXLANDevice, kernel.IPIPDevice, kernel.WireGuardDevice}, func(p string) bool { return strings.HasPrefix(l.Name, p) })
+	kinds := []string{"vxlan", kernel.KindIPIP, kernel.KindDummy, kernel.KindIFB, kernel.KindWireGuard, kernel.KindTUN}
+	return named && slices.Contains(kinds, l.Kind)
+}
+
+// directories are those of the node service, with what it keeps there.
+func directories(o CleanupOptions) []trace {
+	list := []trace{directory(o.RunDir, "*.sock", "*.sock.lock", "bgp-speaker.*", "wireguard-"+kernel.WireGuardDevice+"*", originalsFile, originalsFile+".new", lockName)}
+	if o.Data {
+		list = append(list, directory(o.DataDir, "endpoints", "encryption", "etcd", policyFile+"*", lockName))
+	}
+	return list
 }
 
 func (s *service) speakerTrace() trace {
@@ -307,17 +325,33 @@ func (s *service) settings() ([]string, error) {
 	return all, err
 }
 
-func directory(path string) trace {
+// directory is of what is in a directory by these names; the directory itself goes when nothing else is in it.
+func directory(path string, names ...string) trace {
+	ours := func() (out []string) {
+		for _, n := range names {
+			found, _ := filepath.Glob(filepath.Join(path, n)) // the pattern is sound
+			out = append(out, found...)
+		}
+		return out
+	}
 	return trace{
 		func(context.Context) ([]string, error) {
-			if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			n := len(ours())
+			if n == 0 {
 				return nil, nil
-			} else if err != nil {
-				return nil, err
 			}
-			return []string{"directory " + path}, nil
+			return []string{fmt.Sprintf("directory %s (%d entries of the node service)", path, n)}, nil
 		},
-		func(context.Context) error { return os.RemoveAll(path) },
+		func(context.Context) error {
+			var errs []error
+			for _, f := range ours() {
+				errs = append(errs, os.RemoveAll(f))
+			}
+			if err := os.Remove(path); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
+			return errors.Join(errs...)
+		},
 	}
 }
 

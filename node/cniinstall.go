@@ -63,7 +63,8 @@ func CleanupCommand() *cobra.Command {
 		Short: "Take away all that the node service left on this host",
 		Long: `Take away all that the node service left on this host, so that it is as before: CNI files,
 processes, routes and rules, devices, nftables, iptables and eBPF programs, sysctls as they were,
-the run directory. It stops when a node service runs, or when pods are attached and --pods is not given.
+what the service keeps in its run directory. It refuses while a node service runs, and while pods are attached
+unless --pods is given; --dry-run tells of all in any case.
 The data directory (keys, journal of pods, embedded store) stays unless --data is given.
 What the store says of the node stays there: weft delete node NAME.`,
 		Args: cobra.NoArgs,

@@ -352,6 +352,9 @@ func lockDirs(cfg *config.Config) (unlock func(), err error) {
 	return unlock, nil
 }
 
+// lockName is the name of the file in both directories that a running node service has locked.
+const lockName = "node.lock"
+
 // lockWait is how long a process that was killed may take to let go of its lock: until its last thread,
 // and what it was about to start, have gone.
 const lockWait = time.Second
@@ -360,7 +363,7 @@ func lockDir(flag, dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make directory: %w", err)
 	}
-	path := filepath.Join(dir, "node.lock")
+	path := filepath.Join(dir, lockName)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)

@@ -44,7 +44,7 @@ func (ps *processes) command(device string) supervise.Command {
 		Version: want.Interface, Help: ", or give the device another name",
 		Is: func(args []string) (int, bool) {
 			p, ok := userspace.ParseArgs(args)
-			return p.Interface, ok && p.Device == device && p.SocketDir == want.SocketDir
+			return p.Interface, ok && p.Device == device && supervise.SameDir(p.SocketDir, want.SocketDir)
 		},
 	}
 }

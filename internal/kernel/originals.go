@@ -24,6 +24,8 @@ type Originals struct {
 type original struct {
 	Was string `json:"was"`
 	Now string `json:"now"`
+	// With is what other settings were, which the kernel changes together with this one.
+	With map[string]string `json:"with,omitempty"`
 }
 
 // OpenOriginals reads the file at path, which need not exist yet.
@@ -42,8 +44,9 @@ func OpenOriginals(path string) (*Originals, error) {
 	return o, nil
 }
 
-// Note writes down what a setting was, unless that is known. It comes before the change.
-func (o *Originals) Note(sysctl, was, now string) error {
+// Note writes down what a setting was, unless that is known. It comes before the change. with are settings that the
+// kernel changes together with this one; those that do not exist are passed over.
+func (o *Originals) Note(sysctl, was, now string, with ...string) error {
 	if o == nil {
 		return nil
 	}
@@ -52,7 +55,21 @@ func (o *Originals) Note(sysctl, was, now string) error {
 	if _, known := o.all[sysctl]; known {
 		return nil
 	}
-	o.all[sysctl] = original{was, now}
+	noted := original{Was: was, Now: now}
+	for _, w := range with {
+		v, err := GetSysctl(w)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if noted.With == nil {
+			noted.With = map[string]string{}
+		}
+		noted.With[w] = v
+	}
+	o.all[sysctl] = noted
 	b, err := json.MarshalIndent(o.all, "", "  ")
 	if err == nil {
 		if err = os.WriteFile(o.path+".new", append(b, '\n'), 0o600); err == nil {
@@ -78,7 +95,15 @@ func (o *Originals) Changed() ([]string, error) {
 
 // Restore puts those settings back. One that somebody else has changed since is left as it is.
 func (o *Originals) Restore() error {
-	return o.each(func(sysctl string, c original) error { return SetSysctl(sysctl, c.Was) })
+	return o.each(func(sysctl string, c original) error {
+		errs := []error{SetSysctl(sysctl, c.Was)}
+		for _, w := range slices.Sorted(maps.Keys(c.With)) {
+			if err := SetSysctl(w, c.With[w]); !errors.Is(err, fs.ErrNotExist) { // else of an interface that went
+				errs = append(errs, err)
+			}
+		}
+		return errors.Join(errs...)
+	})
 }
 
 func (o *Originals) each(f func(sysctl string, c original) error) error {

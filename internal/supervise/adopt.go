@@ -20,7 +20,7 @@ func (ps *Processes) Adopt(ctx context.Context, want Command) (*Process, error) 
 		return nil, err
 	}
 	other := func(what string) error {
-		return fmt.Errorf("socket %s of the %s: process %d listens there, and %s: end it%s", want.Socket, want.What, pid, what, want.Help)
+		return fmt.Errorf("socket %s of the %s: process %d listens there, and %s: end it by hand%s", want.Socket, want.What, pid, what, want.Help)
 	}
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if errors.Is(err, unix.ESRCH) {
@@ -38,7 +38,7 @@ func (ps *Processes) Adopt(ctx context.Context, want Command) (*Process, error) 
 	switch {
 	case err != nil:
 	case !ok:
-		err = other("is not " + want.Args[0] + " for this " + strings.TrimPrefix(want.What, "process of "))
+		err = other("its command line is not that of `weft " + want.Args[0] + "` for this directory")
 	default:
 		err = ps.sameNamespace(pid, other)
 	}
@@ -53,6 +53,19 @@ func (ps *Processes) Adopt(ctx context.Context, want Command) (*Process, error) 
 	}
 	ps.Log.Info("adopted the "+want.What, "pid", pid)
 	return p, nil
+}
+
+// SameDir tells whether two paths lead to one directory: a process may know it by another name.
+func SameDir(a, b string) bool {
+	if a == b {
+		return true
+	}
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
 }
 
 // look reads a process's command line.

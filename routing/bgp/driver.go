@@ -91,7 +91,7 @@ func (d *Driver) command() supervise.Command {
 		Version: want.Interface,
 		Is: func(args []string) (int, bool) {
 			p, ok := speaker.ParseArgs(args)
-			return p.Interface, ok && p.Dir == want.Dir
+			return p.Interface, ok && supervise.SameDir(p.Dir, want.Dir)
 		},
 	}
 }

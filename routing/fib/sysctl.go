@@ -37,6 +37,23 @@ func netconfPaths() map[string]string {
 	}
 }
 
+// dragged lists what the kernel sets, on every interface there is, when forwarding is switched on or off
+// (inet_forward_change in net/ipv4/devinet.c, addrconf_forward_change in net/ipv6/addrconf.c).
+func dragged(path string) (out []string) {
+	conf := "net/ipv6/conf/"
+	if path == "net/ipv4/ip_forward" {
+		conf = "net/ipv4/conf/"
+		out = append(out, conf+"all/accept_redirects")
+	}
+	entries, _ := os.ReadDir("/proc/sys/" + conf)
+	for _, e := range entries {
+		if e.Name() != "all" { // the setting itself
+			out = append(out, conf+e.Name()+"/forwarding")
+		}
+	}
+	return out
+}
+
 // Sysctls is the driver of the forwarding settings of one network namespace.
 type Sysctls struct {
 	nsPath string
@@ -105,7 +122,7 @@ func (s *Sysctls) apply() (reconcile.Result, error) {
 			continue
 		}
 		if err == nil {
-			if err := s.was.Note(c.path, have, c.value); err != nil {
+			if err := s.was.Note(c.path, have, c.value, dragged(c.path)...); err != nil {
 				s.log.Warn("a setting of the host will not be put back", "err", err)
 			}
 			err = kernel.SetSysctl(c.path, c.value)
