@@ -156,10 +156,26 @@ func (r *rig) web() []pod {
 	r.Apply(r.t, string(b))
 	pods := r.await("app=web", 4, "ready", isReady)
 	r.t.Logf("4 pods ready %v after kubectl apply", time.Since(begin).Round(10*time.Millisecond))
+	r.tellADD()
 	if pods[1].node == pods[2].node {
 		r.t.Fatalf("pods are not on both nodes: %v", pods)
 	}
 	return pods
+}
+
+// tellADD writes what CNI ADD took of that.
+func (r *rig) tellADD() {
+	r.t.Helper()
+	var took []time.Duration
+	for l := range strings.Lines(r.Kubectl(r.t, "-n", "kube-system", "logs", "-l", "k8s-app=weft-node", "--tail=-1")) {
+		if _, text, found := strings.Cut(l, "command=ADD"); found {
+			_, text, _ = strings.Cut(text, "took=")
+			if d, err := time.ParseDuration(strings.TrimSpace(text)); err == nil {
+				took = append(took, d.Round(time.Millisecond))
+			}
+		}
+	}
+	r.t.Logf("CNI ADD of these took the node service %v", took)
 }
 
 // stream runs testpod on both nodes, each towards a pod of the other, while f runs; it returns what was sent and lost.
