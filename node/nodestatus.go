@@ -28,9 +28,9 @@ type reporter struct {
 	routes  func(context.Context) status.BGPRoutes
 
 	mu    sync.Mutex
-	asked map[string]*v3.CalicoNodeStatus
-	due   map[string]time.Time // when to answer next; those that are not in it are answered for good
-	poke  chan struct{}        // of capacity 1
+	asked map[string]*v3.CalicoNodeStatus // of those about other nodes what asks only
+	due   map[string]time.Time            // when to answer next; those that are not in it are answered for good
+	poke  chan struct{}                   // of capacity 1
 }
 
 // OnState implements datastore.Sink.
@@ -46,13 +46,18 @@ func (r *reporter) OnChanges(changes []datastore.Change) {
 		}
 		o, _ := ch.Object.(*v3.CalicoNodeStatus)
 		before := r.asked[ch.Key.Name]
-		if o == nil || o.Spec.Node != r.self {
+		switch {
+		case o == nil:
 			delete(r.asked, ch.Key.Name)
+			delete(r.due, ch.Key.Name)
+			continue
+		case o.Spec.Node != r.self: // kept, for where it moves here its answer is another node's
+			r.asked[ch.Key.Name] = &v3.CalicoNodeStatus{ObjectMeta: metav1.ObjectMeta{UID: o.UID}, Spec: o.Spec}
 			delete(r.due, ch.Key.Name)
 			continue
 		}
 		r.asked[ch.Key.Name] = o
-		if before == nil || before.UID != o.UID || period(before) != period(o) || !slices.Equal(before.Spec.Classes, o.Spec.Classes) {
+		if before == nil || before.UID != o.UID || before.Spec.Node != o.Spec.Node || period(before) != period(o) || !slices.Equal(before.Spec.Classes, o.Spec.Classes) {
 			r.due[ch.Key.Name] = firstDue(o, before != nil && before.UID == o.UID)
 			select {
 			case r.poke <- struct{}{}:
@@ -159,7 +164,7 @@ func (r *reporter) answer(ctx context.Context, asked *v3.CalicoNodeStatus) error
 		return err
 	}
 	o, ok := now.(*v3.CalicoNodeStatus)
-	if !ok || o.UID != asked.UID {
+	if !ok || o.UID != asked.UID || o.Spec.Node != asked.Spec.Node {
 		return nil
 	}
 	o = o.DeepCopy()

@@ -63,10 +63,45 @@ func TestWhenNodeStatusIsDue(t *testing.T) {
 		{"it is another of the same name", "10s", []*v3.CalicoNodeStatus{asked("a", "n1", 0, long, "BGP"), asked("b", "n1", 10, long, "BGP")}},
 		{"another node's", "not asked", []*v3.CalicoNodeStatus{asked("a", "n2", 10, time.Time{}, "BGP")}},
 		{"it moves to another node", "not asked", []*v3.CalicoNodeStatus{asked("a", "n1", 10, time.Time{}, "BGP"), asked("a", "n2", 10, time.Time{}, "BGP")}},
+		{"it moves here, answered by the other", "now", []*v3.CalicoNodeStatus{asked("a", "n2", 0, long, "BGP"), asked("a", "n1", 0, long, "BGP")}},
+		{"it moves away and back", "now", []*v3.CalicoNodeStatus{asked("a", "n1", 0, long, "BGP"), asked("a", "n2", 0, long, "BGP"), asked("a", "n1", 0, long, "BGP")}},
+		{"another of the same name, answered, is about this node", "never", []*v3.CalicoNodeStatus{asked("a", "n2", 0, long, "BGP"), asked("b", "n1", 0, long, "BGP")}},
 		{"it goes", "not asked", []*v3.CalicoNodeStatus{asked("a", "n1", 10, time.Time{}, "BGP"), nil}},
 	} {
 		if got := at(c.steps...); got != c.want {
 			t.Errorf("%s: due %s, want %s", c.what, got, c.want)
+		}
+	}
+}
+
+// movedStore has a CalicoNodeStatus that was changed since it was read.
+type movedStore struct {
+	datastore.Store
+	now     *v3.CalicoNodeStatus
+	written int
+}
+
+func (s *movedStore) Get(context.Context, datastore.Key) (v3.Object, error) { return s.now, nil }
+
+func (s *movedStore) Update(_ context.Context, o v3.Object) (v3.Object, error) {
+	if o.GetResourceVersion() != s.now.ResourceVersion {
+		return nil, datastore.ErrConflict
+	}
+	s.written++
+	return o, nil
+}
+
+// TestNodeStatusMovedMeanwhile: a node that is late answers what changed since it asked, but nothing that is about
+// another node by now.
+func TestNodeStatusMovedMeanwhile(t *testing.T) {
+	for node, want := range map[string]int{"n1": 1, "n2": 0} {
+		s := &movedStore{now: asked("a", node, 0, time.Time{}, v3.StatusBGP)}
+		s.now.ResourceVersion = "2"
+		r := &reporter{self: "n1", store: s, peers: func(context.Context) status.BGPPeers { return status.BGPPeers{} }}
+		before := asked("a", "n1", 0, time.Time{}, v3.StatusBGP)
+		before.ResourceVersion = "1"
+		if err := r.answer(t.Context(), before); err != nil || s.written != want {
+			t.Errorf("it is about %s by now: n1 wrote %d answers, %v; want %d", node, s.written, err, want)
 		}
 	}
 }
