@@ -148,9 +148,18 @@ func (d *Driver) Apply(ctx context.Context, s routing.Speaker) (reconcile.Result
 
 func ptr[T any](v T) *T { return &v }
 
-// end withdraws everything and ends the speaker.
+// nothing is the request to withdraw everything, as a speaker of any version understands it.
+const nothing = `{"configure":{}}`
+
+// end withdraws everything and ends the speaker. One of another version is not ended before it has withdrawn, either:
+// without a word neighbours would keep for RestartSeconds what it told them.
 func (d *Driver) end(ctx context.Context) (reconcile.Result, error) {
 	c := d.command()
+	is := c.Is
+	c.Is = func(args []string) (int, bool) {
+		_, ok := is(args)
+		return c.Version, ok
+	}
 	p := d.procs.Take(c.Name)
 	var err error
 	if p == nil || !p.Alive() {
@@ -169,10 +178,7 @@ func (d *Driver) end(ctx context.Context) (reconcile.Result, error) {
 	if err != nil || p == nil {
 		return reconcile.Result{}, err
 	}
-	request, err := json.Marshal(speaker.Request{Configure: &speaker.State{}})
-	if err == nil {
-		_, err = ask(ctx, p, request)
-	}
+	_, err = ask(ctx, p, []byte(nothing))
 	d.log.Info("ending the BGP speaker", "pid", p.PID)
 	return reconcile.Result{Changed: 1}, errors.Join(err, d.procs.End(ctx, p))
 }

@@ -87,6 +87,25 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
+// TestEndOther: a speaker of another release, where none is wanted any more, withdraws everything before it ends:
+// neighbours forget it at once, and not when their time of graceful restart is over.
+func TestEndOther(t *testing.T) {
+	h, ns := lab(t, 1)
+	b := birdConfig{i: 2, asn: 64512}.start(t, ns[0])
+	old := startOther(t, h)
+	eventually(t, "BIRD has the routes", func() bool { return b.Route(t, "10.65.1.0/26") != "" && b.Route(t, "fd65:1::/122") != "" })
+	reaped := make(chan struct{})
+	go func() { _ = old.Wait(); close(reaped) }()
+	h.apply(t, routing.Speaker{})
+	select {
+	case <-reaped:
+	case <-time.After(10 * time.Second):
+		t.Error("the process of another release goes on")
+	}
+	took := eventually(t, "BIRD has forgotten the routes", func() bool { return b.Route(t, "10.65.1.0/26") == "" && b.Route(t, "fd65:1::/122") == "" })
+	t.Logf("forgotten %v after the end", took.Round(time.Millisecond))
+}
+
 // TestOutOfMemory: a neighbour that fills the memory ends the process, not the host; it is back at once, and another
 // neighbour keeps its routes, as this host keeps what that one announced.
 func TestOutOfMemory(t *testing.T) {
