@@ -204,7 +204,7 @@ func (e *engine) compile(ctx context.Context) (*plans, error) {
 		p.routing, err = e.speaker.add(&e.learned, p.routing, p.snapshot)
 		e.note("routing/learned", err)
 	}
-	p.services = e.announcedServices()
+	p.services = e.announcedServices(p.snapshot.Underlay)
 	e.mu.Lock()
 	e.inputs = now
 	e.mu.Unlock()

@@ -20,13 +20,13 @@ func (e *engine) hostRouting(priority int) routing.HostConfig {
 	return routing.HostConfig{Priority: priority, Table: kernel.HostTable, Main: kernel.MainTable, Mark: kernel.UnderlayMark, Store: e.store}
 }
 
-// servicePriority is that of the rules that lead to the blackholes of service addresses: the last before the main
+// servicePriority is that of the rules that lead to what refuses service addresses: the last before the main
 // table's, so that whatever rule an administrator made goes first.
 const servicePriority = 32765
 
 // announcedServices says what takes the packets to announced service addresses that nobody serves; nil while that
 // is not known.
-func (e *engine) announcedServices() *routing.Ruled {
+func (e *engine) announcedServices(u model.Underlay) *routing.Ruled {
 	if e.speaker == nil {
 		return nil
 	}
@@ -34,7 +34,7 @@ func (e *engine) announcedServices() *routing.Ruled {
 	if !known {
 		return nil
 	}
-	r := routing.CompileServices(announced, routing.ServiceConfig{Priority: servicePriority, Table: kernel.ServiceTable})
+	r := routing.CompileServices(announced, u, routing.ServiceConfig{Priority: servicePriority, Table: kernel.ServiceTable})
 	return &r
 }
 

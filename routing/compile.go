@@ -249,6 +249,9 @@ func (r Route) String() string {
 	if r.Unreachable {
 		return "unreachable " + r.Dst.String()
 	}
+	if r.Throw {
+		return "throw " + r.Dst.String()
+	}
 	s := r.Dst.String()
 	if r.Via.IsValid() {
 		s += " via " + r.Via.String()

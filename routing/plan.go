@@ -24,6 +24,7 @@ type Route struct {
 	Dst         netip.Prefix
 	Blackhole   bool       // a block of this host: what no pod has goes nowhere
 	Unreachable bool       // another node's, with no way to it: refused rather than sent elsewhere
+	Throw       bool       // this table says nothing of it: the next rule decides
 	Via         netip.Addr // invalid: Dst is on Device itself (a local pod)
 	Device      string
 	Hops        model.Hops // two or more next hops, in place of Via and Device

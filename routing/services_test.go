@@ -9,7 +9,7 @@ import (
 	"weft/model"
 )
 
-// TestCompileServices: a blackhole for each announced range, those within another left out; nothing for nothing.
+// TestCompileServices: an unreachable route for each announced range, those within another left out; nothing for nothing.
 func TestCompileServices(t *testing.T) {
 	cfg := ServiceConfig{Priority: 32765, Table: 8788}
 	var announced []netip.Prefix
@@ -17,19 +17,35 @@ func TestCompileServices(t *testing.T) {
 		announced = append(announced, prefix(s))
 	}
 	const rule = "not iif lo lookup 8788  # what comes in for service addresses is for the service proxy; this host's own connections are routed before it translates them\n"
-	const why = " table 8788  # announced service addresses: what nobody serves goes nowhere\n"
+	const why = " table 8788  # announced service addresses: what nobody serves is refused\n"
 	want := "rule IPv4 pref 32765 " + rule + "rule IPv6 pref 32765 " + rule +
-		"route blackhole 10.96.0.0/16" + why + "route blackhole 10.97.0.0/24" + why + "route blackhole 198.51.100.7/32" + why + "route blackhole fd96::/112" + why
-	if d := cmp.Diff(want, CompileServices(announced, cfg).Format()); d != "" {
+		"route unreachable 10.96.0.0/16" + why + "route unreachable 10.97.0.0/24" + why + "route unreachable 198.51.100.7/32" + why + "route unreachable fd96::/112" + why
+	if d := cmp.Diff(want, CompileServices(announced, model.Underlay{}, cfg).Format()); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
-	for _, r := range CompileServices(announced[:2], cfg).Rules {
+	for _, r := range CompileServices(announced[:2], model.Underlay{}, cfg).Rules {
 		if r.Family != model.IPv4 {
 			t.Errorf("a rule of a family that nothing is announced of: %v", r)
 		}
 	}
-	if d := cmp.Diff(Ruled{}, CompileServices(nil, cfg)); d != "" {
+	if d := cmp.Diff(Ruled{}, CompileServices(nil, testUnderlay(), cfg)); d != "" {
 		t.Errorf("nothing is announced (-want +got):\n%s", d)
+	}
+}
+
+// TestServicesBesideNetworks: what is on a link of this host, within an announced range, is left to the main table;
+// what only a gateway leads to is not.
+func TestServicesBesideNetworks(t *testing.T) {
+	u := testUnderlay()
+	u.Routes = append(u.Routes, model.UnderlayRoute{Dst: prefix("10.96.8.0/24"), Device: "eth1"}, model.UnderlayRoute{Dst: prefix("10.96.9.0/24"), Via: addr("172.31.1.9"), Device: "eth0"},
+		model.UnderlayRoute{Dst: prefix("10.97.0.0/24"), Device: "eth1"}, model.UnderlayRoute{Dst: prefix("10.0.0.0/8"), Device: "eth1"}, model.UnderlayRoute{Dst: prefix("fd96::8:0/120"), Device: "eth1"})
+	var got []string
+	for _, r := range CompileServices([]netip.Prefix{prefix("10.96.0.0/16"), prefix("10.97.0.0/24"), prefix("fd96::/96")}, u, ServiceConfig{Priority: 32765, Table: 8788}).Routes {
+		got = append(got, r.String())
+	}
+	want := []string{"unreachable 10.96.0.0/16", "throw 10.96.8.0/24", "throw 10.97.0.0/24", "unreachable fd96::/96", "throw fd96::8:0/120"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
 	}
 }
 

@@ -30,7 +30,7 @@ const (
 	HostTable    = 8787
 	UnderlayMark = 0x10000000
 
-	// ServiceTable is the routing table whose blackholes take what comes in for service addresses that nobody
+	// ServiceTable is the routing table whose unreachable routes take what comes in for service addresses that nobody
 	// serves. The rules that lead to it have RouteProtocol.
 	ServiceTable = 8788
 

@@ -278,6 +278,7 @@ var routeTypes = map[RouteType]uint8{
 	Unicast:         unix.RTN_UNICAST,
 	Blackhole:       unix.RTN_BLACKHOLE,
 	UnreachableType: unix.RTN_UNREACHABLE,
+	Throw:           unix.RTN_THROW,
 }
 
 // rtMsg is a struct rtmsg of ours with the attributes that make the route's identity.

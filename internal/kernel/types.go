@@ -31,8 +31,10 @@ type RouteType string
 const (
 	Unicast   RouteType = "unicast"
 	Blackhole RouteType = "blackhole"
-	// UnreachableType answers with ICMP host unreachable.
+	// UnreachableType answers with ICMP host unreachable, or ICMPv6 no route.
 	UnreachableType RouteType = "unreachable"
+	// Throw ends the lookup in its table: the next rule decides.
+	Throw RouteType = "throw"
 )
 
 // NeighKey names a permanent neighbour entry: an IP address on a device.

@@ -240,6 +240,9 @@ func kernelRoute(r routing.Route) kernel.Route {
 	if r.Unreachable {
 		return kernel.Route{Type: kernel.UnreachableType}
 	}
+	if r.Throw {
+		return kernel.Route{Type: kernel.Throw}
+	}
 	return kernel.Route{
 		Type: kernel.Unicast, Via: r.Via, Device: r.Device, Hops: r.Hops, Source: r.Source, MTU: r.MTU,
 		// A next hop behind a tunnel, and one in a subnet that this host has no address of, is on

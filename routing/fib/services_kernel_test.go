@@ -14,6 +14,7 @@ import (
 
 	"weft/internal/kernel"
 	"weft/internal/testkit"
+	"weft/model"
 	"weft/routing"
 )
 
@@ -73,11 +74,15 @@ table inet proxy {
 }
 
 func servicePlan(announced ...string) routing.Ruled {
+	return servicePlanBeside(model.Underlay{}, announced...)
+}
+
+func servicePlanBeside(u model.Underlay, announced ...string) routing.Ruled {
 	var all []netip.Prefix
 	for _, s := range announced {
 		all = append(all, prefix(s))
 	}
-	return routing.CompileServices(all, routing.ServiceConfig{Priority: 32765, Table: kernel.ServiceTable})
+	return routing.CompileServices(all, u, routing.ServiceConfig{Priority: 32765, Table: kernel.ServiceTable})
 }
 
 func (r *serviceRig) apply(t *testing.T, p routing.Ruled) string {
@@ -106,10 +111,15 @@ func (r *serviceRig) bounced(t *testing.T, from testkit.NS) (n int) {
 }
 
 // dial connects; a connection that is only not answered within half a second is syscall.ETIMEDOUT.
-func dial(t *testing.T, from testkit.NS, to string) (err error) {
+func dial(t *testing.T, from testkit.NS, to string) error {
+	t.Helper()
+	return dialFor(t, 500*time.Millisecond, from, to)
+}
+
+func dialFor(t *testing.T, limit time.Duration, from testkit.NS, to string) (err error) {
 	t.Helper()
 	from.Do(t, func() error {
-		d := net.Dialer{Timeout: 500 * time.Millisecond}
+		d := net.Dialer{Timeout: limit}
 		d.SetMultipathTCP(false)
 		var c net.Conn
 		if c, err = d.DialContext(t.Context(), "tcp", to); err == nil {
@@ -135,7 +145,7 @@ func (r *serviceRig) served(t *testing.T, what string) {
 	}
 }
 
-// TestServices: what comes for an announced service address that nobody serves is dropped, whoever sent it; what is
+// TestServices: what comes for an announced service address that nobody serves is refused at once, whoever sent it; what is
 // served is served, and the host's own connections are as they were.
 func TestServices(t *testing.T) {
 	r := newServiceRig(t)
@@ -158,7 +168,18 @@ func TestServices(t *testing.T) {
 		}
 		t.Logf("2 packets of %s: 0 sent to the router", name)
 	}
-	r.served(t, "with blackholes")
+	for name, ns := range map[string]testkit.NS{"a client": r.client, "a pod": r.pod} {
+		// TCP over IPv6 hears of it with its second segment, a second later: over a veth the answer to the first is
+		// there before connect(2) has left the socket.
+		for to, want := range map[string]syscall.Errno{"10.96.0.77:80": syscall.EHOSTUNREACH, "[fd96::77]:80": syscall.ENETUNREACH} {
+			begin := time.Now()
+			if err := dialFor(t, 20*time.Second, ns, to); !errors.Is(err, want) {
+				t.Errorf("%s to %s: %v, want to be told: %v", name, to, err, want)
+			}
+			t.Logf("%s to %s: refused after %v", name, to, time.Since(begin).Round(time.Millisecond))
+		}
+	}
+	r.served(t, "with the ranges refused")
 	for _, to := range []string{"10.96.0.77:80", "[fd96::77]:80"} {
 		if err := dial(t, r.node, to); !errors.Is(err, syscall.ETIMEDOUT) && !errors.Is(err, syscall.EHOSTUNREACH) {
 			t.Errorf("the node's own connection to %s, which is the router's affair: %v", to, err)
@@ -170,6 +191,7 @@ func TestServices(t *testing.T) {
 		t.Errorf("control: with a blackhole in the main table: %v", err)
 	}
 	testkit.Run(t, r.node, "ip", "route", "del", "blackhole", "10.96.0.0/16")
+	r.besideNetworks(t, announced)
 	r.driver = NewRuled(r.node.Open(t), slog.New(slog.DiscardHandler), kernel.ServiceTable)
 	if got := r.apply(t, servicePlan(announced...)); got != "no change" {
 		t.Errorf("adopted: %s", got)
@@ -178,12 +200,41 @@ func TestServices(t *testing.T) {
 		t.Errorf("IPv4 is not announced any more: %s", got)
 	}
 	if n := r.bounced(t, r.client); n < 20 {
-		t.Errorf("what is not announced any more is still dropped: %d", n)
+		t.Errorf("what is not announced any more is still refused: %d", n)
 	}
 	r.apply(t, routing.Ruled{})
 	if out := testkit.Run(t, r.node, "ip", "rule") + testkit.Run(t, r.node, "ip", "-6", "rule"); strings.Contains(out, "8788") {
 		t.Errorf("left behind:\n%s", out)
 	}
+}
+
+// besideNetworks: a network on a link of the node, within an announced range, is reached by pods.
+func (r *serviceRig) besideNetworks(t *testing.T, announced []string) {
+	t.Helper()
+	ns := testkit.NewNetns(t)
+	testkit.Wire(t, r.node, "eth9", ns, "eth0")
+	r.node.AddAddress(t, "eth9", "10.96.200.1/24", "fd96::c801/120")
+	ns.AddAddress(t, "eth0", "10.96.200.2/24", "fd96::c802/120")
+	testkit.Run(t, ns, "ip", "route", "add", "default", "via", "10.96.200.1")
+	testkit.Run(t, ns, "ip", "route", "add", "default", "via", "fd96::c801")
+	reached := func() (n int) {
+		for _, a := range []string{"10.96.200.2", "fd96::c802"} {
+			if _, err := testkit.Try(t, r.pod, "ping", "-n", "-c", "1", "-W", "1", a); err == nil {
+				n++
+			}
+		}
+		return n
+	}
+	if n := reached(); n != 0 {
+		t.Errorf("control: without regard to the network on eth9, %d of its 2 addresses are reached", n)
+	}
+	r.apply(t, servicePlanBeside(model.Underlay{Routes: []model.UnderlayRoute{{Dst: prefix("10.96.200.0/24"), Device: "eth9"}, {Dst: prefix("fd96::c800/120"), Device: "eth9"}}}, announced...))
+	testkit.Eventually(t, 20*time.Second, "a pod reaches the network on eth9, over both families", func() bool { return reached() == 2 })
+	if n := r.bounced(t, r.pod); n != 0 {
+		t.Errorf("2 packets beside that network: %d sent to the router, want 0", n)
+	}
+	testkit.Run(t, r.node, "ip", "link", "del", "eth9")
+	r.apply(t, servicePlan(announced...))
 }
 
 // watcher is what has events of the kernel only.
@@ -219,7 +270,7 @@ func TestServicesRepaired(t *testing.T) {
 	var want string
 	testkit.Eventually(t, 10*time.Second, "all is written", func() bool {
 		want = dump()
-		return strings.Count(want, "not from all iif lo lookup 8788") == 2 && strings.Count(want, "blackhole ") == 2
+		return strings.Count(want, "not from all iif lo lookup 8788") == 2 && strings.Count(want, "unreachable ") == 2
 	})
 	for _, s := range []string{
 		"ip rule del pref 32765", "ip -6 rule del pref 32765", "ip rule flush protocol 87", "ip route flush table 8788", "ip -6 route flush table 8788",
