@@ -13,6 +13,7 @@ import (
 
 	"weft/internal/testkit"
 	"weft/internal/testkit/router"
+	"weft/model"
 	"weft/routing"
 	"weft/routing/bgp/speaker"
 )
@@ -57,6 +58,54 @@ func TestErrorsInWords(t *testing.T) {
 			return p.State != speaker.Established && !p.ErrorAt.IsZero()
 		})
 	}
+}
+
+// TestNotificationIsKept: what a NOTIFICATION said, sent or received, is told until there is other news. BIRD closes for a
+// minute without a word what comes after it.
+func TestNotificationIsKept(t *testing.T) {
+	h, ns := lab(t, 2)
+	birdConfig{i: 2, asn: 64999}.start(t, ns[0])
+	wrong := birdConfig{i: 3, asn: 64514, of: 64888}
+	b := wrong.start(t, ns[1])
+	a, c := session("10.77.0.2", 64513), session("10.77.0.3", 64514)
+	debug := func(s *routing.Speaker) { s.LogLevel = model.LogDebug }
+	h.apply(t, plan(sessions(a, c), debug))
+	kept := map[string]string{"10.77.0.2": "its AS is another than 64513", "10.77.0.3": "look at the AS number 64512"}
+	said := func(peer, text string) bool { return strings.Contains(h.peer(t, peer).LastError, text) }
+	for peer, text := range kept {
+		testkit.Eventually(t, 60*time.Second, peer+": "+text, func() bool { return said(peer, text) })
+	}
+	log := func() int {
+		text, err := os.ReadFile(filepath.Join(h.dir, "bgp-speaker.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(text), "outgoing connection IO error")
+	}
+	looks, closed := 0, log()
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		looks++
+		for peer, text := range kept {
+			if !said(peer, text) {
+				t.Fatalf("%s, after %d looks: %q", peer, looks, h.peer(t, peer).LastError)
+			}
+		}
+	}
+	if closed = log() - closed; closed == 0 || looks < 20 {
+		t.Errorf("%d looks, in which %d connections were closed without a word", looks, closed)
+	}
+	t.Logf("%d looks, in which %d connections were closed without a word", looks, closed)
+	// Another configuration has another reason, and a peer that is gone is news.
+	a.ASN = 64998
+	h.apply(t, plan(sessions(a, c), debug))
+	if p := h.peer(t, "10.77.0.2"); strings.Contains(p.LastError, "64513") {
+		t.Errorf("after a change of the session: %q", p.LastError)
+	}
+	b.Kill(t)
+	testkit.Eventually(t, 60*time.Second, "nobody listens any more", func() bool { return said("10.77.0.3", "no BGP speaker listens there") })
+	wrong.of = 0
+	wrong.start(t, ns[1])
+	h.established(t, "10.77.0.3")
 }
 
 // TestPassword: a session with a password comes up, the password changes and goes away with nothing left of

@@ -59,7 +59,10 @@ func (sp *speaker) onPeer(s apiutil.PeerState, at time.Time) {
 		if state != Established {
 			p.EndOfRIB = false
 		}
-		if state == Idle && why != "" && (p.LastError == "" || time.Since(p.ErrorAt) > time.Second) {
+		if state == Established {
+			p.notified = false
+		}
+		if state == Idle && why != "" && !p.notified && (p.LastError == "" || time.Since(p.ErrorAt) > time.Second) {
 			p.LastError, p.ErrorAt = why, at
 		}
 		p.State, p.Since, p.RouterID = state, at, s.RouterID
@@ -146,7 +149,7 @@ func (sp *speaker) mind(ctx context.Context) {
 			if !ok || p.State != OpenSent && p.State != OpenConfirm || time.Since(p.Since) < max(openTimeout, time.Duration(s.HoldSeconds)*time.Second) {
 				continue
 			}
-			sp.hub.changePeer(p.Address, func(p *Peer) { p.LastError, p.ErrorAt = explainSilence(s), time.Now() })
+			sp.hub.changePeer(p.Address, func(p *Peer) { p.explain(explainSilence(s), false, false) })
 			sp.renew(p.Address, "its peer fell silent while it came up")
 		}
 	}

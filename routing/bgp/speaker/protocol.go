@@ -150,6 +150,9 @@ type Peer struct {
 	// to look at.
 	LastError string    `json:"lastError,omitempty"`
 	ErrorAt   time.Time `json:"errorAt,omitzero"`
+	// notified tells that LastError is what a NOTIFICATION said, which a connection that is closed without a word
+	// does not replace: after an error many a peer closes for a while what comes.
+	notified bool
 	// Received, Accepted and Sent count prefixes; only an answer to Request.Peers has them.
 	Received, Accepted, Sent uint64
 	// Malformed counts messages that were refused or taken for a withdrawal.

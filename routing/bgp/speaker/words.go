@@ -22,12 +22,19 @@ type logTap struct {
 
 // tapped are the messages that are read, also below the level of the log.
 var tapped = map[string]bool{
-	"failed to connect": true, "outgoing connection IO error": true, "sent notification": true, "received notification": true,
+	"failed to connect": true, closedSilently: true, sentNotification: true, receivedNotification: true,
 	"Session will be reset due to malformed BGP Header": true, "Session will be reset due to malformed BGP message": true,
 	"Session will be reset due to malformed BGP update message": true, "the received Update message was treated as withdraw": true,
 	"Some attributes were discarded": true, "hold timer expired": true, "prefix limit reached": true, "failed to set md5": true,
 	bfdExpired: true, bfdRemote: true,
 }
+
+// What GoBGP says when a peer that was connected to does not answer the OPEN, and of NOTIFICATIONs.
+const (
+	closedSilently       = "outgoing connection IO error"
+	sentNotification     = "sent notification"
+	receivedNotification = "received notification"
+)
 
 // What GoBGP says when a BFD session goes down, before it ends the BGP session.
 const (
@@ -97,14 +104,14 @@ func explain(s routing.Session, message string, attrs map[string]string, bad bad
 	switch message {
 	case "failed to connect":
 		return explainConnect(s, to, from, attrs["Error"], bad)
-	case "outgoing connection IO error":
+	case closedSilently:
 		return fmt.Sprintf("%s accepted the TCP connection%s and closed it without a word: is this host's address configured as a neighbour there?", to, from)
-	case "sent notification":
+	case sentNotification:
 		if attrs["Code"] == "4" {
 			return explainSilence(s)
 		}
 		return explainSent(s, attrs["Code"], attrs["Subcode"], attrs["Communicated-Reason"])
-	case "received notification":
+	case receivedNotification:
 		return explainReceived(s, attrs["Code"], attrs["Subcode"], attrs["Communicated-Reason"])
 	case "hold timer expired":
 		return explainSilence(s)
@@ -232,8 +239,17 @@ func (sp *speaker) onLog(peer netip.Addr, message string, attrs map[string]strin
 			"Session will be reset due to malformed BGP update message":
 			p.Malformed++
 		}
-		if text != "" && p.LastError != text {
-			p.LastError, p.ErrorAt = text, time.Now()
-		}
+		p.explain(text, message == sentNotification || message == receivedNotification, message == closedSilently)
 	})
+}
+
+// explain notes why the session is not up. notified tells that a NOTIFICATION said so; silent, that the peer said nothing.
+func (p *Peer) explain(text string, notified, silent bool) {
+	if text == "" || p.notified && silent {
+		return
+	}
+	p.notified = notified
+	if p.LastError != text {
+		p.LastError, p.ErrorAt = text, time.Now()
+	}
 }
