@@ -134,6 +134,7 @@ func (d *Driver) Apply(ctx context.Context, s routing.Speaker) (reconcile.Result
 		return reconcile.Result{}, nil
 	}
 	reply, err := ask(ctx, p, request)
+	err = taken(err, p.PID, s.ListenPort)
 	if err == nil {
 		d.told = sum
 	} else {
