@@ -136,7 +136,8 @@ func bgpRoutesCommand() *cobra.Command {
 		Use:   "routes",
 		Short: "Show what the local node advertises by BGP, and what it learned",
 		Long: `Shows the prefixes that the local node originates, with the reason, and the best routes that it learned from
-others: next hops (several are equally good), from whom, and whether the kernel's route is that one.`,
+others: next hops (several are equally good), from whom, and whether the kernel's route is that one. INSTALLED "store" is
+the normal case for what other nodes announce: the store has the same route already, and that one is in the kernel.`,
 		Example: `  weft bgp routes
   weft bgp routes -o json`,
 		Args: exactArgs(),
@@ -178,6 +179,9 @@ func printBGPRoutes(out io.Writer, routes []status.BGPRoute) error {
 		installed := "-"
 		if r.Origin == "Learned" {
 			installed = map[bool]string{true: "yes", false: "no"}[r.Installed]
+			if r.Store {
+				installed = "store"
+			}
 		}
 		why := r.Why
 		if len(r.Communities) > 0 {

@@ -67,7 +67,8 @@ type speaker struct {
 	ignored  []string                  // interfaces that lead to no next hop
 	latest   []routing.Learned
 	settled  bool
-	err      error // of applying it
+	input    routing.LearnedInput // that the last plan of routes was made of
+	err      error                // of applying it
 }
 
 // settleTime is how long more changes are waited for: what is said to neighbours is compiled as a whole.
@@ -274,6 +275,7 @@ func (s *speaker) add(c *routing.LearnedCompiler, p routing.Plan, snap *model.Sn
 	s.mu.Lock()
 	in := routing.LearnedInput{Routes: s.latest, Underlay: snap.Underlay, Services: s.services, Priority: s.priority, Gateways: s.gateways, Ignored: s.ignored}
 	settled := s.settled
+	s.input = in
 	s.mu.Unlock()
 	p, err := c.Compile(p, in)
 	if !settled {
@@ -412,9 +414,9 @@ func (s *speaker) peerLocked(x *routing.Session, p bgp.Peer) status.BGPPeer {
 	return out
 }
 
-// table is the account of what is advertised and what was learned. installed tells whether the kernel's route to a
-// learned prefix is that one, and if not, why.
-func (s *speaker) table(installed func(netip.Prefix) (why string, is bool)) status.BGPRoutes {
+// table is the account of what is advertised and what was learned. fill adds of a learned one whether the kernel's route to
+// the prefix is that one, and if not, why.
+func (s *speaker) table(fill func(*status.BGPRoute, *routing.Learned)) status.BGPRoutes {
 	doc := status.BGPRoutes{Routes: []status.BGPRoute{}}
 	s.mu.Lock()
 	for _, a := range s.plan.Advertisements {
@@ -423,7 +425,7 @@ func (s *speaker) table(installed func(netip.Prefix) (why string, is bool)) stat
 	s.mu.Unlock()
 	for _, l := range s.routes() {
 		r := status.BGPRoute{Prefix: l.Prefix.String(), Origin: "Learned", Peer: l.Peer.String(), Priority: l.Priority}
-		r.Why, r.Installed = installed(l.Prefix)
+		fill(&r, &l)
 		for _, h := range l.NextHops {
 			r.NextHops = append(r.NextHops, h.String())
 		}
@@ -444,25 +446,37 @@ func (s *service) newSpeaker() *speaker {
 
 // bgpRoutes is the account of BGP's routes.
 func (s *service) bgpRoutes(ctx context.Context) status.BGPRoutes {
-	var planned []routing.Route
+	var plan routing.Plan
 	if p := s.engine.current(); p != nil {
-		planned = p.routing.Learned
+		plan = p.routing
 	}
+	planned := plan.Learned
 	installed, err := fib.Installed(ctx, s.handle, planned)
-	doc := s.speaker.table(func(p netip.Prefix) (string, bool) {
-		_, wanted := slices.BinarySearchFunc(planned, routing.Route{Dst: p}, routing.CompareRoutes)
+	unwanted := routing.NewUnwanted(plan, s.speaker.lastInput())
+	doc := s.speaker.table(func(r *status.BGPRoute, l *routing.Learned) {
+		_, wanted := slices.BinarySearchFunc(planned, routing.Route{Dst: l.Prefix}, routing.CompareRoutes)
 		switch {
-		case installed[p]:
-			return "", true
-		case wanted && err == nil:
-			return "not in the kernel, or not like this: it is on its way there, or the kernel refused it (weft status says why)", false
+		case installed[l.Prefix]:
+			r.Installed = true
+		case wanted && err != nil:
+			r.Why = "whether the kernel has it could not be read"
 		case wanted:
-			return "whether the kernel has it could not be read", false
+			r.Why = "not in the kernel, or not like this: it is on its way there, or the kernel refused it (weft status says why)"
+		default:
+			if r.Why, r.Store = unwanted.Why(l); r.Why == "" {
+				r.Why = "it is on its way to the kernel"
+			}
 		}
-		return "not wanted in the kernel: the store has a route to the prefix, or there is no way to the next hop, or it is of the services' ranges", false
 	})
 	if err != nil {
 		doc.Error = err.Error()
 	}
 	return doc
+}
+
+// lastInput is what the last plan of routes was made of.
+func (s *speaker) lastInput() routing.LearnedInput {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.input
 }

@@ -91,6 +91,7 @@ route 2001:db8::/32 via fd00:31:1::2 dev eth0 metric 512  # BGP, from 172.31.1.2
 			t.Errorf("got error\n%v\nwant one that says %q", err, want)
 		}
 	}
+	holdsReasons(t, got, in)
 	again, err2 := c.Compile(p, in)
 	if &again.Learned[0] != &got.Learned[0] || fmt.Sprint(err2) != fmt.Sprint(err) {
 		t.Error("the same input makes other memory, or loses the error")
@@ -101,6 +102,35 @@ route 2001:db8::/32 via fd00:31:1::2 dev eth0 metric 512  # BGP, from 172.31.1.2
 	}
 	if empty, err := c.Compile(p, LearnedInput{Underlay: testUnderlay()}); len(empty.Learned) != 0 || err != nil {
 		t.Errorf("nothing learned: %v, %v", empty.Learned, err)
+	}
+}
+
+// holdsReasons: of each route that was learned there is a route or one reason why there is none.
+func holdsReasons(t *testing.T, p Plan, in LearnedInput) {
+	t.Helper()
+	says := map[string]string{
+		"10.96.0.0/12": "of the services' range 10.96.0.0/12", "10.97.0.1/32": "of the services' range 10.96.0.0/12",
+		"10.244.0.5/32": "of a pod of this node", "10.244.1.0/26": "the store has a route to the prefix",
+		"192.168.6.0/24": "no way to the next hop 172.31.1.1: it is this host's own address",
+		"192.168.8.0/24": "no way to the next hop fe80::1: it is link-local", "192.168.9.0/24": "no way to the next hop fe80::1%eth2",
+		"0.0.0.0/0": "shorter than /8", "128.0.0.0/1": "shorter than /8", "2001:db9::/32": "the next hop 172.31.1.2 is IPv4",
+		"2001:dba::/32": "no way to the next hop fd00:31:7::2: the underlay has no route to it", "192.168.11.0/24": "it has no next hop",
+	}
+	u := NewUnwanted(p, in)
+	for i := range in.Routes {
+		l := &in.Routes[i]
+		if holds(p.Learned, l.Prefix) {
+			continue
+		}
+		why, store := u.Why(l)
+		want := says[l.Prefix.String()]
+		if want == "" || !strings.HasPrefix(why, want) || store != (want == "of a pod of this node" || strings.HasPrefix(want, "the store")) {
+			t.Errorf("%v: %q (of the store: %v), want %q", l.Prefix, why, store, want)
+		}
+		delete(says, l.Prefix.String())
+	}
+	if len(says) > 0 {
+		t.Errorf("routes, or not asked for: %v", says)
 	}
 }
 

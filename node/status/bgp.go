@@ -72,4 +72,7 @@ type BGPRoute struct {
 	Communities []string `json:"communities,omitempty"`
 	// Installed tells whether the kernel's route of the prefix is this one; an originated one has none.
 	Installed bool `json:"installed"`
+	// Store tells that this node's route to the prefix is not this one but the store's: as it is with the blocks of other
+	// nodes.
+	Store bool `json:"store,omitempty"`
 }
