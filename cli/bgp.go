@@ -48,7 +48,8 @@ func bgpPeersCommand() *cobra.Command {
 and sent, and why it is down if it is.
 
 With --all, or where no node runs on this host, every node of the cluster is asked through the store (by a
-CalicoNodeStatus for each, which is deleted again): that shows less of each session.`,
+CalicoNodeStatus for each, which is deleted again): that shows less of each session. PEER and ASN are then what Node and
+BGPPeer resources say of the address; why a session is down only its node knows: "weft bgp peers" there.`,
 		Example: `  weft bgp peers
   weft bgp peers --all
   weft bgp peers -o json`,
@@ -73,7 +74,7 @@ CalicoNodeStatus for each, which is deleted again): that shows less of each sess
 			if err != nil {
 				return fmt.Errorf("ask all nodes for their BGP sessions: %w", err)
 			}
-			return showBGPPeers(cmd, output, doc)
+			return showBGPPeers(cmd, output, doc, false)
 		}
 		body, err := nodeGet(cmd.Context(), flags.runDir, status.BGPPeersPath)
 		if err != nil {
@@ -83,12 +84,13 @@ CalicoNodeStatus for each, which is deleted again): that shows less of each sess
 		if err := json.Unmarshal(body, &doc); err != nil {
 			return fmt.Errorf("read the BGP sessions of the local node in %s: %w; compare `weft version` here and there", flags.runDir, err)
 		}
-		return showBGPPeers(cmd, output, doc)
+		return showBGPPeers(cmd, output, doc, true)
 	}
 	return c
 }
 
-func showBGPPeers(cmd *cobra.Command, output string, doc status.BGPPeers) error {
+// showBGPPeers prints sessions; counted tells that their counts are known.
+func showBGPPeers(cmd *cobra.Command, output string, doc status.BGPPeers, counted bool) error {
 	if doc.Error != "" {
 		fmt.Fprintf(cmd.ErrOrStderr(), "weft: warning: %s\n", oneLine(doc.Error))
 	}
@@ -97,18 +99,18 @@ func showBGPPeers(cmd *cobra.Command, output string, doc status.BGPPeers) error 
 		return printValue(out, "json", append([]status.BGPPeer{}, doc.Peers...))
 	}
 	if len(doc.Peers) == 0 {
-		_, err := fmt.Fprintln(out, "no BGP sessions: the mesh is off, or there is no other node, and no BGPPeer is for this one")
+		_, err := fmt.Fprintln(out, "no BGP sessions: "+cmp.Or(clean(doc.Why), "the mesh is off, or there is no other node, and no BGPPeer is for this one"))
 		return err
 	}
-	return printBGPPeers(out, doc.Peers, time.Now())
+	return printBGPPeers(out, doc.Peers, counted, time.Now())
 }
 
-func printBGPPeers(out io.Writer, peers []status.BGPPeer, now time.Time) error {
+func printBGPPeers(out io.Writer, peers []status.BGPPeer, counted bool, now time.Time) error {
 	t := table{}
 	t.add("NODE", "PEER", "ADDRESS", "ASN", "TYPE", "STATE", "SINCE", "RECEIVED", "ACCEPTED", "SENT", "BFD")
 	for _, p := range peers {
 		counts := []string{"-", "-", "-"}
-		if p.ASN != 0 { // of the node itself
+		if counted {
 			counts = []string{strconv.FormatUint(p.Received, 10), strconv.FormatUint(p.Accepted, 10), strconv.FormatUint(p.Sent, 10)}
 		}
 		asn := "-"
@@ -232,6 +234,11 @@ func askAll(ctx context.Context, store datastore.Store) (doc status.BGPPeers, er
 	if len(silent) > 0 {
 		doc.Error = fmt.Sprintf("%d of %d nodes did not answer: %s", len(silent), len(nodes.Items), strings.Join(silent, ", "))
 	}
+	resources, err := readKnown(ctx, store, nodes.Items)
+	if err != nil {
+		return doc, err
+	}
+	resources.fill(doc.Peers)
 	slices.SortFunc(doc.Peers, func(a, b status.BGPPeer) int {
 		return cmp.Or(cmp.Compare(a.Node, b.Node), strings.Compare(a.Address, b.Address))
 	})

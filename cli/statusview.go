@@ -270,7 +270,7 @@ func (v *statusView) problems(w io.Writer, s *status.Status) error {
 // bgpLine says how far sessions and routes are.
 func bgpLine(b *status.BGP) string {
 	if !b.On {
-		return "no sessions: no other node and no peer"
+		return "no sessions: " + cmp.Or(b.Why, "the node has not decided yet")
 	}
 	return fmt.Sprintf("AS %d, %d of %s established; %s advertised, %s learned", b.ASN, b.Established, count(b.Sessions, "session"),
 		many(b.Advertised, "prefix", "prefixes"), many(b.Learned, "prefix", "prefixes"))

@@ -59,6 +59,7 @@ type speaker struct {
 	nodePeer map[string]bool           // by Session.Name: BGPPeers with a node or nodeSelector
 	plan     routing.Speaker           // of the last run
 	problems error                     // of compiling it
+	none     string                    // why it has no sessions, where it has none
 	services []netip.Prefix            // ranges of service addresses
 	priority map[model.Family]uint32   // metric of learned routes
 	gateways map[netip.Addr]netip.Addr // to peers that are on no link
@@ -199,11 +200,15 @@ func (s *speaker) run(ctx context.Context, full bool) error {
 	if ctx.Err() != nil {
 		return err
 	}
-	if plan.ASN == 0 && !s.forgot() {
-		s.hear() // that there is nothing to be learned
+	none := ""
+	if plan.ASN == 0 {
+		none = routing.WhyNoSessions(in)
+		if !s.forgot() {
+			s.hear() // that there is nothing to be learned
+		}
 	}
 	s.mu.Lock()
-	s.plan, s.problems, s.err = plan, problems, err
+	s.plan, s.problems, s.none, s.err = plan, problems, none, err
 	s.mu.Unlock()
 	if err == nil {
 		s.handover.ran(in)
@@ -304,7 +309,7 @@ func (s *speaker) describe() *status.BGP {
 	states := byAddress(s.driver.States())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := &status.BGP{On: s.plan.ASN != 0, ASN: s.plan.ASN, Sessions: len(s.plan.Sessions), Advertised: len(s.plan.Advertisements), Learned: len(s.latest)}
+	b := &status.BGP{On: s.plan.ASN != 0, Why: s.none, ASN: s.plan.ASN, Sessions: len(s.plan.Sessions), Advertised: len(s.plan.Advertisements), Learned: len(s.latest)}
 	if b.On {
 		b.RouterID = s.plan.RouterID.String()
 	}

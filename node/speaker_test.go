@@ -170,6 +170,14 @@ func TestSpeakerAnnounced(t *testing.T) {
 	if err := s.run(t.Context(), false); err != nil || kicks == 0 {
 		t.Errorf("nothing is announced any more: %v, and the routes are not asked for", err)
 	}
+	s.OnChanges([]datastore.Change{{Key: datastore.Key{Kind: v3.KindBGPPeer, Name: "tor"}}})
+	feedSpeaker(t, s, "{apiVersion: projectcalico.org/v3, kind: BGPConfiguration, metadata: {name: default}, spec: {nodeToNodeMeshEnabled: false}}")
+	if err := s.run(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	if b := s.describe(); b.On || !strings.HasPrefix(b.Why, "nodeToNodeMeshEnabled is false") {
+		t.Errorf("without the mesh and a peer: %+v", b)
+	}
 	if said, known := s.announced(); !known || len(said) > 0 {
 		t.Errorf("after the end: %v, %v", said, known)
 	}

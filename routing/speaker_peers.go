@@ -36,6 +36,11 @@ func (p *preparedPeer) isLocal(n *model.Node) bool {
 	return p.locals.Matches(n.Labels)
 }
 
+// isOwn tells whether its peer is node n itself.
+func (p *preparedPeer) isOwn(n *model.Node) bool {
+	return p.remotes == nil && p.node != nil && p.node.Name == n.Name
+}
+
 // isRemote tells whether it makes node n, in family f, a peer.
 func (p *preparedPeer) isRemote(n *model.Node, f model.Family) bool {
 	if p.remotes == nil {
@@ -62,11 +67,23 @@ func (c *speakerCompiler) preparePeers() {
 		} else if a := p.Peer.Addr(); !a.IsValid() || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() {
 			c.fail("BGPPeer %s: peer address %v: want the address of a router, or a peerSelector", p.Name, a)
 			continue
+		} else if a.IsLoopback() && cmp.Or(p.Peer.Port(), bgpPort) == c.in.BGP.Port(c.in.Self) {
+			c.fail("BGPPeer %s: peer address %v is node %s itself: no session is made; want the address of a router, or another port", p.Name, a, c.in.Self)
+			continue
 		}
 		k.node = c.byAddr[p.Peer.Addr()]
+		if c.self != nil && k.isOwn(c.self) && c.onlyLocal(&k) {
+			c.fail("BGPPeer %s: peer address %v is that of node %s itself, and the BGPPeer is for no other node: no session is made", p.Name, p.Peer.Addr(), c.in.Self)
+		}
 		c.peers = append(c.peers, k)
 	}
 	slices.SortFunc(c.peers, func(a, b preparedPeer) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// onlyLocal tells whether a BGPPeer is for this node and no other. One for all nodes, whose peer is a reflector among them, means
+// the others.
+func (c *speakerCompiler) onlyLocal(p *preparedPeer) bool {
+	return p.isLocal(c.self) && !slices.ContainsFunc(c.names, func(n model.NodeName) bool { return n != c.in.Self && p.isLocal(c.in.Nodes[n]) })
 }
 
 // half is one node's end of a session with another node.

@@ -10,7 +10,8 @@ const (
 
 // BGP is where the node stands with BGP.
 type BGP struct {
-	On       bool   `json:"on"` // it has sessions to keep
+	On       bool   `json:"on"`            // it has sessions to keep
+	Why      string `json:"why,omitempty"` // it has none
 	ASN      uint32 `json:"asn,omitempty"`
 	RouterID string `json:"routerID,omitempty"`
 	// Established counts the sessions that are up, of Sessions.
