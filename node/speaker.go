@@ -33,9 +33,8 @@ type bgpDriver interface {
 	Learned() (routes []routing.Learned, settled bool)
 	// Pending tells whether so much more is known that it need not be waited for.
 	Pending() bool
-	States() []bgp.Peer
 	Peers(context.Context) ([]bgp.Peer, error)
-	Without(context.Context, bgp.Without) (bgp.Lost, error)
+	handoverDriver
 	Close()
 }
 
@@ -211,7 +210,7 @@ func (s *speaker) run(ctx context.Context, full bool) error {
 	s.plan, s.problems, s.none, s.err = plan, problems, none, err
 	s.mu.Unlock()
 	if err == nil {
-		s.handover.ran(in)
+		s.handover.ran(in, len(plan.Sessions))
 	}
 	if !res.Zero() {
 		s.log.Info("BGP applied", "change", res.String(), "sessions", len(plan.Sessions), "advertisements", len(plan.Advertisements))

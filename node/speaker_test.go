@@ -30,6 +30,11 @@ type heldSpeaker struct {
 	states []bgp.Peer
 	err    error // of Peers and Apply
 	news   chan struct{}
+
+	unsettled bool
+	lost      bgp.Lost // of Without
+	asked     int      // how often Without was
+	looks     int      // how often Learned was
 }
 
 func (s *heldSpeaker) Apply(_ context.Context, p routing.Speaker) (reconcile.Result, error) {
@@ -39,12 +44,17 @@ func (s *heldSpeaker) Apply(_ context.Context, p routing.Speaker) (reconcile.Res
 func (s *heldSpeaker) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return ctx.Err() }
 func (s *heldSpeaker) Invalidate()                               {}
 func (s *heldSpeaker) News() <-chan struct{}                     { return s.news }
-func (s *heldSpeaker) Learned() ([]routing.Learned, bool)        { return nil, true }
+func (s *heldSpeaker) Learned() ([]routing.Learned, bool) {
+	s.looks++
+	return nil, !s.unsettled
+}
+func (s *heldSpeaker) Settled() bool                             { return !s.unsettled }
 func (s *heldSpeaker) Pending() bool                             { return false }
 func (s *heldSpeaker) States() []bgp.Peer                        { return s.states }
 func (s *heldSpeaker) Peers(context.Context) ([]bgp.Peer, error) { return s.states, s.err }
 func (s *heldSpeaker) Without(context.Context, bgp.Without) (bgp.Lost, error) {
-	return bgp.Lost{}, s.err
+	s.asked++
+	return s.lost, s.err
 }
 func (s *heldSpeaker) Close() {}
 

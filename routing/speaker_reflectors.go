@@ -28,10 +28,12 @@ type automatic struct {
 // automatic chooses them: with more nodes in the mesh than the threshold, and none that is a reflector by
 // its record. They are those whose names hash highest, so that a node that comes or goes changes little;
 // first each from another subnet, so that no rack takes all of them; and those whose records say that they speak
-// BGP. Every node chooses alike.
+// BGP, once most records do: before, in the middle of an upgrade, that is no news of a node. Every node of this
+// release chooses alike.
 //
-// Once there are reflectors, the mesh comes back only with a tenth fewer nodes than the threshold: a node that
-// comes and goes does not make thousands of sessions come and go.
+// Once most nodes rely on reflectors, the mesh comes back only with a tenth fewer nodes than the threshold: a node that
+// comes and goes does not make thousands of sessions come and go. A few do not count: the record of a dead
+// node says for ever what it said last.
 func (c *speakerCompiler) automatic() automatic {
 	cfg := &c.in.BGP.Config
 	a := automatic{chosen: map[model.Family]map[model.NodeName]bool{}, named: map[model.NodeName]bool{}}
@@ -39,11 +41,18 @@ func (c *speakerCompiler) automatic() automatic {
 		return a
 	}
 	meshed, byRecord := 0, false
+	said, reflected := 0, 0 // records
 	for _, name := range c.names {
 		n := c.in.Nodes[name]
 		byRecord = byRecord || n.BGP.ClusterID.IsValid()
 		if len(n.Addresses) > 0 {
 			meshed++
+		}
+		if !n.BGP.Relies.IsZero() {
+			said++
+		}
+		if len(n.BGP.Relies.Reflectors) > 0 {
+			reflected++
 		}
 		for _, r := range n.BGP.Relies.Reflectors {
 			a.named[r] = true
@@ -51,26 +60,37 @@ func (c *speakerCompiler) automatic() automatic {
 	}
 	a.on = cfg.ReflectorThreshold > 0 || len(a.named) > 0
 	least := cfg.ReflectorThreshold
-	if len(a.named) > 0 {
+	if 2*reflected > said-c.meshedByRole(a.named) {
 		least -= least / 10
 	}
 	if a.wanted = cfg.ReflectorThreshold > 0 && !byRecord && meshed > least; a.wanted {
 		for _, f := range families {
-			a.chosen[f] = c.choose(f)
+			a.chosen[f] = c.choose(f, 2*said > meshed)
 		}
 	}
 	return a
+}
+
+// meshedByRole counts those that rely on the mesh because they are reflectors.
+func (c *speakerCompiler) meshedByRole(reflectors map[model.NodeName]bool) (count int) {
+	for name := range reflectors {
+		if n := c.in.Nodes[name]; n != nil && n.BGP.Relies.Mesh {
+			count++
+		}
+	}
+	return count
 }
 
 type candidate struct {
 	name   model.NodeName
 	hash   uint64
 	asked  bool // by its label
-	speaks bool // BGP, as its record says
+	speaks bool // BGP, as far as records tell
 	subnet netip.Prefix
 }
 
-func (c *speakerCompiler) choose(f model.Family) map[model.NodeName]bool {
+// choose chooses those of a family. heard tells that most records say whom they rely on: who does not, speaks no BGP.
+func (c *speakerCompiler) choose(f model.Family, heard bool) map[model.NodeName]bool {
 	var all []candidate
 	for _, name := range c.names {
 		n := c.in.Nodes[name]
@@ -79,7 +99,7 @@ func (c *speakerCompiler) choose(f model.Family) map[model.NodeName]bool {
 		if !ok || label == "false" || c.asn(n) != c.in.BGP.Config.ASN {
 			continue // reflectors are within one AS
 		}
-		all = append(all, candidate{name, hashName("route reflector", name), label == "true", !n.BGP.Relies.IsZero(), a.Masked()})
+		all = append(all, candidate{name, hashName("route reflector", name), label == "true", !heard || !n.BGP.Relies.IsZero(), a.Masked()})
 	}
 	slices.SortFunc(all, func(a, b candidate) int { return cmp.Or(cmp.Compare(b.hash, a.hash), cmp.Compare(a.name, b.name)) })
 	chosen, used := map[model.NodeName]bool{}, map[netip.Prefix]bool{}

@@ -300,8 +300,14 @@ func TestThreshold(t *testing.T) {
 		t.Errorf("when both ends have the reflected routes: %d sessions, want 296", n)
 	}
 	in.BGP.Config.ReflectorThreshold = 150 // still above nine tenths of it
-	if n, clients := count(plain[0]); n != 296 || clients != 0 {
-		t.Errorf("one node fewer: %d sessions, %d of clients, want 296, 0", n, clients)
+	if n, clients := count(plain[0]); n != 298 || clients != 0 {
+		t.Errorf("one node fewer, while two of them rely on reflectors: %d sessions, %d of clients, want 298, 0", n, clients)
+	}
+	for _, n := range plain {
+		rely(in, n, model.Reliance{Reflectors: reflectors})
+	}
+	if n, clients := count(plain[0]); n > 6 || clients != 0 {
+		t.Errorf("one node fewer, while all of them do: %d sessions, %d of clients, want 3 of each family, 0", n, clients)
 	}
 	in.BGP.Config.ReflectorThreshold = 170
 	if n, clients := count(reflectors[0]); n != 298 || clients == 0 {
@@ -313,6 +319,55 @@ func TestThreshold(t *testing.T) {
 	in.BGP.Config.ReflectorThreshold = 0
 	if n, clients := count(reflectors[0]); n != 298 || clients == 0 {
 		t.Errorf("without reflectors from now on, while nodes rely on them: %d sessions, %d of clients", n, clients)
+	}
+}
+
+// A mesh of 95 nodes with a threshold of 100 stays one, whatever the record of a dead node says; where most nodes rely on
+// reflectors, they stay, too.
+func TestThresholdOfTheDead(t *testing.T) {
+	in := speakerCluster(95, 50)
+	in.BGP.Config.ReflectorThreshold = 100
+	for _, c := range []struct {
+		relying int
+		want    bool
+	}{{0, false}, {1, false}, {46, false}, {47, true}, {92, true}} {
+		for i := 1; i <= 95; i++ {
+			r := model.Reliance{Mesh: true}
+			if i > 95-c.relying {
+				r = model.Reliance{Reflectors: []model.NodeName{"n1", "n2", "n3"}}
+			}
+			rely(in, model.NodeName(fmt.Sprintf("n%d", i)), r)
+		}
+		if got := newSpeakerCompiler(&in).auto.wanted; got != c.want {
+			t.Errorf("%d of 95 records rely on reflectors: these are wanted: %v, want %v", c.relying, got, c.want)
+		}
+	}
+}
+
+// Nodes that speak BGP are preferred once most records tell who does: until then, as in the middle of an upgrade, a
+// record that says nothing says nothing of the node.
+func TestReflectorsDuringUpgrade(t *testing.T) {
+	in := speakerCluster(150, 50)
+	chosen := func() map[model.NodeName]bool { return newSpeakerCompiler(&in).auto.chosen[model.IPv4] }
+	before, said := chosen(), 0
+	for n := range in.Nodes {
+		if !before[n] && said < 75 {
+			rely(in, n, model.Reliance{Mesh: true})
+			said++
+		}
+	}
+	if got := chosen(); len(before) != automaticReflectors || !maps.Equal(got, before) {
+		t.Errorf("half of the records say something: chosen are %v, and were %v", got, before)
+	}
+	for n := range in.Nodes {
+		if !before[n] {
+			rely(in, n, model.Reliance{Mesh: true})
+		}
+	}
+	for n := range chosen() {
+		if before[n] {
+			t.Errorf("%s is chosen, which as the only ones with %v says nothing", n, before)
+		}
 	}
 }
 

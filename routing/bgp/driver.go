@@ -222,6 +222,14 @@ func (d *Driver) Learned() (routes []routing.Learned, settled bool) {
 	return routes, d.settled && !more
 }
 
+// Settled tells whether every peer has told all that it has, or had the time for it, to a speaker that is configured:
+// then Learned, called often enough, returns all.
+func (d *Driver) Settled() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.settled
+}
+
 // Pending tells whether Learned has as many changes to tell as it tells at once.
 func (d *Driver) Pending() bool {
 	d.mu.Lock()

@@ -115,3 +115,32 @@ func TestPeersWaitForNoApply(t *testing.T) {
 		t.Error("Peers waits for Apply")
 	}
 }
+
+// Whether all is known does not depend on how much of it was taken over, and asking takes nothing over.
+func TestSettledTakesNothing(t *testing.T) {
+	d := New(nil, slog.New(slog.DiscardHandler), Options{})
+	const n = 2*learnedMost + 1
+	all := make(speaker.Prefixes, n)
+	for i := range all {
+		all[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)
+	}
+	d.take(1, speaker.Event{Routes: []speaker.Routes{{Way: routing.Way{NextHops: []netip.Addr{addr("10.77.0.2")}}, Prefixes: all}}})
+	if d.Settled() {
+		t.Error("settled before the speaker was")
+	}
+	d.take(1, speaker.Event{Settled: true})
+	for portion := 1; ; portion++ {
+		for range 10 {
+			if !d.Settled() {
+				t.Fatalf("not settled before portion %d", portion)
+			}
+		}
+		list, settled := d.Learned()
+		if len(list) != min(portion*learnedMost, n) {
+			t.Fatalf("portion %d: %d routes of %d", portion, len(list), n)
+		}
+		if settled {
+			break
+		}
+	}
+}

@@ -32,7 +32,7 @@ type Without struct {
 // Lost is what there would be no route to, then.
 type Lost struct {
 	Count int          `json:"count"`
-	First netip.Prefix `json:"first,omitzero"` // one of them
+	First netip.Prefix `json:"first,omitzero"` // the lowest of them, IPv4 before IPv6
 }
 
 // State is all that the process is to do. A Speaker says no password, whatever prints it; they are beside it.
