@@ -162,8 +162,8 @@ const openTimeout = 10 * time.Second
 const helloSeconds = 10
 
 // settle waits until all peers have told what they have, or had the time for it. A session without
-// graceful restart gets none: its peer has forgotten this host, too.
-func (sp *speaker) settle(ctx context.Context, sessions []routing.Session) {
+// graceful restart gets none: its peer has forgotten this host, too. One that is not wanted any more is not waited for.
+func (sp *speaker) settle(ctx context.Context) {
 	begin := time.Now()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -172,6 +172,9 @@ func (sp *speaker) settle(ctx context.Context, sessions []routing.Session) {
 		for _, p := range sp.hub.snapshot() {
 			peers[p.Address] = p
 		}
+		sp.mu.Lock()
+		sessions := sp.wanted
+		sp.mu.Unlock()
 		waiting := false
 		for i := range sessions {
 			s, p := &sessions[i], peers[sessions[i].Peer]

@@ -46,6 +46,7 @@ type speaker struct {
 
 	mu       sync.Mutex // a leaf: GoBGP may hold locks of its own
 	sessions map[netip.Addr]routing.Session
+	wanted   []routing.Session // of the last configure, done or not
 }
 
 // global is what cannot be changed without ending every session.
@@ -88,6 +89,12 @@ func (sp *speaker) setSession(a netip.Addr, s *routing.Session) {
 	}
 }
 
+func (sp *speaker) want(s []routing.Session) {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	sp.wanted = s
+}
+
 // known returns the sessions that are configured, by their peer.
 func (sp *speaker) known() map[netip.Addr]routing.Session {
 	sp.mu.Lock()
@@ -119,6 +126,7 @@ func (sp *speaker) configure(ctx context.Context, want routing.Speaker) (int, er
 	if err != nil {
 		return 0, err
 	}
+	sp.want(want.Sessions)
 	changes, restarting, err := sp.running(ctx, want)
 	if err != nil {
 		return changes, err
@@ -296,7 +304,7 @@ func (sp *speaker) start(ctx context.Context, want routing.Speaker) (restarting 
 	sp.bgp, sp.stopWatch, sp.global, sp.policy = bgp, stop, globalOf(want), nil
 	go sp.mind(watching)
 	if !sp.hub.isSettled() {
-		go sp.settle(watching, want.Sessions)
+		go sp.settle(watching)
 	}
 	sp.log.Info("BGP started", "asn", want.ASN, "routerID", want.RouterID, "restarting", restarting)
 	return restarting, nil
