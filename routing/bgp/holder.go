@@ -38,8 +38,9 @@ func holder(near int, port uint16) (pid int, args []string) {
 	if err != nil {
 		return 0, nil
 	}
-	four, _ := fs.NetTCP() // one of the families may not be there
-	six, _ := fs.NetTCP6()
+	// Netlink would have to enter the network namespace of that process; and one of the families may not be there.
+	four, _ := fs.NetTCP() //nolint:staticcheck // deprecated for netlink
+	six, _ := fs.NetTCP6() //nolint:staticcheck // the same
 	for _, s := range slices.Concat(four, six) {
 		if s.St == tcpListen && s.LocalPort == uint64(port) {
 			sockets[fmt.Sprintf("socket:[%d]", s.Inode)] = true
