@@ -34,6 +34,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -162,6 +163,9 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 
 // readable keeps what a parser quotes of a file out of its error.
 func readable(err error) error {
+	if file := (*fs.PathError)(nil); errors.As(err, &file) {
+		return file
+	}
 	if text := err.Error(); strings.Contains(text, "yaml:") || strings.Contains(text, "json:") || strings.Contains(text, "couldn't get version/kind") {
 		return errors.New("it is no kubeconfig file")
 	}
