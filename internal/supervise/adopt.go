@@ -38,7 +38,7 @@ func (ps *Processes) Adopt(ctx context.Context, want Command) (*Process, error) 
 	switch {
 	case err != nil:
 	case !ok:
-		err = other("its command line is not that of `weft " + want.Args[0] + "` for this directory")
+		err = other("is not " + want.Args[0] + " as this node starts it")
 	default:
 		err = ps.sameNamespace(pid, other)
 	}
