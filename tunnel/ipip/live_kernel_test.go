@@ -275,7 +275,11 @@ func TestWayChanges(t *testing.T) {
 		flows(t, r)
 		p := r.Stop().Total()
 		t.Logf("%s: %d of %d packets lost, longest gap %v", what, p.Lost, p.Sent, p.LongestGap.Round(time.Millisecond))
-		if lossless && p.Lost > 0 || p.Sent == 0 {
+		bearable := uint64(0)
+		if testkit.Emulated() { // a machine that stands still for a while drops one now and then
+			bearable = 1
+		}
+		if lossless && p.Lost > bearable || p.Sent == 0 {
 			t.Errorf("%s: %d of %d packets lost: %v", what, p.Lost, p.Sent, p.Missing)
 		}
 		if !ping(t, n1, n2) || !ping(t, n2, n1, "-s", "1452", "-M", "do") {
