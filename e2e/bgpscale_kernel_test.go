@@ -55,8 +55,8 @@ protocol bgp origin { local as 64512; neighbor 198.18.0.1 as 64513; ipv4 { impor
 	})
 	m.phase("BIRD killed", gone, 0, func() { m.bird.Kill(t) })
 	t.Logf("memory of node service and speaker: %d MiB with no route, %d MiB with %d, at most %d MiB", none, with, m.n, m.most)
-	if m.most > 400 && !testkit.Emulated() {
-		t.Errorf("the node service and the speaker took %d MiB, want at most 400", m.most)
+	if m.most > 450 && !testkit.Emulated() { // 347 to 379, as collections of garbage happen to fall
+		t.Errorf("the node service and the speaker took %d MiB, want at most 450", m.most)
 	}
 }
 
