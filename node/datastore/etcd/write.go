@@ -203,35 +203,18 @@ func specChanged(old, next *known) (bool, error) {
 
 // prepare returns a copy of o, defaulted, and its key in etcd.
 func (s *Store) prepare(o v3.Object) (v3.Object, string, error) {
-	gvk, ok := v3.GroupVersionKindOf(o)
-	if !ok {
-		return nil, "", fmt.Errorf("%T is of no kind that is known here: %w", o, datastore.ErrInvalid)
-	}
-	k, err := s.keys.key(datastore.KeyOf(o))
+	in, err := datastore.Prepared(o)
 	if err != nil {
 		return nil, "", err
 	}
-	in, ok := o.DeepCopyObject().(v3.Object)
-	if !ok {
-		return nil, "", fmt.Errorf("%T does not copy to a resource: %w", o, datastore.ErrInvalid)
-	}
-	in.GetObjectKind().SetGroupVersionKind(gvk)
-	v3.Default(in)
-	return in, k, nil
+	k, err := s.keys.key(datastore.KeyOf(o))
+	return in, k, err
 }
 
 // encode returns the stored form: the resource version is not part of it.
 func encode(in v3.Object) ([]byte, error) {
 	in.SetResourceVersion("")
-	data, err := v3.Encode(in)
-	if err != nil {
-		return nil, fmt.Errorf("encode: %w: %w", datastore.ErrInvalid, err)
-	}
-	if len(data) > maxObject {
-		return nil, fmt.Errorf("it has %d bytes, the store takes at most %d: make it smaller, or more than one of it: %w",
-			len(data), maxObject, datastore.ErrInvalid)
-	}
-	return data, nil
+	return datastore.Encode(in, maxObject)
 }
 
 // Delete removes a resource if the precondition holds (ErrConflict otherwise).

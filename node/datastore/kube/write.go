@@ -217,37 +217,21 @@ func (s *Store) writeStatus(ctx context.Context, src *source, in, out v3.Object)
 
 // prepare returns a copy of o, defaulted and found valid, and where its kind is.
 func (s *Store) prepare(o v3.Object) (*source, v3.Object, error) {
-	gvk, ok := v3.GroupVersionKindOf(o)
-	if !ok {
-		return nil, nil, fmt.Errorf("%T is of no kind that is known here: %w", o, datastore.ErrInvalid)
+	in, err := datastore.Prepared(o)
+	if err != nil {
+		return nil, nil, err
 	}
 	src, err := s.source(datastore.KeyOf(o).Kind)
 	if err != nil {
 		return nil, nil, err
 	}
-	in, ok := o.DeepCopyObject().(v3.Object)
-	if !ok {
-		return nil, nil, fmt.Errorf("%T does not copy to a resource: %w", o, datastore.ErrInvalid)
-	}
-	in.GetObjectKind().SetGroupVersionKind(gvk)
-	v3.Default(in)
 	if err := v3.Validate(in); err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", datastore.ErrInvalid, err)
 	}
 	return src, in, nil
 }
 
-func encode(in v3.Object) ([]byte, error) {
-	data, err := v3.Encode(in)
-	if err != nil {
-		return nil, fmt.Errorf("encode: %w: %w", datastore.ErrInvalid, err)
-	}
-	if len(data) > maxObject {
-		return nil, fmt.Errorf("it has %d bytes, the store takes at most %d: make it smaller, or more than one of it: %w",
-			len(data), maxObject, datastore.ErrInvalid)
-	}
-	return data, nil
-}
+func encode(in v3.Object) ([]byte, error) { return datastore.Encode(in, maxObject) }
 
 // Delete removes a resource if the precondition holds (ErrConflict otherwise). One with finalizers goes when those
 // who set them have done their part.
