@@ -138,64 +138,9 @@ func (t routeTable) Put(ctx context.Context, k RouteKey, v Route) error {
 	return t.PutMany(ctx, []reconcile.Change[RouteKey, Route]{c})[0]
 }
 
-// PutMany implements reconcile.BatchTable. What exists is replaced in place; what does not is
-// created exclusively, so that a foreign route with the same key is found and left alone.
-func (t routeTable) PutMany(ctx context.Context, puts []reconcile.Change[RouteKey, Route]) []error {
-	errs := make([]error, len(puts))
-	index, err := t.h.indexes(ctx, devicesOf(puts))
-	var reqs []request
-	var at []int
-	for i, c := range puts {
-		r := c.Want.canonical()
-		if errs[i] = err; err != nil {
-			continue
-		}
-		if errs[i] = checkRoute(c.Key, r); errs[i] != nil {
-			continue
-		}
-		if missing := slices.IndexFunc(r.devices(), func(d string) bool { return index[d] == 0 }); missing >= 0 {
-			errs[i] = fmt.Errorf("device %s: %w", r.devices()[missing], unix.ENODEV)
-			continue
-		}
-		flags := uint16(unix.NLM_F_CREATE | unix.NLM_F_EXCL)
-		if c.Exists {
-			flags = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
-		}
-		reqs = append(reqs, request{unix.RTM_NEWROUTE, flags, encodeRoute(c.Key, r, index)})
-		at = append(at, i)
-	}
-	answers, _ := t.h.exec(ctx, reqs) // its error is in each answer that it touches
-	for n, err := range answers {
-		i := at[n]
-		switch {
-		case errors.Is(err, unix.EEXIST):
-			errs[i] = ErrForeignRoute
-		case err != nil:
-			errs[i] = fmt.Errorf("%v: %w", puts[i].Want, err)
-		}
-	}
-	return errs
-}
-
 // Delete implements reconcile.Table.
 func (t routeTable) Delete(ctx context.Context, k RouteKey, v Route) error {
 	return t.DeleteMany(ctx, []reconcile.Change[RouteKey, Route]{{Key: k, Have: v}})[0]
-}
-
-// DeleteMany implements reconcile.BatchTable. The kernel compares the protocol number as well.
-func (t routeTable) DeleteMany(ctx context.Context, deletes []reconcile.Change[RouteKey, Route]) []error {
-	reqs := make([]request, len(deletes))
-	for i, c := range deletes {
-		e := rtMsg(c.Key, 0, unix.RT_SCOPE_NOWHERE, 0)
-		reqs[i] = request{unix.RTM_DELROUTE, 0, e.b}
-	}
-	errs, _ := t.h.exec(ctx, reqs)
-	for i, err := range errs {
-		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
-			errs[i] = nil
-		}
-	}
-	return errs
 }
 
 func devicesOf(puts []reconcile.Change[RouteKey, Route]) map[string]bool {

@@ -284,6 +284,9 @@ func (f *FIB) observeRoute(e kernel.Event) bool {
 		return false
 	}
 	if e.Protocol == kernel.RouteProtocol {
+		if e.RouteKey.Metric == kernel.SpareMetric {
+			return false
+		}
 		return f.syncer.Observe(e.RouteKey, e.Route, e.Removed)
 	}
 	// A foreign route under a key of ours: it has replaced ours, for which the kernel has no event
