@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // sysctlPath turns "net/ipv4/ip_forward" into its file. Elements are separated by slashes, so that
@@ -17,6 +19,35 @@ func sysctlPath(path string) (string, error) {
 	// /proc/sys/net shows the network namespace of the thread that opens the file, so that this
 	// works inside Do as well.
 	return filepath.Join("/proc/sys", path), nil
+}
+
+// containerSysctls is where a container that is not privileged has the host's /proc/sys/net mounted: its own is read-only.
+const containerSysctls = "/host/proc/sys"
+
+// writeSysctl writes a sysctl, as sysctlPath takes it, of the calling thread's network namespace.
+func writeSysctl(path, value string) error {
+	file, err := sysctlPath(path)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if errors.Is(err, unix.EROFS) {
+		var there error
+		if f, there = os.OpenFile(filepath.Join(containerSysctls, path), os.O_WRONLY, 0); there == nil {
+			err = nil
+		} else {
+			err = errors.Join(err, there)
+		}
+	}
+	if err == nil {
+		_, err = f.WriteString(value)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("write sysctl %s = %s (it needs root and a writable /proc/sys/net; in a container the host's, mounted at %s/net): %w",
+			path, value, containerSysctls, err)
+	}
+	return nil
 }
 
 // GetSysctl reads a network sysctl, such as "net/ipv4/ip_forward", of the calling thread's network
@@ -43,17 +74,8 @@ func SetSysctl(path, value string) error {
 	if have == value {
 		return nil
 	}
-	file, err := sysctlPath(path)
-	if err != nil {
+	if err := writeSysctl(path, value); err != nil {
 		return err
-	}
-	f, err := os.OpenFile(file, os.O_WRONLY, 0)
-	if err == nil {
-		_, err = f.WriteString(value)
-		err = errors.Join(err, f.Close())
-	}
-	if err != nil {
-		return fmt.Errorf("write sysctl %s = %s (it needs root and a writable /proc/sys): %w", path, value, err)
 	}
 	if have, err = GetSysctl(path); err != nil {
 		return err

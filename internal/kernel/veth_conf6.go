@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -63,19 +62,7 @@ func (p *PodLinks) setHostConf6(device string, v6 bool, have []int32) error {
 }
 
 func writeConf6(device string, c conf6) error {
-	path, err := sysctlPath("net/ipv6/conf/" + device + "/" + c.file)
-	if err != nil {
-		return err
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err == nil {
-		_, err = f.WriteString(strconv.Itoa(int(c.value)))
-		err = errors.Join(err, f.Close())
-	}
-	if err != nil {
-		return fmt.Errorf("write %s = %d (it needs root and a writable /proc/sys): %w", path, c.value, err)
-	}
-	return nil
+	return writeSysctl("net/ipv6/conf/"+device+"/"+c.file, strconv.Itoa(int(c.value)))
 }
 
 // linkConf6 returns an interface with its IPv6 settings by their DEVCONF_* index, nil when it has no
