@@ -15,10 +15,11 @@ import (
 
 // outline is what the kernel has under the owner's names, and under its legacy names.
 type outline struct {
-	table    bool
-	chains   []*nftables.Chain
-	sets     []*nftables.Set
-	counters []*nftables.CounterObj
+	table      bool
+	chains     []*nftables.Chain
+	sets       []*nftables.Set
+	flowTables []*nftables.Flowtable
+	counters   []*nftables.CounterObj
 }
 
 func (tx *Tx) owns(name string) bool {
@@ -55,6 +56,9 @@ func (tx *Tx) read() (outline, error) {
 			n.sets = append(n.sets, s)
 		}
 	}
+	if n.flowTables, err = tx.readFlowTables(); err != nil {
+		return n, err
+	}
 	objs, err := tx.nft.GetNamedObjects(tx.table)
 	if err != nil {
 		return n, fmt.Errorf("list counters: %w", err)
@@ -88,7 +92,7 @@ func (o *Owner) intact(ctx context.Context) bool {
 	tx := &Tx{nft: o.nft, owner: o, table: table()}
 	have := o.have()
 	there, err := tx.read()
-	if err != nil || len(there.chains) != len(have.Chains) || len(there.sets) != len(have.Sets) || len(there.counters) != len(have.Counters) {
+	if err != nil || len(there.chains) != len(have.Chains) || len(there.sets) != len(have.Sets) || len(there.flowTables) != len(have.FlowTables) || len(there.counters) != len(have.Counters) {
 		return false
 	}
 	rules, err := o.countRules()

@@ -146,6 +146,19 @@ func (o *Owner) apply(ctx context.Context, want func() Program, empty bool, upda
 	return res, nil
 }
 
+// Rewrite writes what the last Apply or Sync wanted anew, as one transaction: flow tables begin empty. Before the first it
+// removes what an earlier process left.
+func (o *Owner) Rewrite(ctx context.Context) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.known && o.empty && !o.touch.Load() {
+		return ctx.Err()
+	}
+	o.known = false
+	_, err := o.apply(ctx, o.have, o.empty, nil)
+	return err
+}
+
 // Look does what Invalidate asked for, before the caller changes what ApplyLazily's want returns.
 func (o *Owner) Look(ctx context.Context) {
 	o.mu.Lock()

@@ -14,9 +14,10 @@ import (
 // Program is all that an owner wants in the table. The zero Program is "nothing". All names begin
 // with the owner's prefix. An Owner keeps the Program that it was given: it must not be changed later.
 type Program struct {
-	Counters []string
-	Sets     []Set
-	Chains   []Chain
+	Counters   []string
+	Sets       []Set
+	FlowTables []FlowTable
+	Chains     []Chain
 }
 
 // Chain is a chain with its rules.
@@ -70,7 +71,9 @@ type Set struct {
 }
 
 // Empty tells whether nothing is wanted.
-func (p Program) Empty() bool { return len(p.Counters)+len(p.Sets)+len(p.Chains) == 0 }
+func (p Program) Empty() bool {
+	return len(p.Counters)+len(p.Sets)+len(p.FlowTables)+len(p.Chains) == 0
+}
 
 func (s Set) elements() []nftables.SetElement {
 	if s.Elements == nil {
@@ -126,7 +129,8 @@ type changes struct {
 	setsCome                 []Set
 	setsGo                   []string
 	elements                 []elementsChange
-	chainsCome               []Chain // without their rules
+	flowTables               []FlowTable // with the devices that come only
+	chainsCome               []Chain     // without their rules
 	chainsGo                 []string
 	rules                    []Chain // whose rules are written anew
 }
@@ -138,7 +142,7 @@ type elementsChange struct {
 
 func (c changes) none() bool {
 	return len(c.countersCome)+len(c.countersGo)+len(c.setsCome)+len(c.setsGo)+len(c.elements)+
-		len(c.chainsCome)+len(c.chainsGo)+len(c.rules) == 0
+		len(c.flowTables)+len(c.chainsCome)+len(c.chainsGo)+len(c.rules) == 0
 }
 
 // diff tells how want differs from have; ok is false when only writing all anew leads there, since
@@ -160,6 +164,11 @@ func diff(have, want Program) (d changes, ok bool) {
 			d.chainsGo = append(d.chainsGo, c.Name)
 		}
 	}
+	come, ok := diffFlowTables(have.FlowTables, want.FlowTables)
+	if !ok {
+		return d, false
+	}
+	d.flowTables = come
 	for _, s := range want.Sets {
 		old := have.set(s.Spec.Name)
 		switch {

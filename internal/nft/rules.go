@@ -86,6 +86,11 @@ func (f Field) Is(b ...byte) []expr.Any { return f.compare(expr.CmpOpEq, b) }
 // IsNot matches a field that does not begin with these bytes.
 func (f Field) IsNot(b ...byte) []expr.Any { return f.compare(expr.CmpOpNeq, b) }
 
+// IsAndIsNot matches a field that begins with is, but not with not; it is loaded once.
+func (f Field) IsAndIsNot(is, not []byte) []expr.Any {
+	return append(f.compare(expr.CmpOpEq, is), &expr.Cmp{Op: expr.CmpOpNeq, Register: regScratch, Data: not})
+}
+
 func (f Field) compare(op expr.CmpOp, b []byte) []expr.Any {
 	return append(f.load(regScratch), &expr.Cmp{Op: op, Register: regScratch, Data: b})
 }

@@ -18,6 +18,7 @@ type Refusal struct {
 	Chain string // a chain, or a rule of it; empty when about something else
 	Rule  int    // index among Chain's rules; -1: the chain itself
 	Set   string // a set, or elements of it
+	Flows string // a flow table
 	Err   error
 }
 
@@ -28,6 +29,8 @@ func (r *Refusal) Error() string {
 		return fmt.Sprintf("rule %d of nftables chain %s: %v", r.Rule, r.Chain, r.Err)
 	case r.Chain != "":
 		return fmt.Sprintf("nftables chain %s: %v", r.Chain, r.Err)
+	case r.Flows != "":
+		return fmt.Sprintf("nftables flow table %s: %v", r.Flows, r.Err)
 	case r.Set != "":
 		return fmt.Sprintf("nftables set %s: %v", r.Set, r.Err)
 	}

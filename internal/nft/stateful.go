@@ -20,6 +20,46 @@ func InState(bits uint32) []expr.Any {
 	}
 }
 
+// Assured matches packets of connections that were answered and go on: TCP's handshake is over, or UDP went
+// both ways for more than two seconds.
+func Assured() []expr.Any {
+	return append(InState(expr.CtStateBitESTABLISHED), withStatus(statusAssured)...)
+}
+
+// DestTranslated matches packets, of both directions, of connections whose destination is translated.
+func DestTranslated() []expr.Any { return withStatus(statusDestTranslated) }
+
+// IPS_ASSURED and IPS_DST_NAT of include/uapi/linux/netfilter/nf_conntrack_common.h.
+const (
+	statusAssured        = 1 << 2
+	statusDestTranslated = 1 << 5
+)
+
+func withStatus(bit uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: regScratch},
+		&expr.Bitwise{SourceRegister: regScratch, DestRegister: regScratch, Len: 4, Mask: Native(bit), Xor: Native(0)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: regScratch, Data: Native(0)},
+	}
+}
+
+// FromWhereItsSourceIs matches packets that came in by the device that the route to their source leads to.
+func FromWhereItsSourceIs() []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: regScratch, ResultOIF: true, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: regScratch, Data: []byte{0}},
+	}
+}
+
+// NotConnMarked matches packets whose connection's mark has none of the bits.
+func NotConnMarked(bits uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeyMARK, Register: regScratch},
+		&expr.Bitwise{SourceRegister: regScratch, DestRegister: regScratch, Len: 4, Mask: Native(bits), Xor: Native(0)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: regScratch, Data: Native(0)},
+	}
+}
+
 // Marked matches packets with one of the bits in their mark.
 func Marked(bits uint32) []expr.Any {
 	return []expr.Any{

@@ -213,6 +213,9 @@ func (tx *Tx) change(d changes) error {
 			return err
 		}
 	}
+	for _, f := range d.flowTables {
+		tx.AddFlowTable(f)
+	}
 	for _, c := range d.rules {
 		tx.FlushChain(c.Name)
 	}
@@ -261,6 +264,9 @@ func (tx *Tx) Replace(want Program) error {
 			tx.res.Removed++
 		}
 	}
+	for _, f := range there.flowTables { // also one that is wanted: what it holds was let in by rules that may not be ours
+		tx.nft.DelFlowtable(f)
+	}
 	for _, c := range there.counters {
 		if !slices.Contains(want.Counters, c.Name) {
 			tx.nft.DeleteObject(c)
@@ -286,6 +292,9 @@ func (tx *Tx) write(want Program) error {
 		if err := tx.AddSet(s); err != nil {
 			return err
 		}
+	}
+	for _, f := range want.FlowTables {
+		tx.AddFlowTable(f)
 	}
 	for _, c := range want.Chains {
 		tx.AddRules(c)

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
@@ -111,6 +112,8 @@ func concerns(kind uint16, data []byte, prefix string) bool {
 		nameAttr = unix.NFTA_SET_NAME
 	case unix.NFT_MSG_NEWSETELEM, unix.NFT_MSG_DELSETELEM:
 		nameAttr = unix.NFTA_SET_ELEM_LIST_SET
+	case nftables.NFT_MSG_NEWFLOWTABLE, nftables.NFT_MSG_DELFLOWTABLE:
+		nameAttr = nftables.NFTA_FLOWTABLE_NAME
 	case unix.NFT_MSG_NEWOBJ, unix.NFT_MSG_DELOBJ:
 		nameAttr = unix.NFTA_OBJ_NAME
 	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE:
