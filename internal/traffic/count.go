@@ -14,7 +14,8 @@ type counter struct {
 	duplicated uint64
 	reordered  uint64 // arrived after a greater one (RFC 4737, type-P-reordered)
 
-	last       int64 // arrival of the latest packet, ns
+	last       int64           // arrival of the latest packet, ns
+	gaps       []time.Duration // the longest before a number, of each word of seen
 	longestGap time.Duration
 	latency    time.Duration // longest
 }
@@ -27,7 +28,7 @@ func (c *counter) add(seq, sent uint64, sentAt, at int64) bool {
 	}
 	word, bit := seq/64, uint64(1)<<(seq%64)
 	for uint64(len(c.seen)) <= word {
-		c.seen = append(c.seen, 0)
+		c.seen, c.gaps = append(c.seen, 0), append(c.gaps, 0)
 	}
 	if c.seen[word]&bit != 0 {
 		c.duplicated++
@@ -41,7 +42,8 @@ func (c *counter) add(seq, sent uint64, sentAt, at int64) bool {
 		c.next = seq + 1
 	}
 	if c.last != 0 {
-		c.longestGap = max(c.longestGap, time.Duration(at-c.last))
+		gap := time.Duration(at - c.last)
+		c.longestGap, c.gaps[word] = max(c.longestGap, gap), max(c.gaps[word], gap)
 	}
 	c.last = max(c.last, at)
 	c.latency = max(c.latency, time.Duration(at-sentAt))
@@ -70,6 +72,14 @@ func (c *counter) between(a, b uint64) uint64 {
 		a += width
 	}
 	return n
+}
+
+// gapBetween returns the longest time before the arrival of a number from a to b, or of one of up to 63 around them.
+func (c *counter) gapBetween(a, b uint64) (longest time.Duration) {
+	for word := a / 64; word <= b/64 && word < uint64(len(c.gaps)); word++ {
+		longest = max(longest, c.gaps[word])
+	}
+	return longest
 }
 
 // Range is a run of sequence numbers: From, and Count of them.

@@ -67,3 +67,24 @@ func TestCompare(t *testing.T) {
 		t.Error("content that is shifted by one byte passes")
 	}
 }
+
+// The gap of a window is that of its packets, not of the others.
+func TestGapBetween(t *testing.T) {
+	var c counter
+	at := int64(0)
+	for seq := range uint64(1000) {
+		at += 1e6
+		if seq == 500 {
+			at += 50e6
+		}
+		c.add(seq, 1000, at, at)
+	}
+	for _, w := range []struct {
+		a, b uint64
+		want time.Duration
+	}{{0, 400, time.Millisecond}, {450, 600, 51 * time.Millisecond}, {600, 999, time.Millisecond}} {
+		if got := c.gapBetween(w.a, w.b); got != w.want {
+			t.Errorf("%d to %d: %v, want %v", w.a, w.b, got, w.want)
+		}
+	}
+}

@@ -68,6 +68,14 @@ func (r Report) Between(a, b uint64) (sent, lost uint64) {
 	return sent, lost
 }
 
+// GapBetween returns the longest time of a pair without an arrival between two marks, give or take 63 packets.
+func (r Report) GapBetween(a, b uint64) (longest time.Duration) {
+	for _, p := range r.Pairs {
+		longest = max(longest, p.counter.gapBetween(a, b))
+	}
+	return longest
+}
+
 // Streams returns how many TCP streams there were, how many of them broke, and the longest silence
 // of one.
 func (r Report) Streams() (all, broken int, longest time.Duration) {

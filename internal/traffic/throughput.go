@@ -6,10 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"weft/internal/kernel"
 )
@@ -28,7 +25,7 @@ func Throughput(ctx context.Context, from, to Host, d time.Duration) (bps float6
 	fail := func(err error) (float64, error) {
 		return 0, fmt.Errorf("throughput from %s to %s: %w", from.Name, to.Name, err)
 	}
-	control := net.ListenConfig{Control: cubic}
+	control := net.ListenConfig{Control: kernel.Cubic}
 	var l net.Listener
 	err = kernel.Do(to.Netns, func() (err error) {
 		l, err = control.Listen(ctx, "tcp", netip.AddrPortFrom(to.Addr, 0).String())
@@ -38,7 +35,7 @@ func Throughput(ctx context.Context, from, to Host, d time.Duration) (bps float6
 		return fail(err)
 	}
 	defer l.Close()
-	dialer := net.Dialer{Timeout: 5 * time.Second, Control: cubic}
+	dialer := net.Dialer{Timeout: 5 * time.Second, Control: kernel.Cubic}
 	var out net.Conn
 	err = kernel.Do(from.Netns, func() (err error) {
 		out, err = dialer.DialContext(ctx, "tcp", l.Addr().String())
@@ -94,12 +91,4 @@ func count(in net.Conn, begin, end time.Time) (bps float64, err error) {
 		return 0, errors.New("nothing arrived")
 	}
 	return float64(bytes) * 8 / last.Sub(first).Seconds(), nil
-}
-
-func cubic(_, _ string, c syscall.RawConn) error {
-	var set error
-	err := c.Control(func(fd uintptr) {
-		set = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "cubic")
-	})
-	return errors.Join(err, set)
 }
