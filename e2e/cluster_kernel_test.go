@@ -26,25 +26,7 @@ import (
 // binaries is the directory of weft and weft-cni, built once.
 var binaries string
 
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "weft-e2e-")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		binaries = dir
-		if os.Getuid() == 0 {
-			out, err := exec.Command("go", "build", "-o", dir+"/", "weft/cmd/weft", "weft/cmd/weft-cni").CombinedOutput()
-			if err != nil {
-				fmt.Fprintf(os.Stderr, "build the binaries: %v\n%s", err, out)
-				return 1
-			}
-		}
-		return m.Run()
-	}())
-}
+func TestMain(m *testing.M) { os.Exit(testkit.RunWithWeft(m, &binaries)) }
 
 // cluster is a lab that is taken down, and checked for leaks, when the test ends.
 type cluster struct {

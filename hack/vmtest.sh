@@ -177,7 +177,7 @@ tests() {
 		if ! go test -c -ldflags '-s -w' -o "$r/$path/package.test" "$path"; then echo "$path" >>"$work/broken" && continue; fi
 		[ ! -d "$dir/testdata" ] || cp -r "$dir/testdata" "$r/$path/"
 		# shellcheck disable=SC2086
-		if [ ! -e "$r/bin" ] && (cd "$dir" && grep -q 'weft/cmd/' $files); then
+		if [ ! -e "$r/bin" ] && (cd "$dir" && grep -qE 'weft/cmd/|RunWithWeft' $files); then
 			go build -trimpath -ldflags '-s -w' -o "$r/bin/" ./cmd/... || echo weft/cmd/... >>"$work/broken"
 		fi
 	done <"$work/list"

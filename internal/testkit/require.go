@@ -36,8 +36,9 @@ const (
 	IPIP      Feature = "ipip"
 	WireGuard Feature = "wireguard"
 	IPv6      Feature = "ipv6"
-	NFTables  Feature = "nftables" // the nft binary and the inet family
-	IPRoute2  Feature = "iproute2" // the ip and bridge binaries
+	NFTables  Feature = "nftables"  // the nft binary and the inet family
+	FlowTable Feature = "flowtable" // those of nftables
+	IPRoute2  Feature = "iproute2"  // the ip and bridge binaries
 	Iperf3    Feature = "iperf3"
 	BIRD      Feature = "bird" // version 2
 	FRR       Feature = "frr"  // its daemons below FRRDir
@@ -112,6 +113,15 @@ func probeIn(t testing.TB, f Feature) (err error) {
 		}
 		_, err := Try(t, ns, "nft", "add table inet probe")
 		return err
+	case FlowTable:
+		if err := find("nft"); err != nil {
+			return err
+		}
+		_, err := TryInput(t, ns, "table inet probe { flowtable f { hook ingress priority 0; devices = { lo }; }; chain c { type filter hook forward priority 0; flow add @f; }; }", "nft", "-f", "-")
+		if err != nil {
+			return errors.New(strings.SplitN(err.Error(), "\n", 2)[0])
+		}
+		return nil
 	case VXLAN:
 		return probeLink(t, ns, f, "id", "1", "dstport", "4789")
 	case IPIP:

@@ -101,7 +101,19 @@ func Median(r []float64) float64 { return slices.Sorted(slices.Values(r))[len(r)
 
 func stream(t testing.TB, from NS, dest netip.Addr) (bps, bytes float64) {
 	t.Helper()
-	out := Run(t, from, "iperf3", "-J", "-n", "500M", "-C", "cubic", "-c", dest.String())
+	return iperf3(t, from, dest, "-n", "500M")
+}
+
+// StreamRate runs an iperf3 client with these further arguments, and returns bits per second as the server counted them.
+func StreamRate(t testing.TB, from NS, dest netip.Addr, args ...string) (bps float64) {
+	t.Helper()
+	bps, _ = iperf3(t, from, dest, args...)
+	return bps
+}
+
+func iperf3(t testing.TB, from NS, dest netip.Addr, args ...string) (bps, bytes float64) {
+	t.Helper()
+	out := Run(t, from, append([]string{"iperf3", "-J", "-C", "cubic", "-c", dest.String()}, args...)...)
 	var res struct {
 		End struct {
 			Received struct {
