@@ -17,6 +17,7 @@ import (
 
 	"weft/encryption"
 	"weft/encryption/wireguard/userspace"
+	"weft/internal/byhand"
 	"weft/internal/kernel"
 	"weft/internal/testkit"
 	"weft/model"
@@ -35,7 +36,7 @@ func TestMain(m *testing.M) {
 			cmd.SetArgs(os.Args[2:])
 			exit(cmd.Execute())
 		case bareCommand:
-			exit(bare())
+			exit(byhand.WireGuard(os.Args[2], os.Stdin, os.Stdout))
 		case agentCommand:
 			exit(agent())
 		case listenCommand:
