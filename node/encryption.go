@@ -475,5 +475,5 @@ func (s *service) wireguardDriver(ctx context.Context) *wireguard.Driver {
 		return nil
 	}
 	s.ways[tunnel.WireGuard] = string(way)
-	return wireguard.New(s.handle, s.log, wireguard.Options{Way: way, LogDir: s.cfg.RunDir})
+	return wireguard.New(s.handle, s.log, wireguard.Options{Way: way, LogDir: s.cfg.RunDir, Keeper: s.cfg.Keeper})
 }

@@ -444,7 +444,7 @@ func (s *speaker) table(fill func(*status.BGPRoute, *routing.Learned)) status.BG
 
 // newSpeaker makes this node's side of BGP.
 func (s *service) newSpeaker() *speaker {
-	d := bgp.New(s.handle, s.log, bgp.Options{Dir: s.cfg.RunDir, LogDir: s.cfg.RunDir})
+	d := bgp.New(s.handle, s.log, bgp.Options{Dir: s.cfg.RunDir, LogDir: s.cfg.RunDir, Keeper: s.cfg.Keeper})
 	return newSpeaker(model.NodeName(s.cfg.NodeName), d, !s.cfg.BGP, s.cluster, s.log, s.engine.runner, func() { s.publish.Kick() }, s.cfg.Resync)
 }
 

@@ -22,6 +22,6 @@ func main() { os.Exit(cli.Execute(context.Background(), root())) }
 
 func root() *cobra.Command {
 	root := cli.Root(version)
-	root.AddCommand(node.Command(version), node.CleanupCommand(), node.StoreCommand(), lab.Command(), bench.DemoCommand(), bench.Command(), userspace.Command(), speaker.Command())
+	root.AddCommand(node.Command(version), node.CleanupCommand(), node.StoreCommand(), node.KeeperCommand(), lab.Command(), bench.DemoCommand(), bench.Command(), userspace.Command(), speaker.Command())
 	return root
 }

@@ -38,6 +38,8 @@ type Options struct {
 	LogDir string
 	// Env are variables that they get besides a few of ours.
 	Env []string
+	// Keeper is the socket of the keeper that starts them (supervise.Keeper); empty: this process does.
+	Keeper string
 }
 
 // Driver makes the kernel look like an encryption plan. Apply is called by one goroutine; Observe,

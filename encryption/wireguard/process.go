@@ -28,7 +28,7 @@ type process = supervise.Process
 
 func newProcesses(h *kernel.Handle, log *slog.Logger, o Options, died func(*process)) *processes {
 	return &processes{
-		Processes: &supervise.Processes{Handle: h, Log: log, Executable: o.Executable, Env: o.Env, Died: died},
+		Processes: &supervise.Processes{Handle: h, Log: log, Executable: o.Executable, Env: o.Env, Keeper: o.Keeper, Died: died},
 		socketDir: o.SocketDir, logDir: o.LogDir,
 	}
 }

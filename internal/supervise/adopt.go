@@ -12,46 +12,99 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Adopt looks for a process that answers on the command's socket; nil when none does. One that is ours and
-// of another version is ended; one of another network namespace, or that is not ours, is an error.
-func (ps *Processes) Adopt(ctx context.Context, want Command) (*Process, error) {
-	pid, err := Listener(ctx, want.Socket)
+// found is a process that listens on a socket, as who looked sees it.
+type found struct {
+	pid   int  // in the PID namespace of who looked
+	far   bool // that is the keeper's, and not this one
+	args  []string
+	pidfd *os.File // nil where only the number was asked for
+	netns *os.File // its network namespace; as pidfd
+}
+
+func (f *found) close() {
+	closeAll([]*os.File{f.pidfd, f.netns}) // a nil one is closed already
+}
+
+// become says which process it is.
+func (p *Process) become(f *found) error {
+	fd, err := unix.FcntlInt(uintptr(number(f.pidfd)), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // else the runtime's poller does not take it
+		unix.Close(fd)
+		return err
+	}
+	p.PID, p.Far, p.fd = f.pid, f.far, os.NewFile(uintptr(fd), "pidfd")
+	return nil
+}
+
+// errElsewhere: who listens is in a PID namespace that cannot be seen from here.
+var errElsewhere = errors.New("a process of another PID namespace listens there")
+
+// find looks for the process that listens on a socket; nil when none does.
+func find(ctx context.Context, socket string) (*found, error) {
+	pid, err := Listener(ctx, socket)
 	if err != nil || pid == 0 {
 		return nil, err
-	}
-	other := func(what string) error {
-		return fmt.Errorf("socket %s of the %s: process %d listens there, and %s: end it by hand%s", want.Socket, want.What, pid, what, want.Help)
 	}
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if errors.Is(err, unix.ESRCH) {
 		return nil, nil // it ended just now
 	}
 	if err != nil {
-		return nil, fmt.Errorf("follow process %d, the %s: %w", pid, want.What, err)
+		return nil, fmt.Errorf("follow process %d, which listens on %s: %w", pid, socket, err)
 	}
-	p := &Process{Command: want, PID: pid, fd: os.NewFile(uintptr(fd), "pidfd"), Since: time.Now(), Adopted: true, ended: make(chan struct{})}
+	f := &found{pid: pid, pidfd: os.NewFile(uintptr(fd), "pidfd")}
 	// After the descriptor: from here on the process is the one that was asked.
-	version, ok, err := look(pid, want)
-	if again, lerr := Listener(ctx, want.Socket); err == nil && (lerr != nil || again != pid) {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err == nil {
+		f.args = strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")
+		f.netns, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	}
+	if again, lerr := Listener(ctx, socket); err == nil && (lerr != nil || again != pid) {
 		err = errors.Join(lerr, errors.New("it changed meanwhile"))
 	}
-	switch {
-	case err != nil:
-	case !ok:
-		err = other("is not " + want.Args[0] + " as this node starts it")
-	default:
-		err = ps.sameNamespace(pid, other)
-	}
 	if err != nil {
-		p.fd.Close()
+		f.close()
+		return nil, fmt.Errorf("look at process %d, which listens on %s: %w", pid, socket, err)
+	}
+	return f, nil
+}
+
+// Adopt looks for a process that answers on the command's socket; nil when none does. One that is ours and
+// of another version is ended; one of another network namespace, or that is not ours, is an error.
+func (ps *Processes) Adopt(ctx context.Context, want Command) (*Process, error) {
+	f, err := find(ctx, want.Socket)
+	if errors.Is(err, errElsewhere) && ps.Keeper != "" {
+		f, err = ps.findByKeeper(ctx, want.Socket)
+	}
+	if err != nil || f == nil {
+		return nil, err
+	}
+	other := func(what string) error {
+		return fmt.Errorf("socket %s of the %s: process %d listens there, and %s: end it by hand%s", want.Socket, want.What, f.pid, what, want.Help)
+	}
+	version, ok := want.Is(f.args)
+	if ok {
+		err = ps.sameNamespace(f.netns, other)
+	} else {
+		err = other("is not " + want.Args[0] + " as this node starts it")
+	}
+	p := &Process{Command: want, Since: time.Now(), Adopted: true, ended: make(chan struct{})}
+	if err == nil {
+		err = p.become(f)
+	}
+	f.close()
+	if err != nil {
 		return nil, err
 	}
 	ps.follow(p)
 	if version != want.Version {
-		ps.Log.Info("replacing the "+want.What, "pid", pid, "version", version, "want", want.Version)
+		ps.Log.Info("replacing the "+want.What, "pid", f.pid, "version", version, "want", want.Version)
 		return nil, ps.End(ctx, p)
 	}
-	ps.Log.Info("adopted the "+want.What, "pid", pid)
+	ps.Log.Info("adopted the "+want.What, "pid", f.pid)
 	return p, nil
 }
 
@@ -68,17 +121,7 @@ func SameDir(a, b string) bool {
 	return err == nil && os.SameFile(x, y)
 }
 
-// look reads a process's command line.
-func look(pid int, want Command) (version int, ok bool, err error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil {
-		return 0, false, fmt.Errorf("look at process %d: %w", pid, err)
-	}
-	version, ok = want.Is(strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00"))
-	return version, ok, nil
-}
-
-func (ps *Processes) sameNamespace(pid int, other func(string) error) error {
+func (ps *Processes) sameNamespace(netns *os.File, other func(string) error) error {
 	own, err := ps.Handle.Namespace()
 	if err != nil {
 		return err
@@ -88,9 +131,9 @@ func (ps *Processes) sameNamespace(pid int, other func(string) error) error {
 	if err != nil {
 		return err
 	}
-	its, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", pid))
+	its, err := netns.Stat()
 	if err != nil {
-		return fmt.Errorf("look at the network namespace of process %d: %w", pid, err)
+		return fmt.Errorf("look at its network namespace: %w", err)
 	}
 	if !os.SameFile(mine, its) {
 		return other("is in another network namespace")
@@ -114,23 +157,7 @@ func Listener(ctx context.Context, socket string) (pid int, err error) {
 		return 0, fmt.Errorf("ask who listens on %s: %w", socket, err)
 	}
 	if pid == 0 {
-		return 0, fmt.Errorf("socket %s: a process of another PID namespace listens there: end it", socket)
+		return 0, fmt.Errorf("socket %s: %w: end it", socket, errElsewhere)
 	}
 	return pid, nil
-}
-
-// PeerPID returns the process at the other end of a connection, as it was when that was made or listened
-// for; 0 where it is in another PID namespace.
-func PeerPID(c *net.UnixConn) (int, error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	var inner error
-	err = raw.Control(func(fd uintptr) { cred, inner = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err := errors.Join(err, inner); err != nil {
-		return 0, err
-	}
-	return int(cred.Pid), nil
 }

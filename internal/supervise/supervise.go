@@ -11,12 +11,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +32,8 @@ const (
 	atOnce       = 3
 	firstPause   = 100 * time.Millisecond
 	longestPause = 5 * time.Second
+	// alonePause is how long a keeper whose binary seems to be of an older release is done without.
+	alonePause = 5 * time.Minute
 )
 
 // keptEnv are the variables that a process takes over; others may be secrets, and it lives long.
@@ -60,7 +59,9 @@ type Processes struct {
 	Handle     *kernel.Handle
 	Log        *slog.Logger
 	Executable string   // the weft binary; empty is the one that runs
-	Env        []string // further variables
+	Env        []string // further variables; not with a Keeper
+	// Keeper is the socket of the keeper that starts the processes, in this network namespace; empty: they are started here.
+	Keeper string
 	// Died is called when a process ended that was not told to, by a goroutine of its own.
 	Died func(p *Process)
 
@@ -69,6 +70,8 @@ type Processes struct {
 	all     map[*Process]bool   // also those that were told to end
 	crashes int                 // processes that ended soon, in a row
 	notYet  time.Time           // when the next one may be started
+	away    time.Time           // since when the keeper does not answer; zero: it does
+	alone   time.Time           // until then the keeper is not asked: what it started did not know its command
 	done    sync.WaitGroup
 }
 
@@ -76,9 +79,11 @@ type Processes struct {
 type Process struct {
 	Command
 	PID     int
+	Far     bool      // it is in the keeper's PID namespace, which has given it the PID
 	Since   time.Time // when it was started or adopted
 	Adopted bool
 
+	of    *Processes
 	fd    *os.File      // pidfd
 	ended chan struct{} // closed when it ended, or when nobody waits for it any more
 }
@@ -129,13 +134,6 @@ func (ps *Processes) start(ctx context.Context, c Command) (*Process, error) {
 	fail := func(err error) (*Process, error) {
 		return nil, fmt.Errorf("start the %s: %w", c.What, err)
 	}
-	executable := ps.Executable
-	if executable == "" {
-		var err error
-		if executable, err = os.Executable(); err != nil {
-			return fail(err)
-		}
-	}
 	p := &Process{Command: c, Since: time.Now(), ended: make(chan struct{})}
 	log, err := openLog(c.Log)
 	if err != nil {
@@ -147,34 +145,61 @@ func (ps *Processes) start(ctx context.Context, c Command) (*Process, error) {
 		return fail(err)
 	}
 	defer r.Close()
-	fd := -1
-	cmd := exec.Command(executable, c.Args...)
-	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles, cmd.Dir = log, log, []*os.File{w}, "/"
-	cmd.Env = slices.Clone(ps.Env)
-	for _, k := range keptEnv {
-		if v, ok := os.LookupEnv(k); ok {
-			cmd.Env = append(cmd.Env, k+"="+v)
-		}
-	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, PidFD: &fd}
-	err = ps.Handle.Do(cmd.Start)
+	err = ps.spawn(ctx, p, log, w)
 	w.Close()
 	if err != nil {
 		return fail(err)
 	}
-	p.PID = cmd.Process.Pid
-	_ = cmd.Process.Release() // follow reaps it
-	if err := unix.SetNonblock(fd, true); err != nil {
-		unix.Close(fd)
-		return fail(err)
-	}
-	p.fd = os.NewFile(uintptr(fd), "pidfd")
 	ps.follow(p)
 	if err := awaitReady(ctx, r); err != nil {
+		if ps.Keeper != "" && errors.Is(err, errWordless) {
+			ps.mu.Lock()
+			ps.alone = time.Now().Add(alonePause) // its binary may be of an older release, which does not know this command as it is now
+			ps.mu.Unlock()
+		}
 		return fail(errors.Join(err, ps.End(context.WithoutCancel(ctx), p)))
 	}
 	ps.Log.Info("started the "+c.What, "pid", p.PID, "log", log.Name())
 	return p, nil
+}
+
+// spawn starts a process, by the keeper where there is one.
+func (ps *Processes) spawn(ctx context.Context, p *Process, log, ready *os.File) error {
+	ps.mu.Lock()
+	keeper := ps.Keeper != "" && !time.Now().Before(ps.alone)
+	ps.mu.Unlock()
+	var err error
+	if keeper {
+		var f *found
+		if f, err = ps.throughKeeper(ctx, p.Command, log, ready); err == nil {
+			defer f.close()
+			return p.become(f)
+		}
+		if errors.Is(err, errNoKeeper) && ps.keeperIsAway() {
+			return err
+		}
+	}
+	if ps.Keeper != "" {
+		ps.Log.Warn("the "+p.What+" is started without the keeper, and ends with this container: delete the keeper's pod, then this one's, to have it kept",
+			"err", err)
+	}
+	executable := ps.Executable
+	if executable == "" {
+		if executable, err = os.Executable(); err != nil {
+			return err
+		}
+	}
+	fd := -1
+	cmd := command(executable, p.Args, log, ready, ps.Env)
+	cmd.SysProcAttr.PidFD = &fd
+	if err := ps.Handle.Do(cmd.Start); err != nil {
+		return err
+	}
+	pid := cmd.Process.Pid
+	_ = cmd.Process.Release() // follow reaps it
+	f := &found{pid: pid, pidfd: os.NewFile(uintptr(fd), "pidfd")}
+	defer f.pidfd.Close()
+	return p.become(f)
 }
 
 func openLog(path string) (*os.File, error) {
@@ -183,6 +208,9 @@ func openLog(path string) (*os.File, error) {
 	}
 	return os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 }
+
+// errWordless: a command line that is not understood ends so, since who reads it tells of it in the log.
+var errWordless = errors.New("it ended without a word: see its log")
 
 // awaitReady reads what the process says: that it is ready, or why it cannot be.
 func awaitReady(ctx context.Context, r *os.File) error {
@@ -201,11 +229,12 @@ func awaitReady(ctx context.Context, r *os.File) error {
 	case err != nil:
 		return fmt.Errorf("it is not ready: %w", err)
 	}
-	return errors.New("it ended without a word: see its log")
+	return errWordless
 }
 
 // follow notices the end of a process, and reaps it if it is a child of this one.
 func (ps *Processes) follow(p *Process) {
+	p.of = ps
 	ps.mu.Lock()
 	if ps.running == nil {
 		ps.running, ps.all = map[string]*Process{}, map[*Process]bool{}
@@ -216,7 +245,7 @@ func (ps *Processes) follow(p *Process) {
 		ended := p.await() // else the user is closed
 		known := false
 		if ended {
-			_, _ = unix.Wait4(p.PID, nil, unix.WNOHANG, nil)
+			p.reap()
 			ps.mu.Lock()
 			delete(ps.all, p)
 			if known = ps.running[p.Name] == p; known {
@@ -291,7 +320,7 @@ func (ps *Processes) End(ctx context.Context, p *Process) error {
 	}
 	ps.mu.Unlock()
 	for _, s := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
-		if err := p.signal(s); err != nil && p.Alive() {
+		if err := ps.signal(ctx, p, s); err != nil && p.Alive() {
 			return fmt.Errorf("end process %d, the %s: %w", p.PID, p.What, err)
 		}
 		select {
@@ -305,14 +334,22 @@ func (ps *Processes) End(ctx context.Context, p *Process) error {
 	return fmt.Errorf("process %d, the %s, does not end", p.PID, p.What)
 }
 
-func (p *Process) signal(s unix.Signal) error {
-	raw, err := p.fd.SyscallConn()
-	if err != nil {
-		return err
+// reap frees what the kernel keeps of a child that ended; what is no child of this process has another to do it.
+func (p *Process) reap() {
+	_ = p.withFD(func(fd int) error { return unix.Waitid(unix.P_PIDFD, fd, nil, unix.WEXITED|unix.WNOHANG, nil) })
+}
+
+// signal sends one by the process's descriptor, which the kernel does for processes of this PID namespace and inner ones.
+func (ps *Processes) signal(ctx context.Context, p *Process, s unix.Signal) error {
+	if p.Far {
+		return ps.signalByKeeper(ctx, p, s)
 	}
-	var inner error
-	err = raw.Control(func(fd uintptr) { inner = unix.PidfdSendSignal(int(fd), s, nil, 0) })
-	return errors.Join(err, inner)
+	return p.withFD(func(fd int) error { return unix.PidfdSendSignal(fd, s, nil, 0) })
+}
+
+// withFD calls f with the descriptor, which nobody closes meanwhile.
+func (p *Process) withFD(f func(fd int) error) error {
+	return control(p.fd, f)
 }
 
 // Close leaves the processes running, and forgets them.

@@ -33,6 +33,8 @@ type Config struct {
 	IPIPDriver string        // auto, kernel or ebpf: how IPIP is done
 	// WireGuardDriver is auto, kernel or userspace: who has the WireGuard devices.
 	WireGuardDriver string
+	// Keeper is the socket of `weft keeper`, which starts the processes that are to outlive this one; empty: this one does.
+	Keeper string
 	// EncryptionGrace is how long nodes may take to have a key after encryption was switched on.
 	EncryptionGrace time.Duration
 	// KeyRotationPeriod, if not 0, stands for the wireguardKeyRotationPeriod that is set: tests have no hour.
@@ -131,6 +133,7 @@ func Bind(fs *pflag.FlagSet) func() (*Config, error) {
 	fs.DurationVar(&r.Resync, "resync-interval", 10*time.Minute, "period of the full comparison with the kernel; events repair at once")
 	fs.StringVar(&r.IPIPDriver, "ipip-driver", IPIPAuto, "how IPIP is done: kernel (its ipip device), ebpf, or auto: the first that works")
 	fs.StringVar(&r.WireGuardDriver, "wireguard-driver", WireGuardAuto, "who has the WireGuard devices: kernel, userspace (a process for each), or auto: the first that works")
+	fs.StringVar(&r.Keeper, "keeper", "", "socket of weft keeper, which starts WireGuard's processes and the BGP speaker, so that they outlive the container of the node service; empty: the node service starts them")
 	fs.DurationVar(&r.EncryptionGrace, "encryption-grace", encryptionGrace, "how long nodes may take to be ready after encryption was switched on; after that what cannot be encrypted is not sent, unless encryptionMode is Preferred")
 	fs.DurationVar(&r.KeyRotationPeriod, "key-rotation-period", 0, "stands for the wireguardKeyRotationPeriod that is set, for tests")
 	_ = fs.MarkHidden("key-rotation-period")
@@ -292,6 +295,9 @@ func (c *Config) Validate() error {
 	// A socket's path must fit sockaddr_un.sun_path, 108 bytes (unix(7)).
 	if len(filepath.Join(c.RunDir, "etcd-peer.sock")) >= 108 {
 		bad("run-dir", "%q is too long: the sockets in it must stay under 108 bytes", c.RunDir)
+	}
+	if c.Keeper != "" && !filepath.IsAbs(c.Keeper) {
+		bad("keeper", "%q: want an absolute path", c.Keeper)
 	}
 	switch c.Datastore.Kind {
 	case DatastoreEtcd:

@@ -25,7 +25,7 @@ func dial(ctx context.Context, p *supervise.Process) (*net.UnixConn, error) {
 		return nil, fmt.Errorf("connect to the BGP speaker (process %d): %w", p.PID, err)
 	}
 	u := c.(*net.UnixConn)
-	if pid, err := supervise.PeerPID(u); err != nil || pid != p.PID {
+	if ok, err := p.Answers(ctx, u); err != nil || !ok {
 		c.Close()
 		return nil, errors.Join(fmt.Errorf("socket %s is not that of the BGP speaker, process %d", p.Socket, p.PID), err)
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -27,6 +28,7 @@ type Options struct {
 	Dir        string   // of the speaker's socket; empty is /run/weft
 	LogDir     string   // of its log; empty is /run/weft
 	Env        []string // variables that it gets besides a few of ours
+	Keeper     string   // socket of the keeper that starts it (supervise.Keeper); empty: this process does
 }
 
 // Peer is what there is to say about a session.
@@ -76,7 +78,7 @@ func New(h *kernel.Handle, log *slog.Logger, o Options) *Driver {
 		log: log, opts: o, again: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		peers: map[netip.Addr]knownPeer{},
 	}
-	d.procs = &supervise.Processes{Handle: h, Log: log, Executable: o.Executable, Env: o.Env, Died: d.onDeath}
+	d.procs = &supervise.Processes{Handle: h, Log: log, Executable: o.Executable, Env: o.Env, Keeper: o.Keeper, Died: d.onDeath}
 	return d
 }
 
@@ -134,7 +136,11 @@ func (d *Driver) Apply(ctx context.Context, s routing.Speaker) (reconcile.Result
 		return reconcile.Result{}, nil
 	}
 	reply, err := ask(ctx, p, request)
-	err = taken(err, p.PID, s.ListenPort)
+	near := p.PID
+	if p.Far { // that number is another's here, and in a container the network namespace is the same
+		near = os.Getpid()
+	}
+	err = taken(err, near, s.ListenPort)
 	if err == nil {
 		d.told = sum
 	} else {
