@@ -173,6 +173,9 @@ type Tunnels struct {
 	Sends []TunnelEnd
 	// EncryptedOnly tells that the node refuses, from nodes that can encrypt, what is not encrypted.
 	EncryptedOnly bool
+	// Routed are the pools whose traffic the node sends without a tunnel to nodes behind gateways too, or did before they changed: the
+	// underlay knows the way to their pods. Sorted; Sends has EncapNone then.
+	Routed []netip.Prefix
 }
 
 // Receives tells whether packets to the node may travel by e. A node that published nothing is
@@ -197,7 +200,13 @@ func (n *Node) Pending(said Tunnels) *Node {
 	if n.Tunnels == nil {
 		return n
 	}
-	t := Tunnels{Receives: slices.Clone(n.Tunnels.Receives), EncryptedOnly: n.Tunnels.EncryptedOnly && said.EncryptedOnly}
+	t := Tunnels{Receives: slices.Clone(n.Tunnels.Receives), EncryptedOnly: n.Tunnels.EncryptedOnly && said.EncryptedOnly,
+		Routed: slices.Clone(n.Tunnels.Routed)}
+	for _, p := range said.Routed {
+		if !slices.Contains(t.Routed, p) {
+			t.Routed = append(t.Routed, p)
+		}
+	}
 	for _, e := range said.Receives {
 		if !slices.Contains(t.Receives, e) {
 			t.Receives = append(t.Receives, e)
@@ -214,7 +223,8 @@ func (n *Node) Pending(said Tunnels) *Node {
 	if slices.Contains(said.Sends, direct) && !slices.Contains(t.Sends, direct) && !slices.ContainsFunc(n.Tunnels.Sends, wireguard) {
 		t.Sends = append(t.Sends, direct)
 	}
-	if len(t.Receives) == len(n.Tunnels.Receives) && len(t.Sends) == len(n.Tunnels.Sends) && t.EncryptedOnly == n.Tunnels.EncryptedOnly {
+	if len(t.Receives) == len(n.Tunnels.Receives) && len(t.Sends) == len(n.Tunnels.Sends) && t.EncryptedOnly == n.Tunnels.EncryptedOnly &&
+		len(t.Routed) == len(n.Tunnels.Routed) {
 		return n
 	}
 	c := *n

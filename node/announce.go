@@ -88,7 +88,7 @@ func (a *announcer) take() (say model.Tunnels, ok bool) {
 }
 
 func sameTunnels(a, b model.Tunnels) bool {
-	return slices.Equal(a.Receives, b.Receives) && slices.Equal(a.Sends, b.Sends) && a.EncryptedOnly == b.EncryptedOnly
+	return slices.Equal(a.Receives, b.Receives) && slices.Equal(a.Sends, b.Sends) && a.EncryptedOnly == b.EncryptedOnly && slices.Equal(a.Routed, b.Routed)
 }
 
 const noEncapsulation = "None"

@@ -63,6 +63,13 @@ func nodeOf(o *v3.Node) (*model.Node, error) {
 	if o.Status.Tunnels != nil {
 		n.Tunnels = &model.Tunnels{Receives: endsOf(o.Status.Tunnels.Receives), Sends: endsOf(o.Status.Tunnels.Sends),
 			EncryptedOnly: o.Status.Tunnels.EncryptedOnly}
+		for _, s := range o.Status.Tunnels.Routed {
+			p, err := netip.ParsePrefix(s)
+			if err != nil {
+				return nil, fmt.Errorf("status.tunnels.routed %q: %w", s, err)
+			}
+			n.Tunnels.Routed = append(n.Tunnels.Routed, p)
+		}
 	}
 	if err := readBGP(n, o.Spec.BGP); err != nil {
 		return nil, err

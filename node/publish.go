@@ -126,6 +126,9 @@ func (p *publisher) publish(ctx context.Context) error {
 	// Before the first run the record stays as an earlier process left it: its kernel still does.
 	if say, ok := p.announced.take(); ok {
 		want.Status.Tunnels = &v3.NodeTunnels{Receives: endsTo(say.Receives), Sends: endsTo(say.Sends), EncryptedOnly: say.EncryptedOnly}
+		for _, p := range say.Routed {
+			want.Status.Tunnels.Routed = append(want.Status.Tunnels.Routed, p.String())
+		}
 	}
 	if say, ok := p.relies(); ok {
 		want.Status.BGP = reliesTo(say)

@@ -176,6 +176,15 @@ type NodeTunnels struct {
 	//
 	// +optional
 	EncryptedOnly bool `json:"encryptedOnly,omitempty"`
+
+	// Routed are the pools, by CIDR, whose traffic the node sends without a tunnel to nodes behind gateways too, or did before they
+	// changed: the underlay knows the way to their pods.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=512
+	// +kubebuilder:validation:items:MaxLength=43
+	Routed []string `json:"routed,omitempty"`
 }
 
 // NodeTunnelEnd is one way of tunnelling.

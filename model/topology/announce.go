@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"net/netip"
 	"slices"
 
 	"weft/model"
@@ -44,6 +45,17 @@ func Announce(s *model.Snapshot, v *View, ready func(driver string) bool, settle
 		slices.Contains(was.Sends, direct) && (!settled || v.goesDirect()) {
 		next.Sends = append(next.Sends, direct)
 	}
+	for _, p := range s.Pools {
+		if p.Encap == model.EncapNone && clear {
+			next.Routed = append(next.Routed, p.CIDR)
+		}
+	}
+	for _, p := range was.Routed {
+		if !slices.Contains(next.Routed, p) && (!settled || v.goesRouted(s, p)) {
+			next.Routed = append(next.Routed, p)
+		}
+	}
+	slices.SortFunc(next.Routed, netip.Prefix.Compare)
 	next.EncryptedOnly = refuses(s) || was.EncryptedOnly && !settled
 	SortEnds(next.Receives)
 	SortEnds(next.Sends)
@@ -108,6 +120,21 @@ func (v *View) uses(device string) bool {
 
 func (v *View) goesDirect() bool {
 	return slices.ContainsFunc(v.Paths, func(p Path) bool { return p.Reach == Direct })
+}
+
+// goesRouted tells whether anything of a pool goes without a tunnel by a gateway of the underlay.
+func (v *View) goesRouted(s *model.Snapshot, pool netip.Prefix) bool {
+	return slices.ContainsFunc(v.Paths, func(p Path) bool {
+		if p.Reach != Direct || !pool.Contains(p.Dst.Addr()) {
+			return false
+		}
+		n := s.Nodes[p.Node]
+		if n == nil {
+			return false
+		}
+		a, ok := n.Address(model.FamilyOf(p.Via))
+		return ok && a.Addr() != p.Via
+	})
 }
 
 func peersSend(s *model.Snapshot, e model.TunnelEnd) bool {

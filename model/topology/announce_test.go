@@ -22,6 +22,8 @@ type world struct {
 	trace   []string
 	// encrypts has encryption switched on and off and keys rotated, too.
 	encrypts bool
+	// routed has the fabric carry pods' packets between racks, and pools without encapsulation.
+	routed bool
 	// sessions are the devices of WireGuard that have met, until one of them goes.
 	sessions map[session]bool
 }
@@ -85,6 +87,9 @@ var simModes = []model.Pool{
 	{Encap: model.EncapVXLAN}, {Encap: model.EncapVXLAN, CrossSubnet: true},
 	{Encap: model.EncapIPIP}, {Encap: model.EncapIPIP, CrossSubnet: true},
 }
+
+// neverMode is for worlds whose fabric knows the pods of both racks.
+var neverMode = model.Pool{Encap: model.EncapNone}
 
 func newWorld(ignore bool) *world {
 	s := rackSnapshot(simModes[0])
@@ -235,7 +240,7 @@ func (w *world) publish(h *simHost) {
 }
 
 func equalTunnels(a, b model.Tunnels) bool {
-	return slices.Equal(a.Receives, b.Receives) && slices.Equal(a.Sends, b.Sends) && a.EncryptedOnly == b.EncryptedOnly
+	return slices.Equal(a.Receives, b.Receives) && slices.Equal(a.Sends, b.Sends) && a.EncryptedOnly == b.EncryptedOnly && slices.Equal(a.Routed, b.Routed)
 }
 
 func simUnderlay(n model.NodeName) model.Underlay {
@@ -266,6 +271,9 @@ func (w *world) lost() (out []string) {
 				out = append(out, fmt.Sprintf("%s sends to %s by %s (%s), which a guard refuses", from.name, peer, p.Reach, p.Why))
 			}
 			if p.Reach == Direct {
+				if !w.routed && from.name == "n3" != (peer == "n3") {
+					out = append(out, fmt.Sprintf("%s sends to %s by the fabric (%s), which does not know pods", from.name, peer, p.Why))
+				}
 				continue
 			}
 			devices := []string{"weft-vxlan", "weft-ipip", "weft-wg"}
@@ -348,7 +356,11 @@ func (w *world) drawn(t *rapid.T, check func(string)) {
 				s.Encryption.Host = rapid.Bool().Draw(t, fmt.Sprint("hosts", i))
 			})
 		case what == 0:
-			w.setPool(rapid.SampledFrom(simModes).Draw(t, fmt.Sprint("mode", i)))
+			modes := simModes
+			if w.routed {
+				modes = append(slices.Clip(modes), neverMode)
+			}
+			w.setPool(rapid.SampledFrom(modes).Draw(t, fmt.Sprint("mode", i)))
 		case what == 1: // killed and started: the kernel and the store are all that is left
 			w.note("%s starts again", h.name)
 			*h = simHost{name: h.name, seen: len(w.history) - 1, k: NewCompiler(testDrivers()), devices: h.devices, routes: h.routes, own: h.own, guard: h.guard, state: h.state}
@@ -373,9 +385,16 @@ func (w *world) drawn(t *rapid.T, check func(string)) {
 // nodes that see the store late, die half way and start again. At no moment does a node send by
 // what its peer does not receive; in the end all is as the pool wants and nothing is left over.
 func TestModeChangesLoseNothing(t *testing.T) {
+	for name, routed := range map[string]bool{"by tunnels": false, "where the fabric knows pods": true} {
+		t.Run(name, func(t *testing.T) { modeChangesLoseNothing(t, routed) })
+	}
+}
+
+func modeChangesLoseNothing(t *testing.T, routed bool) {
 	steps := 0
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(false)
+		w.routed = routed
 		w.settle(t)
 		if l := w.lost(); len(l) > 0 {
 			t.Fatal(l)
@@ -385,12 +404,12 @@ func TestModeChangesLoseNothing(t *testing.T) {
 		steps += len(w.history)
 		pool := w.last().Pools[0]
 		for _, h := range w.hosts {
-			if len(h.devices) != 1 || h.view.Tunnels[0].Kept {
+			if want := min(1, int(pool.Encap)); len(h.devices) != want || want == 1 && h.view.Tunnels[0].Kept {
 				t.Fatalf("%s is left with %v for %s", h.name, h.view.Tunnels, modeText(&pool))
 			}
 			for peer, p := range h.routes {
 				sameRack := h.name != "n3" && peer != "n3"
-				want := map[model.Encap]Reach{model.EncapVXLAN: VXLAN, model.EncapIPIP: IPIP}[pool.Encap]
+				want := map[model.Encap]Reach{model.EncapNone: Direct, model.EncapVXLAN: VXLAN, model.EncapIPIP: IPIP}[pool.Encap]
 				if pool.CrossSubnet && sameRack {
 					want = Direct
 				}
@@ -416,5 +435,51 @@ func TestIgnoringReadinessLoses(t *testing.T) {
 	})
 	if lost == 0 {
 		t.Error("nothing was lost: the simulation would not notice")
+	}
+}
+
+// TestRoutedIsOfPools: a pool without encapsulation lets no other pool's traffic out without a tunnel, beyond a gateway and while there is
+// no tunnel yet.
+func TestRoutedIsOfPools(t *testing.T) {
+	s := rackSnapshot(model.Pool{Encap: model.EncapNone})
+	other := model.Pool{Name: "other", CIDR: prefix("10.99.0.0/16"), Encap: model.EncapVXLAN}
+	s.Pools = append(s.Pools, other)
+	for _, n := range s.Nodes {
+		n.Tunnels = &model.Tunnels{}
+	}
+	s.Blocks[prefix("10.99.0.0/26")] = &model.Block{CIDR: prefix("10.99.0.0/26"), Node: "n3"}
+	compute := func() (*View, map[netip.Prefix]Reach) {
+		v, err := Compute(s, testDrivers())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ways := map[netip.Prefix]Reach{}
+		for _, p := range v.Paths {
+			ways[p.Dst] = p.Reach
+		}
+		return v, ways
+	}
+	for range 3 { // what it says of itself is what it sees next
+		v, ways := compute()
+		if a, b := ways[prefix("10.244.2.0/26")], ways[prefix("10.99.0.0/26")]; a != Direct || b != Unreachable {
+			t.Errorf("n3's pods of pool default are reached by %s and of pool other by %s, want Direct and Unreachable", a, b)
+		}
+		say := Announce(s, v, func(string) bool { return true }, true)
+		if want := []netip.Prefix{prefix("10.244.0.0/16")}; !slices.Equal(say.Routed, want) {
+			t.Errorf("routed is %v, want %v", say.Routed, want)
+		}
+		n1 := *s.Nodes["n1"]
+		n1.Tunnels = &say
+		s.Nodes = maps.Clone(s.Nodes)
+		s.Nodes["n1"] = &n1
+	}
+	s.Pools = []model.Pool{{Name: "default", CIDR: prefix("10.244.0.0/16"), Encap: model.EncapVXLAN}, other}
+	if _, ways := compute(); ways[prefix("10.244.2.0/26")] != Direct || ways[prefix("10.99.0.0/26")] != Unreachable {
+		t.Errorf("after pool default got a tunnel: %v", ways)
+	}
+	s.Pools = []model.Pool{other} // the block stays for a while, nobody's
+	v, _ := compute()
+	if say := Announce(s, v, func(string) bool { return true }, true); len(say.Routed) > 0 {
+		t.Errorf("without pool default still routed: %v", say.Routed)
 	}
 }

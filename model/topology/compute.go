@@ -274,7 +274,7 @@ func (c *compiler) clear(peer *model.Node, pool *model.Pool, f model.Family, why
 		return c.encapsulated(i, to.Addr(), h, mode).asWanted()
 	case i >= 0:
 		return c.encapsulated(i, to.Addr(), h, mode+"; not yet: "+missing)
-	case c.mayGoDirect(peer, f, link):
+	case c.mayGoDirect(pool, link):
 		return c.direct(to.Addr(), h, mode+"; not yet: "+missing)
 	}
 	return decision{why: mode + ", and " + missing}

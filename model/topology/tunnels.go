@@ -231,12 +231,8 @@ func (c *compiler) pick(peer *model.Node, e model.Encap, f model.Family) (i int,
 }
 
 // mayGoDirect tells whether, for want of a tunnel that both ends have, traffic may go without: that
-// is how it went before the pool changed. Behind a gateway only to a node that has no tunnels at all,
-// since then the fabric did carry pod addresses.
-func (c *compiler) mayGoDirect(peer *model.Node, f model.Family, link linkView) bool {
-	direct := model.TunnelEnd{}
-	if c.self.Tunnels == nil || !slices.Contains(c.self.Tunnels.Sends, direct) || peer.Tunnels == nil {
-		return false
-	}
-	return link.both() || !slices.ContainsFunc(peer.Tunnels.Receives, func(e model.TunnelEnd) bool { return e.Family == f })
+// is how it went before the pool changed. Behind a gateway only where the underlay carried addresses of that pool then.
+func (c *compiler) mayGoDirect(pool *model.Pool, link linkView) bool {
+	own := c.self.Tunnels
+	return own != nil && (slices.Contains(own.Routed, pool.CIDR) || link.both() && slices.Contains(own.Sends, model.TunnelEnd{}))
 }
