@@ -86,6 +86,12 @@ func (m *metrics) cni(op, result string, d time.Duration) {
 	m.cniSeconds.WithLabelValues(op, result).Observe(d.Seconds())
 }
 
+// newStoreRequests counts what the node asks its store, watches apart; etcd only.
+func newStoreRequests() *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "weft_datastore_requests_total",
+		Help: "Requests to the etcd store, but for watches, by gRPC method."}, []string{"method"})
+}
+
 // pathCollector counts the paths by reach when it is asked.
 type pathCollector struct{ paths func() map[string]int }
 

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -66,6 +67,7 @@ type service struct {
 	publisher   *publisher
 	publish     *reconcile.Runner
 	metrics     *metrics
+	requests    *prometheus.CounterVec
 	ipam        *ipam.Allocator
 	monitor     *kernel.Monitor
 }
@@ -73,7 +75,7 @@ type service struct {
 // Run is the node service. It returns when ctx ends, leaving the kernel as it is, or when
 // something failed that a retry inside the process cannot mend.
 func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logger) error {
-	s := &service{cfg: cfg, version: version, log: log, started: time.Now(), ways: map[string]string{}}
+	s := &service{cfg: cfg, version: version, log: log, started: time.Now(), ways: map[string]string{}, requests: newStoreRequests()}
 	unlock, err := lockDirs(cfg)
 	if err != nil {
 		return err
@@ -199,7 +201,8 @@ func (s *service) openStore(ctx context.Context) (*etcd.Server, error) {
 	}
 	s.endpoints = d.Endpoints
 	conf := etcd.Config{Endpoints: d.Endpoints, CAFile: d.CAFile, CertFile: d.CertFile, KeyFile: d.KeyFile,
-		Username: d.User, PasswordFile: d.PasswordFile, Logger: s.log}
+		Username: d.User, PasswordFile: d.PasswordFile, Logger: s.log,
+		Observe: func(method string) { s.requests.WithLabelValues(method).Inc() }}
 	var server *etcd.Server
 	var err error
 	if d.Embedded() {
@@ -249,6 +252,7 @@ func (s *service) build(ctx context.Context) error {
 		return err
 	}
 	s.metrics = newMetrics(s.version, func() int { return len(s.registry.Endpoints()) }, s.pathCounts)
+	s.metrics.registry.MustRegister(s.requests)
 	s.underlay = &underlay{
 		read:   func(ctx context.Context) (model.Underlay, error) { return kernel.Underlay(ctx, s.handle) },
 		notify: func() { s.publish.Kick() }}

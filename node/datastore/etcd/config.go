@@ -32,6 +32,8 @@ type Config struct {
 	// DialTimeout is how long a call waits for a connection (a store that restarts is not an
 	// error), RequestTimeout how long it may take altogether (a list: one page). Zero: 2 s, 10 s.
 	DialTimeout, RequestTimeout time.Duration
+	// Observe, optional, is told of every request but watches: "Txn", "Range", "LeaseKeepAlive".
+	Observe func(method string)
 	// Logger gets the client's own warnings. nil: nothing.
 	Logger *slog.Logger
 }

@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"strings"
 	"sync"
 	"time"
@@ -57,6 +58,7 @@ type Store struct {
 var (
 	_ datastore.Store    = (*Store)(nil)
 	_ datastore.Streamer = (*Store)(nil)
+	_ datastore.Leaser   = (*Store)(nil)
 )
 
 // Open checks cfg, reads the files that it names, and returns the Store. It does not contact the
@@ -169,7 +171,7 @@ func (s *Store) dial(ctx context.Context) (*clientv3.Client, error) {
 		Logger:               newZap(s.cfg.Logger),
 		MaxUnaryRetries:      maxRetries,
 		DialOptions: []grpc.DialOption{
-			grpc.WithChainUnaryInterceptor(failFast),
+			grpc.WithChainUnaryInterceptor(failFast, s.observe),
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceive)), // for the watch, which is not the etcd client's
 			grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxReconnect},
@@ -200,6 +202,14 @@ func (s *Store) await(ctx context.Context, c *clientv3.Client) {
 // which is then all that the error tells.
 func failFast(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	return next(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
+}
+
+// observe tells of a request that goes out, a repeated one again.
+func (s *Store) observe(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, next grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if s.cfg.Observe != nil {
+		s.cfg.Observe(path.Base(method))
+	}
+	return next(ctx, method, req, reply, cc, opts...)
 }
 
 // do makes one call within RequestTimeout and says in our terms why it failed.
