@@ -92,6 +92,14 @@ func TestUpdateOfOwnWrite(t *testing.T) {
 	if same := must[v3.Object](t)(s.Update(ctx, o)); same.GetResourceVersion() != o.GetResourceVersion() {
 		t.Error("an update without a change wrote")
 	}
+	other := openStore(t, s.cfg)
+	theirs := must[v3.Object](t)(other.Update(ctx, node("n", map[string]string{"i": "theirs"})))
+	if _, err := s.Update(ctx, o); !errors.Is(err, datastore.ErrConflict) {
+		t.Errorf("an update without a change of what another has changed since: %v, want a conflict", err)
+	}
+	ours := theirs.(*v3.Node).DeepCopy()
+	ours.Labels["i"] = "ours"
+	o = must[v3.Object](t)(s.Update(ctx, ours))
 	reborn := o.(*v3.Node).DeepCopy()
 	reborn.UID = "other"
 	if _, err := s.Update(ctx, reborn); !errors.Is(err, datastore.ErrConflict) {

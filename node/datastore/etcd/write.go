@@ -95,6 +95,7 @@ func (s *Store) update(ctx context.Context, o v3.Object) (v3.Object, error) {
 		return nil, err
 	}
 	was := s.recent.get(k, o.GetResourceVersion())
+	remembered := was != nil
 	for range maxAttempts {
 		if was == nil {
 			if was, err = s.read(ctx, k, datastore.KeyOf(o)); err != nil {
@@ -106,6 +107,10 @@ func (s *Store) update(ctx context.Context, o v3.Object) (v3.Object, error) {
 			return nil, err
 		}
 		if next.rev != 0 {
+			if remembered { // nothing is written that would show whether it is still so
+				remembered, was = false, nil
+				continue
+			}
 			in.SetResourceVersion(strconv.FormatInt(next.rev, 10))
 			return in, nil
 		}
