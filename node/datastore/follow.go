@@ -56,6 +56,10 @@ func newFollower(store Store, kinds []string, sink Sink, opts FollowOptions) *fo
 func (f *follower) run(ctx context.Context) error {
 	f.setState(StateWait, nil)
 	for ctx.Err() == nil {
+		var contact <-chan struct{}
+		if f.contact != nil {
+			contact = f.contact() // before the attempt: what is heard during one that fails counts
+		}
 		err := f.step(ctx)
 		if ctx.Err() != nil {
 			break
@@ -69,7 +73,7 @@ func (f *follower) run(ctx context.Context) error {
 		} else {
 			f.setState(StateWait, err)
 		}
-		if err := f.pause(ctx); err != nil {
+		if err := f.pause(ctx, contact); err != nil {
 			break
 		}
 	}
@@ -84,6 +88,8 @@ type follower struct {
 	opts  FollowOptions
 	log   *slog.Logger
 	level slog.Level // at which changes of state are told
+	// contact returns what is closed when another follower of the same store gets through again; nil where there is none.
+	contact func() <-chan struct{}
 
 	known    map[Key]string // revision of what the sink has, rejected ones included
 	history  string         // what the revisions of known belong to
@@ -265,8 +271,12 @@ func (f *follower) setState(s State, err error) {
 	f.sink.OnState(s, err)
 }
 
-// pause waits before the next attempt: twice as long after each that brought nothing.
-func (f *follower) pause(ctx context.Context) error {
+// contactSpread is within what time followers try again after one of them got through: not all at once.
+const contactSpread = 500 * time.Millisecond
+
+// pause waits before the next attempt: twice as long after each that brought nothing, shorter once another follower
+// got through.
+func (f *follower) pause(ctx context.Context, contact <-chan struct{}) error {
 	d := f.opts.MinBackoff
 	for i := 0; i < f.failures && d < f.opts.MaxBackoff; i++ {
 		d *= 2
@@ -276,10 +286,15 @@ func (f *follower) pause(ctx context.Context) error {
 	d = d/2 + rand.N(d/2+1)
 	t := time.NewTimer(d)
 	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+			return nil
+		case <-contact:
+			contact = nil
+			t.Reset(min(d, rand.N(contactSpread)))
+		}
 	}
 }

@@ -8,9 +8,10 @@ import (
 )
 
 // followParts follows each part of the kinds by itself and makes one stream of them. Their first lists come one
-// after the other, in order, so that what others refer to comes first.
+// after the other, in order, so that what others refer to comes first. While the store is away each tries by itself; the first
+// that gets through tells the others.
 func followParts(ctx context.Context, store Store, parts [][]string, sink Sink, opts FollowOptions) error {
-	j := &joiner{sink: sink, log: opts.Logger, states: make([]partState, len(parts)), calls: make(chan func())}
+	j := &joiner{sink: sink, log: opts.Logger, states: make([]partState, len(parts)), calls: make(chan func()), contact: make(chan struct{})}
 	for i := range j.states {
 		j.states[i] = partState{state: StateWait, begins: make(chan struct{})}
 	}
@@ -27,6 +28,7 @@ func followParts(ctx context.Context, store Store, parts [][]string, sink Sink, 
 			}
 			f := newFollower(store, kinds, &part{j, i, ctx}, opts)
 			f.level = slog.LevelDebug // the whole is told at Info
+			f.contact = j.nextContact
 			_ = f.run(ctx)
 		})
 	}
@@ -41,7 +43,7 @@ func followParts(ctx context.Context, store Store, parts [][]string, sink Sink, 
 	}
 }
 
-// joiner joins the parts. Its fields belong to the goroutine that runs calls.
+// joiner joins the parts. Its first fields belong to the goroutine that runs calls.
 type joiner struct {
 	sink   Sink
 	log    *slog.Logger
@@ -49,6 +51,23 @@ type joiner struct {
 	calls  chan func()
 	state  State
 	reason string
+
+	mu      sync.Mutex
+	contact chan struct{} // closed when a part gets through that was away
+}
+
+// nextContact returns what is closed when a part gets through that was away.
+func (j *joiner) nextContact() <-chan struct{} {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.contact
+}
+
+func (j *joiner) gotThrough() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	close(j.contact)
+	j.contact = make(chan struct{})
 }
 
 type partState struct {
@@ -77,6 +96,9 @@ func (p *part) call(f func()) {
 func (p *part) OnState(s State, err error) {
 	p.call(func() {
 		st := &p.j.states[p.index]
+		if st.state == StateWait && st.err != nil && s != StateWait {
+			p.j.gotThrough()
+		}
 		st.state, st.err = s, err
 		if next := p.index + 1; s == StateInSync && next < len(p.j.states) {
 			select {
