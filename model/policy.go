@@ -254,6 +254,7 @@ type EntityMatch struct {
 	// Service: as an egress rule's destination, address, protocol and port are one of the
 	// service's; as an ingress rule's source, the address is.
 	Service *ServiceID
+	AnyPort bool // of Service the address counts only, at an egress rule's destination too
 }
 
 // Port is a range of port numbers, or the name of a port. Numbers need a protocol that has ports.
@@ -272,6 +273,10 @@ type ServiceID struct{ Namespace, Name string }
 
 // String prints "namespace/name".
 func (id ServiceID) String() string { return id.Namespace + "/" + id.Name }
+
+// NodesID names the addresses of the nodes whose labels a canonical selector selects: whoever tells the compilers of
+// services tells them of these, too. No Service is without a namespace.
+func NodesID(selector string) ServiceID { return ServiceID{Name: selector} }
 
 // ServiceEndpoint is one of the addresses behind a service. One without a port counts where only
 // the address does.

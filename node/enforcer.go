@@ -157,7 +157,7 @@ func (e *enforcer) OnState(s datastore.State, _ error) {
 func (e *enforcer) OnChanges(all []datastore.Change) {
 	var changes []datastore.Change
 	for _, ch := range all {
-		if e.kinds[ch.Key.Kind] && (ch.Key.Kind != v3.KindNode || ch.Key.Name == string(e.self)) {
+		if e.kinds[ch.Key.Kind] {
 			changes = append(changes, ch)
 		}
 	}

@@ -129,7 +129,8 @@ var goldenCases = []struct {
 		db := &model.ServiceID{Namespace: "shop", Name: "db"}
 		set(s, model.Policy{Selector: "app == 'web'",
 			Ingress: []model.Rule{{Action: model.Allow, Source: model.EntityMatch{Service: db}}},
-			Egress:  []model.Rule{{Action: model.Allow, Destination: model.EntityMatch{Service: db}}}})
+			Egress: []model.Rule{{Action: model.Allow, Destination: model.EntityMatch{Service: db}},
+				{Action: model.Deny, Protocol: model.TCP, Destination: model.EntityMatch{Service: db, AnyPort: true, Ports: numbers(1)}}}})
 	}},
 	{"tiers", func(s *model.Snapshot) {
 		s.Policy.Tiers["security"] = &model.Tier{Name: "security", Order: orderOf(10), DefaultAction: model.Pass}

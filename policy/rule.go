@@ -63,7 +63,7 @@ func (s scope) check(r *model.Rule) error {
 }
 
 func checkServicePorts(dst *model.EntityMatch) error {
-	if dst.Service != nil && (dst.Ports != nil || dst.NotPorts != nil) {
+	if dst.Service != nil && !dst.AnyPort && (dst.Ports != nil || dst.NotPorts != nil) {
 		return fmt.Errorf("destination: ports beside a service: its own ports count, name no others")
 	}
 	return nil
@@ -154,7 +154,7 @@ func (s scope) match(e *model.EntityMatch, f model.Family, own bool) (m Match, p
 	m.Ports, m.NotPorts = ports(e.Ports, named), ports(e.NotPorts, named)
 	if e.Service != nil {
 		id := SetID{Kind: ServiceAddrs, Family: f, Name: e.Service.String(), Staged: s.staged}
-		if s.direction == model.Egress {
+		if s.direction == model.Egress && !e.AnyPort {
 			id.Kind = ServicePorts
 			m.Ports = &Ports{Sets: []SetID{id}}
 		} else {

@@ -11,7 +11,7 @@ import (
 	"weft/model"
 )
 
-// cluster converts a ClusterNetworkPolicy. What it cannot say here (nodes and domain names as peers)
+// cluster converts a ClusterNetworkPolicy. What it cannot say here (domain names as peers)
 // accepts nothing and, in a rule that does not accept, denies everything: beside the policy comes an
 // error that names it.
 func cluster(o *policyv1alpha2.ClusterNetworkPolicy) (*model.Policy, error) {
@@ -127,7 +127,13 @@ func egressPeer(p *policyv1alpha2.ClusterNetworkPolicyEgressPeer) (model.EntityM
 	var out model.EntityMatch
 	switch {
 	case p.Nodes != nil:
-		return out, fmt.Errorf("nodes cannot be peers here")
+		text, err := ofLabelSelector(p.Nodes)
+		if err == nil {
+			text, err = joined(text)
+		}
+		id := model.NodesID(text)
+		out.Service, out.AnyPort = &id, true
+		return out, err
 	case p.DomainNames != nil:
 		return out, fmt.Errorf("domain names cannot be peers here")
 	case p.Networks != nil:

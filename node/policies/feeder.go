@@ -12,6 +12,7 @@ import (
 
 	v3 "weft/api/v3"
 	"weft/model"
+	"weft/model/selector"
 	"weft/node/datastore"
 )
 
@@ -72,6 +73,10 @@ type Feeder struct {
 
 	slices   map[datastore.Key]model.ServiceID
 	services map[model.ServiceID]map[datastore.Key][]model.ServiceEndpoint
+
+	nodes    nodes
+	peers    map[datastore.Key]map[string]*selector.Selector // of nodes, by canonical text, that a policy names
+	peerUses map[string]int
 }
 
 // profileNames is a list that many endpoints have in common.
@@ -100,7 +105,8 @@ func NewFeeder(self model.NodeName, to Compiler, attachments bool) *Feeder {
 		pods: map[datastore.Key]*localPod{}, byID: map[model.EndpointID]*localPod{},
 		names: map[datastore.Key]*profileNames{}, lists: map[string]*profileNames{}, uses: map[string]int{},
 		generated: map[string]map[string]string{}, profiles: map[string]*model.Profile{}, given: map[string]bool{},
-		slices: map[datastore.Key]model.ServiceID{}, services: map[model.ServiceID]map[datastore.Key][]model.ServiceEndpoint{}}
+		slices: map[datastore.Key]model.ServiceID{}, services: map[model.ServiceID]map[datastore.Key][]model.ServiceEndpoint{},
+		nodes: nodes{}, peers: map[datastore.Key]map[string]*selector.Selector{}, peerUses: map[string]int{}}
 	if attachments {
 		f.attached = map[model.EndpointID]Attachment{}
 	}
@@ -149,7 +155,7 @@ func (f *Feeder) Change(ch datastore.Change) error {
 func (f *Feeder) set(k datastore.Key, o v3.Object) error {
 	switch o := o.(type) {
 	case *v3.Tier:
-		t, err := tierOf(o)
+		t, err := TierOf(o)
 		if err == nil {
 			f.to.SetTier(t)
 		}
@@ -190,11 +196,12 @@ func (f *Feeder) set(k datastore.Key, o v3.Object) error {
 	case *v3.FelixConfiguration:
 		return f.setFelix(o.Name, o)
 	case *v3.Node:
+		err := f.setNode(o.Name, nodeOf(o))
 		if o.Name == string(f.self) {
 			f.labels = o.Labels
-			return f.configure()
+			err = errors.Join(err, f.configure())
 		}
-		return nil
+		return err
 	}
 	if _, isPolicy := policyKind(k.Kind); isPolicy {
 		return f.setPolicy(k, o)
@@ -226,7 +233,7 @@ func policyKind(kind string) (string, bool) {
 func (f *Feeder) remove(k datastore.Key) error {
 	if kind, isPolicy := policyKind(k.Kind); isPolicy {
 		f.to.DeletePolicy(policyID(kind, k.Namespace, k.Name))
-		return nil
+		return f.usePeers(k, nil)
 	}
 	switch k.Kind {
 	case v3.KindTier:
@@ -252,6 +259,8 @@ func (f *Feeder) remove(k datastore.Key) error {
 		return f.setSlice(k, model.ServiceID{}, nil)
 	case v3.KindFelixConfiguration:
 		return f.setFelix(k.Name, nil)
+	case v3.KindNode:
+		return f.setNode(k.Name, nil)
 	}
 	return nil
 }
@@ -259,13 +268,16 @@ func (f *Feeder) remove(k datastore.Key) error {
 // setPolicy keeps a policy that comes with an error: what of it could not be understood is in it as
 // its kind has it.
 func (f *Feeder) setPolicy(k datastore.Key, o v3.Object) error {
-	p, err := policyOf(o)
+	p, err := PolicyOf(o)
 	switch {
 	case p != nil:
 		if refused := f.to.SetPolicy(p); refused != nil {
 			return refused
 		}
 		f.understood(k, true)
+		if refused := f.usePeers(k, nodeSelectors(p)); refused != nil {
+			return refused
+		}
 		if err != nil {
 			return partly{err}
 		}

@@ -120,7 +120,9 @@ func (w *world) manifest() string {
 		return namespaced("StagedKubernetesNetworkPolicy", "k1") + "spec: {podSelector: " + w.labelSelector() + "}"
 	case 6:
 		return core("policy.networking.k8s.io/v1alpha2", meta("ClusterNetworkPolicy", w.one("c1", "c2"))) + "spec: {tier: " + w.one("Admin", "Baseline") +
-			", priority: 3, subject: {namespaces: " + w.labelSelector() + "}, ingress: [{action: " + w.one("Accept", "Deny", "Pass") + ", from: [{namespaces: " + w.labelSelector() + "}]}]}"
+			", priority: 3, subject: {namespaces: " + w.labelSelector() + "}, ingress: [{action: " + w.one("Accept", "Deny", "Pass") + ", from: [{namespaces: " + w.labelSelector() + "}]}], egress: [{action: " +
+			w.one("Accept", "Deny", "Pass") + ", to: [{nodes: " + w.one("{}", "{matchLabels: {zone: a}}", "{matchExpressions: [{key: zone, operator: NotIn, values: [a]}]}") +
+			"}, {namespaces: " + w.labelSelector() + "}], protocols: [{tcp: {destinationPort: {number: 80}}}]}]}"
 	case 7:
 		return meta("Tier", w.one("t1", "default")) + w.one("spec: {}", "spec: {defaultAction: Deny}")
 	case 8:
@@ -170,13 +172,17 @@ func (w *world) step() datastore.Change {
 			delete(w.objects, k)
 			return datastore.Change{Key: k}
 		case 3:
-			if w.IntN(3) > 0 {
-				continue
-			}
-			w.labels = map[string]string{"zone": w.one("a", "b")}
 			n := &v3.Node{}
-			n.Name, n.Labels = "n1", w.labels
-			return datastore.Change{Key: datastore.Key{Kind: v3.KindNode, Name: "n1"}, Object: n}
+			n.Name, n.Labels = w.one("n1", "n2", "n3"), map[string]string{"zone": w.one("a", "b")}
+			if w.IntN(4) > 0 {
+				n.Spec.BGP = &v3.NodeBGPSpec{IPv4Address: "10.0.0." + w.one("1", "2", "3") + "/24"}
+			}
+			if n.Name == "n1" {
+				w.labels = n.Labels
+			}
+			k := datastore.Key{Kind: v3.KindNode, Name: n.Name}
+			w.objects[k] = n
+			return datastore.Change{Key: k, Object: n}
 		}
 		text := w.manifest()
 		if strings.Contains(text, "nodeSelector") && !strings.Contains(text, "name: sel") {
@@ -238,7 +244,7 @@ func TestFeederEqualsLoad(t *testing.T) {
 		if diff := cmp.Diff(printSnapshot(newView().Snapshot), printSnapshot(to.Snapshot)); diff != "" {
 			t.Fatalf("seed %d: left when all is gone:\n%s", seed, diff)
 		}
-		if n := len(told.names) + len(told.uses) + len(told.pods) + len(told.byID) + len(told.services) + len(told.slices) + len(told.given) + len(told.generated); n > 0 {
+		if n := len(told.names) + len(told.uses) + len(told.pods) + len(told.byID) + len(told.services) + len(told.slices) + len(told.given) + len(told.generated) + len(told.nodes) + len(told.peers) + len(told.peerUses); n > 0 {
 			t.Errorf("seed %d: %d entries are kept when all is gone", seed, n)
 		}
 	}

@@ -137,6 +137,9 @@ func printEntity(name string, e *model.EntityMatch) string {
 	if e.Service != nil {
 		text += " service " + e.Service.String()
 	}
+	if e.AnyPort {
+		text += " of any port"
+	}
 	ports(" ports ", e.Ports)
 	ports(" not ports ", e.NotPorts)
 	if text == "" {

@@ -49,18 +49,15 @@ func (p Problem) Unwrap() error { return p.Err }
 // need of the node's interfaces. What could not be understood is left out, or taken as its kind has
 // it, and listed; the error is for a store that did not answer.
 func Load(ctx context.Context, store datastore.Store, self model.NodeName) (*model.Snapshot, []Problem, error) {
-	kinds := slices.DeleteFunc(Kinds(), func(k string) bool { return k == v3.KindNode })
-	l, err := store.List(ctx, kinds...)
+	l, err := store.List(ctx, Kinds()...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read what policy depends on: %w", err)
 	}
 	var labels map[string]string
-	own, err := store.Get(ctx, datastore.Key{Kind: v3.KindNode, Name: string(self)})
-	switch {
-	case err == nil:
-		labels = own.GetLabels()
-	case !errors.Is(err, datastore.ErrNotFound):
-		return nil, nil, fmt.Errorf("read the record of node %s: %w", self, err)
+	for _, o := range l.Items {
+		if n, ok := o.(*v3.Node); ok && n.Name == string(self) {
+			labels = n.Labels
+		}
 	}
 	s, problems := convert(self, labels, l.Items, l.Rejected...)
 	slices.SortFunc(problems, func(a, b Problem) int { return strings.Compare(a.Key.String(), b.Key.String()) })
@@ -77,11 +74,12 @@ type loader struct {
 	profiles  map[string]*model.Profile
 	used      map[string]bool
 	felix     map[string]*v3.FelixConfiguration
+	nodes     nodes
 }
 
 func convert(self model.NodeName, labels map[string]string, objects []v3.Object, rejected ...datastore.Rejection) (*model.Snapshot, []Problem) {
 	l := loader{self: self, generated: map[string]map[string]string{}, profiles: map[string]*model.Profile{},
-		used: map[string]bool{}, felix: map[string]*v3.FelixConfiguration{}}
+		used: map[string]bool{}, felix: map[string]*v3.FelixConfiguration{}, nodes: nodes{}}
 	l.snapshot = &model.Snapshot{Self: self, Endpoints: map[model.EndpointID]model.Endpoint{}, Policy: model.PolicyView{
 		Tiers: map[string]*model.Tier{}, Policies: map[model.PolicyID]*model.Policy{}, Profiles: map[string]*model.Profile{},
 		NetworkSets: map[model.NetworkSetID]*model.NetworkSet{}, Services: map[model.ServiceID][]model.ServiceEndpoint{},
@@ -91,6 +89,13 @@ func convert(self model.NodeName, labels map[string]string, objects []v3.Object,
 	}
 	for _, r := range rejected {
 		l.note(r.Key, r.Err)
+	}
+	for _, p := range l.snapshot.Policy.Policies {
+		for text, s := range nodeSelectors(p) {
+			if endpoints := l.nodes.selected(s); len(endpoints) > 0 {
+				l.snapshot.Policy.Services[model.NodesID(text)] = endpoints
+			}
+		}
 	}
 	names := maps.Clone(l.used)
 	for name := range l.generated {
@@ -138,7 +143,7 @@ func (l *loader) take(o v3.Object) error {
 	v := &l.snapshot.Policy
 	switch o := o.(type) {
 	case *v3.Tier:
-		t, err := tierOf(o)
+		t, err := TierOf(o)
 		if err == nil {
 			v.Tiers[t.Name] = t
 		}
@@ -174,9 +179,11 @@ func (l *loader) take(o v3.Object) error {
 		return err
 	case *v3.FelixConfiguration:
 		l.felix[o.Name] = o
+	case *v3.Node:
+		l.nodes[o.Name] = nodeOf(o)
 	case *networkingv1.NetworkPolicy, *policyv1alpha2.ClusterNetworkPolicy, *v3.NetworkPolicy, *v3.GlobalNetworkPolicy,
 		*v3.StagedNetworkPolicy, *v3.StagedGlobalNetworkPolicy, *v3.StagedKubernetesNetworkPolicy:
-		p, err := policyOf(o)
+		p, err := PolicyOf(o)
 		if p == nil {
 			return err
 		}

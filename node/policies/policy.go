@@ -17,9 +17,9 @@ func policyID(kind, namespace, name string) model.PolicyID {
 	return model.PolicyID{Kind: kind, Namespace: namespace, Name: name}
 }
 
-// policyOf converts a policy of any kind. A staged one that asks for nothing to be shown is nil.
+// PolicyOf converts a policy of any kind. A staged one that asks for nothing to be shown is nil.
 // Beside a policy, the error tells what of it could not be understood and what is done instead.
-func policyOf(o v3.Object) (*model.Policy, error) {
+func PolicyOf(o v3.Object) (*model.Policy, error) {
 	switch o := o.(type) {
 	case *v3.NetworkPolicy:
 		return tiered(model.KindNetworkPolicy, o, &o.Spec.PolicySpec)
@@ -126,8 +126,8 @@ func global(kind string, o v3.Object, s *v3.GlobalPolicySpec) (*model.Policy, er
 	return p, partly
 }
 
-// tierOf converts a tier.
-func tierOf(t *v3.Tier) (*model.Tier, error) {
+// TierOf converts a tier.
+func TierOf(t *v3.Tier) (*model.Tier, error) {
 	if t.Name == tierRejected {
 		return nil, fmt.Errorf("metadata.name: %s is the tier of what stands for policies that are rejected", t.Name)
 	}

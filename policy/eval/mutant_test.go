@@ -123,6 +123,11 @@ var mutants = []mutant{
 	{name: "notICMP ignored", misread: rules(func(r *model.Rule) { r.NotICMP = nil })},
 	{name: "nets ignored", misread: entities(func(e *model.EntityMatch) { e.Nets = nil })},
 	{name: "selector ignored", misread: entities(func(e *model.EntityMatch) { e.Selector = nil })},
+	{name: "a service's ports count where only addresses do", misread: entities(func(e *model.EntityMatch) {
+		if e.AnyPort && e.Ports == nil && e.NotPorts == nil {
+			e.AnyPort = false
+		}
+	})},
 	{name: "service ignored", misread: entities(func(e *model.EntityMatch) { e.Service = nil })},
 	{name: "ports ignored", misread: entities(func(e *model.EntityMatch) { e.Ports = nil })},
 	{name: "port ranges without their last port", misread: entities(func(e *model.EntityMatch) {
@@ -288,7 +293,7 @@ func copyOf(s *model.Snapshot) *model.Snapshot {
 // TestMutants shows that the random worlds find wrong evaluators: each mutant must differ from the
 // reference, and the right one must not.
 func TestMutants(t *testing.T) {
-	const worlds, packets = 200, 400
+	const worlds, packets = 600, 400
 	scenes := make([]*scene, worlds)
 	type trial struct {
 		packet *model.Packet

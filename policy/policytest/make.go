@@ -229,7 +229,10 @@ func (w *World) icmp() *model.ICMPMatch {
 func (w *World) entity(e *model.EntityMatch, r *model.Rule, f model.Family, peer bool) {
 	if peer && w.IntN(10) == 0 {
 		id := w.serviceID()
-		e.Service = &id
+		e.Service, e.AnyPort = &id, w.IntN(3) == 0
+		if e.AnyPort && w.IntN(2) == 0 {
+			e.Ports = w.ports(r.Protocol)
+		}
 		return
 	}
 	if w.IntN(4) == 0 {

@@ -74,7 +74,7 @@ func (r *Reference) fits(e *model.EntityMatch, s side, p *model.Packet) bool {
 	if e.NotPorts != nil && r.portIn(e.NotPorts, e.Selector, s, p) {
 		return false
 	}
-	return e.Service == nil || r.serves(*e.Service, s, p)
+	return e.Service == nil || r.serves(e, s, p)
 }
 
 func within(a netip.Addr, nets []netip.Prefix) bool {
@@ -141,12 +141,12 @@ func (r *Reference) named(name string, sel *string, s side, p *model.Packet) boo
 	return false
 }
 
-func (r *Reference) serves(id model.ServiceID, s side, p *model.Packet) bool {
-	for _, e := range r.snapshot.Policy.Services[id] {
+func (r *Reference) serves(m *model.EntityMatch, s side, p *model.Packet) bool {
+	for _, e := range r.snapshot.Policy.Services[*m.Service] {
 		if e.Address != s.addr {
 			continue
 		}
-		if !s.servicePorts || e.Port != 0 && e.Port == s.port && e.Protocol == p.Protocol {
+		if !s.servicePorts || m.AnyPort || e.Port != 0 && e.Port == s.port && e.Protocol == p.Protocol {
 			return true
 		}
 	}
