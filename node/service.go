@@ -281,6 +281,11 @@ func (s *service) build(ctx context.Context) error {
 	s.engine.parts = s.parts(tunnels)
 	s.engine.init(s.cfg.Resync)
 	s.enforcer = newEnforcer(model.NodeName(s.cfg.NodeName), s.policyBackend(), s.connectionEnder(), s.metrics, s.log, s.cfg.Resync)
+	if s.cfg.Datastore.Kind == config.DatastoreKubernetes {
+		if err := s.enforcer.feeder.AcceptToHost(); err != nil {
+			return err
+		}
+	}
 	s.engine.onLinks, s.engine.onOverlay = s.enforcer.setLinks, s.enforcer.setOverlay
 	s.speaker = s.newSpeaker()
 	s.engine.speaker = s.speaker

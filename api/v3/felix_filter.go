@@ -114,7 +114,7 @@ type FelixFilterSpec struct {
 	// +kubebuilder:validation:Pattern=`^(?i)(Drop|Reject)?$`
 	NftablesFilterDenyAction string `json:"nftablesFilterDenyAction,omitempty"`
 
-	// DefaultEndpointToHostAction is what traffic of pods to their host gets after policy; Drop when unset.
+	// DefaultEndpointToHostAction is what traffic of pods to their host gets after policy. When unset it is Drop, and in Kubernetes Accept.
 	//
 	// +kubebuilder:validation:Pattern=`^(?i)(Drop|Accept|Return)?$`
 	DefaultEndpointToHostAction string `json:"defaultEndpointToHostAction,omitempty"`

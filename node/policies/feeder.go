@@ -61,6 +61,7 @@ type Feeder struct {
 	felix    map[string]*v3.FelixConfiguration
 	labels   map[string]string // of this node
 	settings Settings
+	toHost   string // defaultEndpointToHostAction that holds where no configuration has one
 
 	pods      map[datastore.Key]*localPod // records of this node's pods
 	byID      map[model.EndpointID]*localPod
@@ -101,7 +102,7 @@ type localPod struct {
 // With attachments, this node's pods are those that Attach is told of, and records only say what
 // labels, profiles and ports these have; without, the records are the pods.
 func NewFeeder(self model.NodeName, to Compiler, attachments bool) *Feeder {
-	f := &Feeder{self: self, to: to, problems: map[datastore.Key]Problem{}, good: map[datastore.Key]bool{}, standIns: map[datastore.Key]bool{}, felix: map[string]*v3.FelixConfiguration{},
+	f := &Feeder{self: self, to: to, toHost: toHostDrop, problems: map[datastore.Key]Problem{}, good: map[datastore.Key]bool{}, standIns: map[datastore.Key]bool{}, felix: map[string]*v3.FelixConfiguration{},
 		pods: map[datastore.Key]*localPod{}, byID: map[model.EndpointID]*localPod{},
 		names: map[datastore.Key]*profileNames{}, lists: map[string]*profileNames{}, uses: map[string]int{},
 		generated: map[string]map[string]string{}, profiles: map[string]*model.Profile{}, given: map[string]bool{},
@@ -112,6 +113,13 @@ func NewFeeder(self model.NodeName, to Compiler, attachments bool) *Feeder {
 	}
 	_ = f.configure() // of no configuration: the defaults
 	return f
+}
+
+// AcceptToHost has defaultEndpointToHostAction be Accept where no FelixConfiguration says it: in Kubernetes pods need
+// what runs on their own node's network.
+func (f *Feeder) AcceptToHost() error {
+	f.toHost = toHostAccept
+	return f.configure()
 }
 
 // Settings returns what the FelixConfigurations say by now.
@@ -315,7 +323,7 @@ func (f *Feeder) setFelix(name string, o *v3.FelixConfiguration) error {
 
 // configure merges the configurations of this node anew.
 func (f *Feeder) configure() error {
-	s, err := settingsOf(FelixChain(f.self, f.labels, f.felix))
+	s, err := settingsOf(FelixChain(f.self, f.labels, f.felix), f.toHost)
 	if err != nil {
 		return err
 	}

@@ -285,6 +285,33 @@ func TestLastGoodStays(t *testing.T) {
 	}
 }
 
+// In Kubernetes pods reach their own node, unless a configuration says otherwise.
+func TestAcceptToHost(t *testing.T) {
+	to := newView()
+	f := NewFeeder("n1", to, false)
+	want := func(accept bool, when string) {
+		t.Helper()
+		if to.Policy.Config.PodsToHost != accept || f.Settings().Config.PodsToHost != accept {
+			t.Errorf("%s: pods reach the host: %v, want %v", when, to.Policy.Config.PodsToHost, accept)
+		}
+	}
+	want(false, "by default")
+	if err := f.AcceptToHost(); err != nil {
+		t.Fatal(err)
+	}
+	want(true, "in Kubernetes")
+	for _, step := range []struct {
+		spec string
+		want bool
+	}{{"{}", true}, {"{defaultEndpointToHostAction: Drop}", false}, {"{defaultEndpointToHostAction: Return}", true}} {
+		o := objects(t, "{apiVersion: projectcalico.org/v3, kind: FelixConfiguration, metadata: {name: default}, spec: "+step.spec+"}")[0]
+		if err := f.Change(datastore.Change{Key: datastore.KeyOf(o), Object: o}); err != nil {
+			t.Fatal(err)
+		}
+		want(step.want, step.spec)
+	}
+}
+
 // This node's pods are those that it attached; a record says what they are when it is of the same
 // container.
 func TestAttachments(t *testing.T) {

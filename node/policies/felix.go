@@ -74,10 +74,16 @@ func failsafes(p model.Protocol, ports ...uint16) []model.Failsafe {
 	return out
 }
 
-// settingsOf merges a chain, the weakest first.
-func settingsOf(chain []*v3.FelixConfiguration) (Settings, error) {
+// The actions of defaultEndpointToHostAction that are its default, here and in Kubernetes.
+const (
+	toHostDrop   = "Drop"
+	toHostAccept = "Accept"
+)
+
+// settingsOf merges a chain, the weakest first. toHost is defaultEndpointToHostAction where none says it.
+func settingsOf(chain []*v3.FelixConfiguration, toHost string) (Settings, error) {
 	s := Settings{Config: model.PolicyConfig{FailsafeIn: failsafeIn(), FailsafeOut: failsafeOut()}, NftablesMode: "Auto", IptablesBackend: "Auto"}
-	toHost, spoofing := "Drop", "Disabled"
+	spoofing := "Disabled"
 	var err error
 	for _, f := range chain {
 		if list := f.Spec.FailsafeInboundHostPorts; list != nil {

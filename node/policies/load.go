@@ -109,7 +109,7 @@ func convert(self model.NodeName, labels map[string]string, objects []v3.Object,
 			l.snapshot.Policy.Profiles[name] = p
 		}
 	}
-	settings, err := settingsOf(FelixChain(self, labels, l.felix))
+	settings, err := settingsOf(FelixChain(self, labels, l.felix), toHostDrop)
 	l.note(datastore.Key{Kind: v3.KindFelixConfiguration, Name: "default"}, err)
 	l.snapshot.Policy.Config = settings.Config
 	if !settings.Spoofing {
