@@ -365,6 +365,9 @@ type PolicyView struct {
 type Overlay struct {
 	Peers    []netip.Addr // underlay addresses of the other nodes; sorted, each once
 	Carriers []Carrier    // of this node's tunnels; sorted, each once
+	// Local are the addresses that this node's tunnels have. Between these and Peers the kernel need not track
+	// Carriers, which are no connections. Sorted, each once; none: they are tracked.
+	Local []netip.Addr
 }
 
 // Carrier is the packets of a tunnel: those of a protocol over one family, with ports to that Port.

@@ -286,7 +286,7 @@ func (s *service) build(ctx context.Context) error {
 			return err
 		}
 	}
-	s.engine.onLinks, s.engine.onOverlay = s.enforcer.setLinks, s.enforcer.setOverlay
+	s.engine.onLinks, s.engine.onOverlay = s.enforcer.setLinks, s.overlay
 	s.speaker = s.newSpeaker()
 	s.engine.speaker = s.speaker
 	s.reporter = &reporter{self: s.cfg.NodeName, version: s.version, started: s.started, store: s.store, log: s.log,
@@ -302,6 +302,14 @@ func (s *service) build(ctx context.Context) error {
 		RetryMin: retryMin, RetryMax: retryMax, Resync: s.cfg.Resync})
 	s.registry.OnChange(s.engine.runner.Kick)
 	return nil
+}
+
+// overlay passes on what policy has to know of tunnels.
+func (s *service) overlay(o model.Overlay) {
+	if s.cfg.TrackTunnels {
+		o.Local = nil
+	}
+	s.enforcer.setOverlay(o)
 }
 
 func (s *service) pathCounts() map[string]int {

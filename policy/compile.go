@@ -208,7 +208,8 @@ func (c *compilation) hosts(s *model.Snapshot) {
 }
 
 func (c *compilation) carriers() {
-	if len(c.program.Hosts) == 0 {
+	c.program.Local = c.view.Overlay.Local
+	if len(c.program.Hosts)+len(c.program.Local) == 0 {
 		return
 	}
 	c.program.Carriers = c.view.Overlay.Carriers

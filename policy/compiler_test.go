@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -25,6 +26,7 @@ type mirror struct {
 	hosts      map[string]*Host
 	config     model.PolicyConfig
 	carriers   []model.Carrier
+	local      []netip.Addr
 }
 
 func newMirror() *mirror {
@@ -58,7 +60,7 @@ func (m *mirror) apply(u Update) error {
 		}
 	}
 	if d.ConfigChanged {
-		m.config, m.carriers = u.Program.Config, u.Program.Carriers
+		m.config, m.carriers, m.local = u.Program.Config, u.Program.Carriers, u.Program.Local
 	}
 	return firstError(
 		follow("chain", m.chains, u.Program.Chains, d.ChainsChanged, d.ChainsRemoved),
@@ -119,7 +121,7 @@ func follow[K comparable, V any](what string, have, want map[K]*V, changed, remo
 
 // program is what the mirror has, as a Program.
 func (m *mirror) program() *Program {
-	p := &Program{Sets: map[SetID]*Set{}, Chains: m.chains, Endpoints: m.pods, Hosts: m.hosts, Config: m.config, Carriers: m.carriers}
+	p := &Program{Sets: map[SetID]*Set{}, Chains: m.chains, Endpoints: m.pods, Hosts: m.hosts, Config: m.config, Carriers: m.carriers, Local: m.local}
 	for id, members := range m.sets {
 		p.Sets[id] = newSet(id)
 		for e := range members {

@@ -11,7 +11,7 @@ import (
 // place, so that only the sets are copied.
 func (p *Program) Clone() *Program {
 	c := &Program{Sets: make(map[SetID]*Set, len(p.Sets)), Chains: maps.Clone(p.Chains),
-		Endpoints: maps.Clone(p.Endpoints), Hosts: maps.Clone(p.Hosts), Config: p.Config, Carriers: p.Carriers}
+		Endpoints: maps.Clone(p.Endpoints), Hosts: maps.Clone(p.Hosts), Config: p.Config, Carriers: p.Carriers, Local: p.Local}
 	for id, s := range p.Sets {
 		c.Sets[id] = &Set{ID: id, members: maps.Clone(s.members), lengths: slices.Clone(s.lengths)}
 	}

@@ -49,7 +49,14 @@ func (p *Program) formatConfig(b *strings.Builder) {
 		fmt.Fprintf(b, "failsafe egress %s\n", formatFailsafe(f))
 	}
 	for _, t := range p.Carriers {
-		fmt.Fprintf(b, "host interfaces carry %s of other nodes\n", t)
+		if len(p.Hosts) > 0 {
+			fmt.Fprintf(b, "host interfaces carry %s of other nodes\n", t)
+		}
+		for _, a := range p.Local {
+			if model.FamilyOf(a) == t.Family {
+				fmt.Fprintf(b, "not tracked: %s between %s and other nodes\n", t, a)
+			}
+		}
 	}
 	if p.Config.PodsToHost {
 		b.WriteString("pods reach this host\n")

@@ -16,7 +16,7 @@ func peerMembers(peers []netip.Addr, id SetID, f func(Member)) {
 	}
 }
 
-// flushOverlay comes after the hosts: without any, nobody asks about tunnels.
+// flushOverlay comes after the hosts: without any, and where tunnels are tracked, nobody asks about them.
 func (c *Compiler) flushOverlay(d *Delta) {
 	if o := c.dirty.overlay; o != nil {
 		gone, came := apart(c.overlay.Peers, o.Peers)
@@ -29,10 +29,14 @@ func (c *Compiler) flushOverlay(d *Delta) {
 		c.overlay = *o
 	}
 	var now []model.Carrier
-	if len(c.program.Hosts) > 0 {
+	local := c.overlay.Local
+	if len(c.program.Hosts)+len(local) > 0 {
 		now = c.overlay.Carriers
 	}
 	before := c.program.Carriers
+	if !slices.Equal(c.program.Local, local) {
+		c.program.Local, d.ConfigChanged = local, true
+	}
 	if slices.Equal(before, now) {
 		return
 	}

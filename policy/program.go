@@ -21,8 +21,9 @@ type Program struct {
 	Hosts  map[string]*Host
 	Config model.PolicyConfig
 	// Carriers are what Hosts let pass from and to other nodes, whose addresses are in the sets
-	// PeersOf; sorted, and empty without Hosts.
+	// PeersOf, and what is not tracked between those and Local; sorted, and empty without Hosts and Local.
 	Carriers []model.Carrier
+	Local    []netip.Addr // see model.Overlay; sorted
 }
 
 // SetKind is what a set is made of.
@@ -187,7 +188,7 @@ type Delta struct {
 	PodsRemoved   []string
 	HostsChanged  []string // interfaces
 	HostsRemoved  []string
-	ConfigChanged bool // or the Carriers did
+	ConfigChanged bool // or the Carriers or Local did
 }
 
 // MemberDelta is how the members of one set changed. The lists are disjoint and in no order.

@@ -23,12 +23,17 @@ func (v *View) Overlay() model.Overlay {
 	o.Peers = slices.Compact(o.Peers)
 	for i := range v.Tunnels {
 		t := &v.Tunnels[i]
+		if t.Local.IsValid() {
+			o.Local = append(o.Local, t.Local)
+		}
 		c := model.Carrier{Family: t.Family, Protocol: model.UDP, Port: uint16(t.Port)}
 		if t.End.Encap == model.EncapIPIP {
 			c.Protocol, c.Port = model.IPIP, 0
 		}
 		o.Carriers = append(o.Carriers, c)
 	}
+	slices.SortFunc(o.Local, netip.Addr.Compare)
+	o.Local = slices.Compact(o.Local)
 	slices.SortFunc(o.Carriers, model.Carrier.Compare)
 	o.Carriers = slices.Compact(o.Carriers)
 	return o

@@ -45,6 +45,7 @@ type Config struct {
 	CNIBinDir, CNIConfDir string
 	// PolicyDriver is auto, nftables or iptables: by what policy is enforced.
 	PolicyDriver string
+	TrackTunnels bool // connections of tunnels between nodes
 }
 
 // Datastore says where the cluster's resources are.
@@ -139,6 +140,7 @@ func Bind(fs *pflag.FlagSet) func() (*Config, error) {
 	_ = fs.MarkHidden("key-rotation-period")
 	fs.BoolVar(&r.BGP, "bgp", true, "speak BGP, as the resources say; without, routes to other nodes come from the store alone")
 	fs.StringVar(&r.PolicyDriver, "policy-driver", PolicyAuto, "how network policy is enforced: nftables, iptables, or auto: as nftablesMode of the FelixConfiguration says, else the first that works")
+	fs.BoolVar(&r.TrackTunnels, "track-tunnels", false, "have the kernel track the packets that tunnels send between nodes as connections: for hosts with a firewall of their own that lets them in by state")
 	fs.StringVar(&r.CNIBinDir, "cni-bin-dir", "/opt/cni/bin", "directory to put the CNI plugin into, with --cni-conf-dir")
 	fs.StringVar(&r.CNIConfDir, "cni-conf-dir", "", "directory, such as /etc/cni/net.d, to put the CNI configuration into once the node is ready; empty: install neither")
 	return func() (*Config, error) {

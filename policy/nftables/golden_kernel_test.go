@@ -151,6 +151,18 @@ var goldenCases = []struct {
 		s.Policy.Overlay = model.Overlay{Peers: []netip.Addr{netip.MustParseAddr("172.31.1.12"), netip.MustParseAddr("fd00:31:1::12")}, Carriers: []model.Carrier{
 			{Family: model.IPv4, Protocol: model.IPIP}, {Family: model.IPv4, Protocol: model.UDP, Port: 4789}, {Family: model.IPv6, Protocol: model.UDP, Port: 51821}}}
 	}},
+	{"tunnels-not-tracked", func(s *model.Snapshot) { s.Policy.Overlay = untracked() }},
+	{"tunnels-not-tracked-past-a-host-endpoint", func(s *model.Snapshot) {
+		s.Policy.HostEndpoints["uplink"] = &model.HostEndpoint{Name: "uplink", Node: "n1", Interface: "eth0"}
+		s.Policy.Overlay = untracked()
+	}},
+}
+
+// untracked has tunnels over both families.
+func untracked() model.Overlay {
+	return model.Overlay{Peers: []netip.Addr{netip.MustParseAddr("172.31.1.12"), netip.MustParseAddr("fd00:31:1::12")},
+		Local: []netip.Addr{netip.MustParseAddr("172.31.1.11"), netip.MustParseAddr("fd00:31:1::11")}, Carriers: []model.Carrier{
+			{Family: model.IPv4, Protocol: model.IPIP}, {Family: model.IPv4, Protocol: model.UDP, Port: 4789}, {Family: model.IPv6, Protocol: model.UDP, Port: 51821}}}
 }
 
 // TestGolden prints what nft(8) shows of each case; testdata/rulesets.txtar has it to read. The first is

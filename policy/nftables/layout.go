@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -26,6 +27,7 @@ const (
 	chainInputPods = prefix + "input-pods" // defaultEndpointToHostAction
 	chainRawOutput = prefix + "output-raw" // untracked policies
 	chainOutput    = prefix + "output"     // from this host
+	chainFromPod   = prefix + "from-pod"   // what pods send, before anything else is asked
 	chainSource    = prefix + "source"     // drops what a pod may not send from, returns the rest
 	chainInvalid   = prefix + "invalid"    // drops what belongs to no connection and is of a pod or host endpoint
 	chainUntracked = prefix + "untracked"  // Allow of an untracked policy
@@ -40,12 +42,13 @@ const (
 
 var discoveryTypes = []byte{130, 131, 132, 133, 135, 136}
 
-// podIn and podOut match pods' devices, with or without an entry; tunnels' names begin with weft- .
+// podIn and podOut match pods' devices, with or without an entry; tunnels' names begin with weft- . A name is
+// long to load for the kernel: it is loaded once.
 func podIn() []expr.Any  { return podLink(nft.InputInterface()) }
 func podOut() []expr.Any { return podLink(nft.OutputInterface()) }
 
 func podLink(f nft.Field) []expr.Any {
-	return nft.Rule(f.Is([]byte(kernel.PodLinkPrefix)...), f.IsNot([]byte(kernel.PodLinkPrefix+"-")...))
+	return f.IsAndIsNot([]byte(kernel.PodLinkPrefix), []byte(kernel.PodLinkPrefix+"-"))
 }
 
 func established() []expr.Any {
@@ -77,6 +80,7 @@ func skeleton(s *state) *skeletonOf {
 		base  *nft.Base
 		rules func(*chainRules)
 	}{
+		{chainFromPod, nil, k.fromPod},
 		{chainSource, nil, k.source},
 		{chainNoProgram, nil, k.noProgram},
 		{chainInvalid, nil, k.invalid},
@@ -94,6 +98,9 @@ func skeleton(s *state) *skeletonOf {
 	} {
 		var r chainRules
 		c.rules(&r)
+		if c.base != nil && !c.base.Drop && len(r.rules) == 0 {
+			continue // each packet would walk it for nothing
+		}
 		chain := r.chain(c.name)
 		chain.Base = c.base
 		k.chains = append(k.chains, *chain)
@@ -111,10 +118,25 @@ type skeletonOf struct {
 	failsafe, failsafeReply [2]*object
 }
 
+// sourceKey is what the sets of sources hold.
+func sourceKey(f model.Family) []nft.Field {
+	return []nft.Field{nft.InputInterface(), nft.SourceMAC(), nft.SourceAddr(f)}
+}
+
+// fromPod comes first to what nearly all of a pod's packets are.
+func (k *skeletonOf) fromPod(c *chainRules) {
+	for _, f := range families {
+		c.add("", nft.Family(f), nft.In(sources+familySuffix(f), sourceKey(f)...), nft.Accept())
+	}
+	c.add("needed for the pod's link", isDiscovery(), nft.In(setPods, nft.InputInterface()), nft.Accept())
+	c.add("", nft.Jump(chainSource))
+	c.add("", nft.Accept())
+}
+
 // source is about packets of pods only.
 func (k *skeletonOf) source(c *chainRules) {
 	for i, f := range families {
-		key := []nft.Field{nft.InputInterface(), nft.SourceMAC(), nft.SourceAddr(f)}
+		key := sourceKey(f)
 		c.add("", nft.Family(f), nft.In(sources+familySuffix(f), key...), nft.Return())
 		if k.state.ranges[i] > 0 {
 			c.add("", nft.Family(f), nft.In(ranges+familySuffix(f), key...), nft.Return())
@@ -131,9 +153,8 @@ func (k *skeletonOf) noProgram(c *chainRules) {
 // raw is the first that sees a packet from outside.
 func (k *skeletonOf) raw(c *chainRules) {
 	c.add("", nft.SetMark(kernel.PolicyMark, 0))
-	c.add("needed for the pod's link", podIn(), isDiscovery(), nft.In(setPods, nft.InputInterface()), nft.Accept())
-	c.add("", podIn(), nft.Jump(chainSource))
-	c.add("", podIn(), nft.Accept())
+	c.add("", podIn(), nft.GoTo(chainFromPod))
+	k.notTracked(c, nft.DestAddr, nft.SourceAddr)
 	k.stage(c, stage{nft.InputInterface(), func(h *policy.Host) *policy.Hook { return &h.Untracked[model.Ingress] },
 		hookOf{direction: model.Ingress, end: acceptEnd, skip: k.skip(k.failsafe[model.Ingress], k.failsafeReply[model.Ingress])}, "untracked ingress"})
 }
@@ -144,6 +165,7 @@ func (k *skeletonOf) preDNAT(c *chainRules) {
 		hookOf{direction: model.Ingress, end: acceptEnd, skip: k.skip(k.failsafe[model.Ingress])}, "pre-DNAT"}) {
 		c.add("", podIn(), nft.Accept())
 		c.add("", established(), nft.Accept())
+		k.aboutCarriers(c)
 		c.add("", nft.Marked(decidedBit), nft.Accept())
 		c.rules, c.comments = append(c.rules, r.rules...), append(c.comments, r.comments...)
 	}
@@ -173,6 +195,11 @@ func (k *skeletonOf) to(c *chainRules) {
 }
 
 func (k *skeletonOf) input(c *chainRules) {
+	if !k.hosts() { // then it is about pods' links and tunnels alone
+		c.add("", nft.InputInterface().IsNot([]byte(kernel.PodLinkPrefix)...), nft.Accept())
+	} else {
+		k.aboutCarriers(c)
+	}
 	c.add("", established(), nft.Accept())
 	c.add("", nft.InState(expr.CtStateBitINVALID), nft.Jump(chainInvalid))
 	c.add("needed for the pod's link", podIn(), isDiscovery(), nft.Accept())
@@ -201,6 +228,7 @@ func (k *skeletonOf) inputPods(c *chainRules) {
 }
 
 func (k *skeletonOf) rawOutput(c *chainRules) {
+	k.notTracked(c, nft.SourceAddr, nft.DestAddr)
 	if !k.hosts() {
 		return
 	}
@@ -237,6 +265,61 @@ func (k *skeletonOf) carriers(c *chainRules, peer func(model.Family) nft.Field) 
 		}
 		c.add("tunnels between nodes", match, nft.In(hashName(policy.PeersOf(t.Family)), peer(t.Family)), nft.Accept())
 	}
+}
+
+// matchCarrier matches a tunnel's packets, what most packets fail first. ok is false when
+// the kernel refused the set of peers.
+func (k *skeletonOf) matchCarrier(t model.Carrier) (m []expr.Any, ok bool) {
+	m = nft.Rule(nft.L4Proto().Is(byte(t.Protocol)))
+	if t.Port != 0 {
+		m = nft.Rule(m, nft.DestPort().Is(nft.Port(int(t.Port))...))
+	}
+	return nft.Rule(m, nft.Family(t.Family)), k.state.sets[policy.PeersOf(t.Family)] != nil
+}
+
+// notTracked keeps what tunnels send between this node and others out of connection tracking, where each would
+// be one connection more for each of those that it carries. What comes next sees it all the same.
+func (k *skeletonOf) notTracked(c *chainRules, own, peer func(model.Family) nft.Field) {
+	for _, t := range k.state.program.Carriers {
+		m, ok := k.matchCarrier(t)
+		for _, a := range k.state.program.Local {
+			if ok && model.FamilyOf(a) == t.Family {
+				c.add("tunnels between nodes", m, own(t.Family).Is(a.AsSlice()...), nft.In(hashName(policy.PeersOf(t.Family)), peer(t.Family)), nft.NoTrack())
+			}
+		}
+	}
+}
+
+// aboutCarriers lets in what the underlay's routers answer to tunnels' packets: that they are too big, or their
+// destination is gone. As these are not tracked, tracking does not know what the answers are related to.
+func (k *skeletonOf) aboutCarriers(c *chainRules) {
+	for _, t := range k.state.program.Carriers {
+		for _, a := range k.state.program.Local {
+			if model.FamilyOf(a) == t.Family && k.state.sets[policy.PeersOf(t.Family)] != nil {
+				c.add("about tunnels between nodes", about(t, a, hashName(policy.PeersOf(t.Family))), nft.Accept())
+			}
+		}
+	}
+}
+
+// about matches ICMP that says of a tunnel's packet from own to one of peers: unreachable or too big.
+func about(t model.Carrier, own netip.Addr, peers string) []expr.Any {
+	// The packet that it is about stands behind 8 bytes of ICMP; ours have no IP options.
+	const quoted = 8
+	errors, protocol, header := nft.Rule(nft.L4Proto().Is(unix.IPPROTO_ICMP), nft.Family(t.Family), nft.ICMPType().Is(3)), uint32(9), uint32(20) // RFC 792
+	if t.Family == model.IPv6 {
+		errors = nft.Rule(nft.L4Proto().Is(unix.IPPROTO_ICMPV6), nft.Family(t.Family), nft.ICMPType().InRange([]byte{1}, []byte{2})) // RFC 4443
+		protocol, header = 6, 40
+	}
+	at := func(offset, length uint32) nft.Field {
+		return nft.Payload(expr.PayloadBaseTransportHeader, quoted+offset, length)
+	}
+	source, length := nft.SourceAt(t.Family)
+	m := nft.Rule(errors, at(protocol, 1).Is(byte(t.Protocol)), at(source, length).Is(own.AsSlice()...))
+	if t.Port != 0 {
+		m = nft.Rule(m, at(header+2, 2).Is(nft.Port(int(t.Port))...))
+	}
+	return nft.Rule(m, nft.In(peers, at(source+length, length)))
 }
 
 func (k *skeletonOf) decided(c *chainRules) {

@@ -286,7 +286,11 @@ func (w *World) overlay() (o model.Overlay) {
 	}
 	slices.SortFunc(o.Peers, netip.Addr.Compare)
 	slices.SortFunc(o.Carriers, model.Carrier.Compare)
-	o.Peers, o.Carriers = slices.Compact(o.Peers), slices.Compact(o.Carriers)
+	for range w.IntN(3) {
+		o.Local = append(o.Local, w.addr(w.family()))
+	}
+	slices.SortFunc(o.Local, netip.Addr.Compare)
+	o.Peers, o.Carriers, o.Local = slices.Compact(o.Peers), slices.Compact(o.Carriers), slices.Compact(o.Local)
 	return o
 }
 
