@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -330,20 +331,19 @@ func (c *Config) Validate() error {
 			bad(flag, "%q: want host:port: %v", l, err)
 		}
 	}
-	if !strings.Contains(" debug info warn error ", " "+c.Log.Level+" ") {
-		bad("log-level", "%q: want debug, info, warn or error", c.Log.Level)
-	}
-	if c.Log.Format != "text" && c.Log.Format != "json" {
-		bad("log-format", "%q: want text or json", c.Log.Format)
-	}
-	if d := c.WireGuardDriver; d != WireGuardAuto && d != "kernel" && d != "userspace" {
-		bad("wireguard-driver", "%q: want auto, kernel or userspace", d)
-	}
-	if d := c.IPIPDriver; d != IPIPAuto && d != "kernel" && d != "ebpf" {
-		bad("ipip-driver", "%q: want auto, kernel or ebpf", d)
-	}
-	if d := c.PolicyDriver; d != PolicyAuto && d != "nftables" && d != "iptables" {
-		bad("policy-driver", "%q: want auto, nftables or iptables", d)
+	for _, choice := range []struct {
+		flag, value string
+		of          []string
+	}{
+		{"log-level", c.Log.Level, []string{"debug", "info", "warn", "error"}},
+		{"log-format", c.Log.Format, []string{"text", "json"}},
+		{"wireguard-driver", c.WireGuardDriver, []string{WireGuardAuto, "kernel", "userspace"}},
+		{"ipip-driver", c.IPIPDriver, []string{IPIPAuto, "kernel", "ebpf"}},
+		{"policy-driver", c.PolicyDriver, []string{PolicyAuto, "nftables", "iptables"}},
+	} {
+		if last := len(choice.of) - 1; !slices.Contains(choice.of, choice.value) {
+			bad(choice.flag, "%q: want %s or %s", choice.value, strings.Join(choice.of[:last], ", "), choice.of[last])
+		}
 	}
 	if c.EncryptionGrace < 0 {
 		bad("encryption-grace", "%v: want 0 or more", c.EncryptionGrace)
