@@ -104,7 +104,9 @@ func (m *memory) change(u *policy.Update, s *scope) {
 	before := map[policy.ChainID]*policy.Chain{}
 	for _, id := range d.ChainsChanged {
 		old, now := m.chains[id], p.Chains[id]
-		if old != nil && now != nil && !now.Staged && rulesNarrow(old.Rules, now.Rules) {
+		// One that is staged from now on, or not any more, was or is not asked: that may deny what it allowed, or what no
+		// policy was asked about.
+		if was, is := old != nil, now != nil && !now.Staged; was != is || was && rulesNarrow(old.Rules, now.Rules) {
 			changed[id] = struct{}{}
 		}
 		m.setChain(id, now)
@@ -247,9 +249,6 @@ func (m *memory) podsChanged(p *policy.Program, d *policy.Delta, l lookup, s *sc
 	}
 	for _, device := range d.PodsChanged {
 		old, now := m.pods[device], p.Endpoints[device]
-		if now == nil {
-			continue
-		}
 		if old == nil || !slices.Equal(old.Sources, now.Sources) || l.hookNarrows(&old.Ingress, &now.Ingress) || l.hookNarrows(&old.Egress, &now.Egress) {
 			s.addAll(now.Sources)
 			if old != nil {
@@ -292,9 +291,6 @@ func (m *memory) hostsChanged(p *policy.Program, d *policy.Delta, l lookup, s *s
 	}
 	for _, iface := range d.HostsChanged {
 		old, now := m.hosts[iface], p.Hosts[iface]
-		if now == nil {
-			continue
-		}
 		m.hosts[iface] = now
 		if old == nil {
 			all = true
