@@ -107,6 +107,9 @@ func policyLine(p *status.Policy) string {
 	if p.Programmed != p.Generation {
 		text += fmt.Sprintf(", NOT %d", p.Generation)
 	}
+	if p.Offload != "" {
+		text += ", " + p.Offload
+	}
 	return because(text, p.Error)
 }
 

@@ -366,7 +366,9 @@ type Snapshot struct {
 	Encryption      EncryptionConfig
 	EncryptionState EncryptionState
 	NAT             NATConfig
-	Policy          PolicyView
+	// FlowOffload lets established connections of pods bypass the rules, where nothing needs these to see each packet.
+	FlowOffload bool
+	Policy      PolicyView
 	// IgnoreReadiness moves traffic without regard to what the peers receive. Packets are lost; it
 	// is the control of the tests that show that otherwise none is.
 	IgnoreReadiness bool

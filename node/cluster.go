@@ -252,6 +252,7 @@ func (c *cluster) snapshotLocked() (s *model.Snapshot, generation uint64, ok boo
 	s = &model.Snapshot{Self: c.self, Nodes: c.copied.nodes, Blocks: c.copied.blocks, Generation: c.generation + 1} // 0 has a meaning of its own
 	s.VXLAN, s.MTU = c.tunnelSettings()
 	s.NAT = c.natSettings()
+	s.FlowOffload = c.flowOffload()
 	s.Encryption = c.encryptionSettings()
 	for _, p := range c.pools {
 		if pool, ok := poolOf(p); ok {

@@ -54,9 +54,10 @@ type enforcer struct {
 	metrics *metrics
 	runner  *reconcile.Runner
 	backend *backend
-	ender   connectionEnder     // nil: there is none
-	cuts    *reconcile.Runner   // of ender: no change of policy waits for it
-	told    func(policy.Update) // of every program before it is applied; nil: nobody
+	ender   connectionEnder                              // nil: there is none
+	cuts    *reconcile.Runner                            // of ender: no change of policy waits for it
+	told    func(policy.Update)                          // of every program before it is applied; nil: nobody
+	before  func(context.Context, *policy.Program) error // takes out of its way what the next program has to see; nil: nothing
 
 	running  sync.Mutex // held during a run, by whoever reads the program, and by ender for moments
 	compiler *policy.Compiler
@@ -300,9 +301,13 @@ func (e *enforcer) run(ctx context.Context, full bool) error {
 	if e.told != nil {
 		e.told(u)
 	}
+	var late error
+	if e.before != nil {
+		late = e.before(ctx, u.Program)
+	}
 	started := time.Now()
 	r, inForce, err := e.backend.apply(ctx, e.feeder.Settings(), u, e.kick)
-	err = e.named(err)
+	err = errors.Join(e.named(err), late)
 	took := time.Since(started)
 	if e.ender != nil { // also after an error: it may be about one rule
 		e.ender.Follow(u)

@@ -43,3 +43,26 @@ func snapshotOf(t *testing.T, c *cluster) *model.Snapshot {
 	}
 	return s
 }
+
+func TestFlowOffloadSetting(t *testing.T) {
+	c := newTestCluster()
+	feed(t, c, manifests)
+	felix := func(name, value string) {
+		feed(t, c, "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {name: "+name+"}\nspec: {"+value+"}")
+	}
+	for _, step := range []struct {
+		name, value string
+		want        bool
+	}{
+		{"default", "", false},
+		{"default", "nftablesFlowTableOffload: Enabled", true},
+		{"node.n1", "nftablesFlowTableOffload: Disabled", false},
+		{"default", "nftablesFlowTableOffload: All", false},
+		{"node.n1", "", true},
+	} {
+		felix(step.name, step.value)
+		if got := snapshotOf(t, c).FlowOffload; got != step.want {
+			t.Errorf("after {%s} of %s: got %v, want %v", step.value, step.name, got, step.want)
+		}
+	}
+}

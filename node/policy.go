@@ -38,7 +38,8 @@ func iptablesBackend(text string) policyiptables.Backend {
 
 // connectionEnder ends connections that policy denies from now on.
 func (s *service) connectionEnder() connectionEnder {
-	return ender{conntrack.New(s.handle, s.log, conntrack.Options{Kick: func() { s.enforcer.cuts.Kick() }, Program: programOf{s}})}
+	return ender{conntrack.New(s.handle, s.log, conntrack.Options{
+		Kick: func() { s.enforcer.cuts.Kick() }, Program: programOf{s}, Flush: s.offload.driver.Flush})}
 }
 
 // programOf locks the program that is compiled.

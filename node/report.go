@@ -48,6 +48,7 @@ func (s *service) status(ctx context.Context) *status.Status {
 	}
 	policyState, policyProblems := s.enforcer.status()
 	st.Policy = policyState
+	st.Policy.Offload = s.offload.describe()
 	st.Repairs += s.enforcer.repairs()
 	st.Problems = slices.Concat(s.cluster.problems(), policyProblems, s.publisher.problems(), s.encryptor.problems(), s.rotator.problems(), s.keeper.Problems(), s.missing)
 	slices.Sort(st.Problems)

@@ -31,6 +31,7 @@ import (
 	"weft/node/datastore/kube"
 	"weft/node/flows"
 	"weft/node/ipam"
+	"weft/policy/offload"
 )
 
 // service is one running node: the parts and what they share.
@@ -59,6 +60,7 @@ type service struct {
 	rotator     *rotator
 	wireguard   *wireguard.Driver // nil: this host cannot
 	guard       *guard.Guard
+	offload     *offloader
 	originals   *kernel.Originals
 	enforcer    *enforcer
 	speaker     *speaker
@@ -266,6 +268,7 @@ func (s *service) build(ctx context.Context) error {
 	tunnels := s.tunnelDrivers(ctx)
 	s.wireguard = s.wireguardDriver(ctx)
 	s.guard = guard.New(s.handle)
+	s.offload = &offloader{driver: offload.New(s.handle, s.log)}
 	s.drivers = s.served(tunnels)
 	s.ipam = ipam.New(s.store, s.cfg.NodeName, ipam.Options{View: s.ipamView, InUse: s.inUse, Log: s.log})
 	s.engine = &engine{log: s.log, cluster: s.cluster, underlay: s.underlay, compiler: topology.NewCompiler(s.drivers),
@@ -293,7 +296,7 @@ func (s *service) build(ctx context.Context) error {
 		peers: s.speaker.sessions, routes: s.bgpRoutes, asked: map[string]*v3.CalicoNodeStatus{}, due: map[string]time.Time{}, poke: make(chan struct{}, 1)}
 	s.noteLogger()
 	s.flows = flows.New(s.handle, s.log)
-	s.enforcer.told = s.flows.Update
+	s.enforcer.told, s.enforcer.before = s.flows.Update, s.offload.follow
 	s.metrics.registry.MustRegister(&policyCollector{s.enforcer}, &encryptionCollector{s}, &bgpCollector{s.speaker})
 	s.publisher = &publisher{self: model.NodeName(s.cfg.NodeName), cfg: s.cfg.Address, log: s.log, store: s.store,
 		stores: storeAddresses(ctx, s.endpoints), cluster: s.cluster, underlay: s.underlay,

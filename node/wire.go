@@ -91,6 +91,10 @@ func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 		})
 	}
 	parts = append(parts, part{
+		name: "policy/offload" + removal, why: "what the guard, or policy, has to see is no longer led past it when they rely on that",
+		apply:   s.offload.stop,
+		observe: s.offload.driver.Observe, resync: s.offload.driver.Invalidate, watch: s.offload.driver.Watch,
+	}, part{
 		name: "encryption/guard", why: "what must not go in clear is refused before there is a route that could lead it there",
 		apply:   func(ctx context.Context, p *plans) (reconcile.Result, error) { return s.guard.Apply(ctx, p.view.Guard) },
 		observe: s.guard.Observe, resync: s.guard.Invalidate, watch: s.guard.Watch,
@@ -121,7 +125,11 @@ func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 		observe: reverse.Observe, resync: reverse.Invalidate,
 	}, part{
 		name: "routing/fib", why: "routes lead to what stands by now",
-		apply:   func(ctx context.Context, p *plans) (reconcile.Result, error) { return routes.Apply(ctx, p.routing) },
+		apply: func(ctx context.Context, p *plans) (reconcile.Result, error) {
+			r, err := routes.Apply(ctx, p.routing)
+			s.offload.rerouted(r, err)
+			return r, err
+		},
 		observe: routes.Observe, resync: routes.Resync,
 	}, part{
 		name: "routing/hosts", why: "what is sent to nodes themselves is led into devices that stand, and away from them before they go",
@@ -166,7 +174,11 @@ func (s *service) parts(tunnels map[string]tunnelDriver) []part {
 			observe: func(kernel.Event) bool { return false }, resync: func() {},
 		})
 	}
-	return parts
+	return append(parts, part{
+		name: "policy/offload", why: "connections are led by the devices and routes that stand by now",
+		apply:   s.offload.apply,
+		observe: func(kernel.Event) bool { return false }, resync: func() {},
+	})
 }
 
 // loose lists the interfaces that packets of other nodes come in by.

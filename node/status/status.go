@@ -44,6 +44,7 @@ type Policy struct {
 	Hosts      int      `json:"hosts"`      // interfaces with a host endpoint
 	Chains     int      `json:"chains"`
 	Sets       int      `json:"sets"`
+	Offload    string   `json:"offload,omitempty"`  // what flow offload does, or why it does nothing; empty: nobody asks for it
 	Isolated   []string `json:"isolated,omitempty"` // pods that nothing passes to or from, as nobody knows what they are
 	Error      string   `json:"error,omitempty"`    // of the last attempt
 }

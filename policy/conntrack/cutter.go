@@ -41,6 +41,9 @@ type Options struct {
 	// Program is held while Cut reads the Program of the last Follow, for a thousandth of a second at a
 	// time. Nil: nobody changes that meanwhile.
 	Program sync.Locker
+	// Flush takes all connections out of where packets meet no rules (policy/offload), and keeps those that are held
+	// out. Nil: there is no such place.
+	Flush func(context.Context) error
 	// Delete ends connections by deleting their entries, as where the kernel cannot hold them. The
 	// connection may then come back the other way round; see the package comment.
 	Delete bool
@@ -59,6 +62,8 @@ type Cutter struct {
 	deletes bool
 	next    time.Time   // the next look, not before
 	timer   *time.Timer // calls Kick then
+	// bypassed: entries were held or are to be deleted, and Flush was not called since.
+	bypassed bool
 
 	mu      sync.Mutex // guards what follows; never held for long
 	memory  memory
@@ -140,7 +145,7 @@ func (c *Cutter) Cut(ctx context.Context) (Result, error) {
 	c.cutting.Lock()
 	defer c.cutting.Unlock()
 	c.mu.Lock()
-	nothing := c.scope.empty() && !c.release
+	nothing := c.scope.empty() && !c.release && !c.bypassed
 	if wait := time.Until(c.next); !nothing && wait > 0 && c.opts.Kick != nil {
 		c.mu.Unlock()
 		if c.timer == nil {

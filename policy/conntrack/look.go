@@ -26,6 +26,7 @@ type look struct {
 	hold  []write
 	free  []write
 	end   []write
+	shut  []write // marks what is in end, and in hold where that deletes
 }
 
 // take keeps an entry for judge, if it has to be asked about.
@@ -54,7 +55,7 @@ func (l *look) entry(e *entry) {
 	}
 	if l.scope.isGone(e.src) || l.scope.isGone(e.to) {
 		l.acted[id] = struct{}{}
-		l.end = append(l.end, e.deletion())
+		l.end, l.shut = append(l.end, e.deletion()), append(l.shut, e.marking(true))
 		return
 	}
 	allowed, asked := l.judge.allows(e)
@@ -65,10 +66,10 @@ func (l *look) entry(e *entry) {
 	switch {
 	case allowed && held:
 		l.free = append(l.free, e.marking(false))
+	case !allowed && l.deletes: // also what was marked and could not be deleted
+		l.hold, l.shut = append(l.hold, e.deletion()), append(l.shut, e.marking(true))
 	case !allowed && held:
 		l.held++
-	case !allowed && l.deletes:
-		l.hold = append(l.hold, e.deletion())
 	case !allowed:
 		l.hold = append(l.hold, e.marking(true))
 	default:
@@ -130,13 +131,17 @@ func (c *Cutter) look(ctx context.Context, l *look) (err error) {
 		}
 	}
 	c.judged(ctx, l)
+	c.bypassed = c.bypassed || len(l.hold) > 0
 	if err := c.hold(ctx, l); err != nil {
+		return err
+	}
+	if err := c.flush(ctx); err != nil {
 		return err
 	}
 	if l.res.Released, err = c.table.do(ctx, l.free); err != nil {
 		return err
 	}
-	if l.res.Ended, err = c.table.do(ctx, l.end); err != nil {
+	if l.res.Ended, err = c.end(ctx, l.end, l.shut); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -168,7 +173,11 @@ func (c *Cutter) hold(ctx context.Context, l *look) error {
 		}
 	}
 	var err error
-	l.res.Cut, err = c.table.do(ctx, l.hold)
+	if l.deletes {
+		l.res.Cut, err = c.end(ctx, l.hold, l.shut)
+	} else {
+		l.res.Cut, err = c.table.do(ctx, l.hold)
+	}
 	return err
 }
 
