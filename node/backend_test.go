@@ -66,8 +66,8 @@ func (d heldDriver) Barrier(context.Context) error {
 }
 
 func (d heldDriver) Watch(ctx context.Context, kick func()) error {
-	d.k.watches.Add(1)
 	kick()
+	d.k.watches.Add(1)
 	<-ctx.Done()
 	return ctx.Err()
 }

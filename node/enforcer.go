@@ -79,6 +79,7 @@ type enforcer struct {
 	at      time.Time
 
 	observed atomic.Pointer[policyDriver] // the one in force
+	stands   atomic.Bool                  // the barrier does, as far as anybody noticed
 }
 
 // Who an error in failed is of.
@@ -272,7 +273,7 @@ func (e *enforcer) onEvent(ev kernel.Event) {
 		return
 	}
 	if d := e.observed.Load(); d != nil && (*d).Observe(ev) {
-		e.runner.Kick()
+		e.kick()
 	}
 }
 
@@ -294,7 +295,7 @@ func (e *enforcer) run(ctx context.Context, full bool) error {
 		e.cuts.KickFull()
 	}
 	if !known { // without the links no host endpoint would match by its address
-		return e.barrier(ctx)
+		return e.barrier(ctx, full)
 	}
 	u := e.compiler.Flush()
 	e.last = u
@@ -317,7 +318,11 @@ func (e *enforcer) run(ctx context.Context, full bool) error {
 	return err
 }
 
-func (e *enforcer) kick() { e.runner.Kick() }
+// kick has the driver look again at what somebody else may have changed.
+func (e *enforcer) kick() {
+	e.stands.Store(false)
+	e.runner.Kick()
+}
 
 // cut ends the connections that the programs so far deny.
 func (e *enforcer) cut(ctx context.Context, full bool) error {
@@ -334,9 +339,17 @@ func (e *enforcer) cut(ctx context.Context, full bool) error {
 	return err
 }
 
-// barrier closes pods while policy is not known, unless an earlier process left rules in force.
-func (e *enforcer) barrier(ctx context.Context) error {
+// barrier closes pods while policy is not known, unless an earlier process left rules in force. Every page that the store
+// tells is a run, and to find the rules of the earlier process takes as long as there are many: it looks once, and again
+// after a kick.
+func (e *enforcer) barrier(ctx context.Context, full bool) error {
+	if e.stands.Swap(true) && !full {
+		return nil
+	}
 	err := e.named(e.backend.barrier(ctx, e.kick))
+	if err != nil {
+		e.stands.Store(false)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.closed = err == nil && !e.backend.none()

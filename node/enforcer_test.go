@@ -257,3 +257,40 @@ func TestNobodyWaitsForConnections(t *testing.T) {
 		t.Errorf("the last error is %q", text)
 	}
 }
+
+// What the store tells before it has told everything comes in many pages: the driver is not asked for its barrier at each, which
+// costs a look at all rules that an earlier process left. It is asked again once somebody else changed rules.
+func TestEnforcerLooksOnceForTheBarrier(t *testing.T) {
+	e, k := newTestEnforcer(t)
+	barriers := func() (n int) {
+		t.Helper()
+		if err := e.runner.Await(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		e.running.Lock()
+		defer e.running.Unlock()
+		return len(k.log)
+	}
+	for k.watches.Load() == 0 { // whose beginning is a kick
+		barriers()
+		time.Sleep(time.Millisecond)
+	}
+	before := barriers()
+	for range 20 {
+		e.tell(t, podRecord)
+		barriers()
+	}
+	if after := barriers(); after != before {
+		t.Errorf("20 pages cost %d looks for the barrier: %v", after-before, k.log)
+	}
+	before = barriers()
+	e.kick()
+	if after := barriers(); after != before+1 {
+		t.Errorf("after a change by somebody else %d looks for the barrier, want 1", after-before)
+	}
+	before = barriers()
+	e.runner.KickFull()
+	if after := barriers(); after != before+1 {
+		t.Errorf("%d looks for the barrier in a full run, want 1", after-before)
+	}
+}
