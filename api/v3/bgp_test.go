@@ -137,12 +137,12 @@ func TestBGPColumns(t *testing.T) {
 		got = append(got, strings.Join(row, " "))
 	}
 	for _, want := range []string{
-		"bgpconfiguration default MESH=true ASN=65546 PORT=1179 REFLECTORS-ABOVE=0 SERVICES=10.96.0.0/12,fd00:96::/108,198.51.100.7 + 1 more",
-		"bgpconfiguration node.n1 MESH= ASN= PORT=179 REFLECTORS-ABOVE= SERVICES=",
-		"bgppeer rack1-tor PEER=192.0.2.1:1179 NODE=rack == 'rack-1' ASN=64513 FILTERS=no-default,only-pods BFD=true PASSWORD=secret/bgp",
-		"bgppeer to-reflectors PEER=nodes has(route-reflector) NODE=!has(route-reflector) ASN= FILTERS= BFD=false PASSWORD=",
-		"bgppeer pods PEER=pods app == 'router' NODE=n1 ASN=65001 FILTERS= BFD=true PASSWORD=",
-		"bgppeer link-local PEER=[fe80::1%eth0]:179 NODE=all() ASN=4294967294 FILTERS= BFD=false PASSWORD=",
+		"bgpconfiguration default MESH=true ASN=65546 PORT=1179 REFLECTORS-ABOVE=0 SERVICES=10.96.0.0/12,fd00:96::/108,198.51.100.7 + 1 more ACCEPTED=",
+		"bgpconfiguration node.n1 MESH= ASN= PORT=179 REFLECTORS-ABOVE= SERVICES= ACCEPTED=",
+		"bgppeer rack1-tor PEER=192.0.2.1:1179 NODE=rack == 'rack-1' ASN=64513 FILTERS=no-default,only-pods BFD=true PASSWORD=secret/bgp ACCEPTED=",
+		"bgppeer to-reflectors PEER=nodes has(route-reflector) NODE=!has(route-reflector) ASN= FILTERS= BFD=false PASSWORD= ACCEPTED=",
+		"bgppeer pods PEER=pods app == 'router' NODE=n1 ASN=65001 FILTERS= BFD=true PASSWORD= ACCEPTED=",
+		"bgppeer link-local PEER=[fe80::1%eth0]:179 NODE=all() ASN=4294967294 FILTERS= BFD=false PASSWORD= ACCEPTED=",
 		"bgpfilter only-pods IPV4=1 in, 3 out IPV6=1 in, 1 out",
 		"caliconodestatus n1 NODE=n1 CLASSES=Agent,BGP,Routes EVERY=10s ESTABLISHED=2/3",
 		"secret bgp TYPE=Opaque DATA=2",

@@ -229,10 +229,12 @@ type BGPConfigurationSpec struct {
 // ("node.<name>").
 //
 // +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,path=bgpconfigurations,singular=bgpconfiguration,shortName=bgpconfig;bgpconfigs,categories=calico;weft
 // +kubebuilder:printcolumn:name="ASN",type=string,JSONPath=`.spec.asNumber`
 // +kubebuilder:printcolumn:name="MESH",type=boolean,JSONPath=`.spec.nodeToNodeMeshEnabled`
 // +kubebuilder:printcolumn:name="PORT",type=integer,JSONPath=`.spec.listenPort`
+// +kubebuilder:printcolumn:name="ACCEPTED",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || self.metadata.name.startsWith('node.')",message="the name is default, or node.<name>"
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || !has(self.spec) || !has(self.spec.nodeToNodeMeshEnabled)",message="stands in the BGPConfiguration default only",fieldPath=".spec.nodeToNodeMeshEnabled",reason="FieldValueForbidden"
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default' || !has(self.spec) || !has(self.spec.asNumber)",message="stands in the BGPConfiguration default only",fieldPath=".spec.asNumber",reason="FieldValueForbidden"
@@ -250,6 +252,8 @@ type BGPConfiguration struct {
 
 	// +optional
 	Spec BGPConfigurationSpec `json:"spec,omitzero"`
+	// +optional
+	Status AcceptedStatus `json:"status,omitzero"`
 }
 
 // BGPConfigurationList is a list of BGPConfiguration.

@@ -191,16 +191,20 @@ type BGPPeerSpec struct {
 // BGPPeer makes nodes speak BGP with a router, with other nodes, or with pods of their own.
 //
 // +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,path=bgppeers,singular=bgppeer,shortName=bgpp;bp,categories=calico;weft
 // +kubebuilder:printcolumn:name="PEERIP",type=string,JSONPath=`.spec.peerIP`
 // +kubebuilder:printcolumn:name="NODE",type=string,JSONPath=`.spec.node`
 // +kubebuilder:printcolumn:name="ASN",type=string,JSONPath=`.spec.asNumber`
+// +kubebuilder:printcolumn:name="ACCEPTED",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 type BGPPeer struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	// +required
 	Spec BGPPeerSpec `json:"spec,omitzero"`
+	// +optional
+	Status AcceptedStatus `json:"status,omitzero"`
 }
 
 // BGPPeerList is a list of BGPPeer.

@@ -27,8 +27,10 @@ type FelixConfigurationSpec struct {
 // ("node.<name>"), or of those that nodeSelector picks.
 //
 // +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,path=felixconfigurations,singular=felixconfiguration,shortName=felixconfig;felixconfigs,categories=calico;weft
 // +kubebuilder:printcolumn:name="SELECTOR",type=string,JSONPath=`.spec.nodeSelector`
+// +kubebuilder:printcolumn:name="ACCEPTED",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:validation:XValidation:rule="(self.metadata.name == 'default' || self.metadata.name.startsWith('node.')) || has(self.spec) && has(self.spec.nodeSelector) && size(self.spec.nodeSelector) > 0",message="which nodes this is for, unless the name is default or node.<name>",fieldPath=".spec.nodeSelector",reason="FieldValueRequired"
 // +kubebuilder:validation:XValidation:rule="!(self.metadata.name == 'default' || self.metadata.name.startsWith('node.')) || !(has(self.spec) && has(self.spec.nodeSelector) && size(self.spec.nodeSelector) > 0)",message="not allowed: the name says which nodes it is for",fieldPath=".spec.nodeSelector"
 type FelixConfiguration struct {
@@ -37,6 +39,8 @@ type FelixConfiguration struct {
 
 	// +optional
 	Spec FelixConfigurationSpec `json:"spec,omitzero"`
+	// +optional
+	Status AcceptedStatus `json:"status,omitzero"`
 }
 
 // FelixConfigurationList is a list of FelixConfiguration.

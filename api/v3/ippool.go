@@ -151,7 +151,7 @@ const (
 
 // IPPoolStatus is what the cluster reports of a pool.
 type IPPoolStatus struct {
-	// Conditions holds Allocatable: whether addresses can be taken from the pool, and why not.
+	// Conditions holds Allocatable: whether addresses can be taken from the pool, and why not; and Accepted.
 	//
 	// +optional
 	// +listType=map
@@ -169,6 +169,7 @@ type IPPoolStatus struct {
 // +kubebuilder:printcolumn:name="IPIP",type=string,JSONPath=`.spec.ipipMode`
 // +kubebuilder:printcolumn:name="NAT",type=boolean,JSONPath=`.spec.natOutgoing`
 // +kubebuilder:printcolumn:name="DISABLED",type=boolean,JSONPath=`.spec.disabled`
+// +kubebuilder:printcolumn:name="ACCEPTED",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 type IPPool struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

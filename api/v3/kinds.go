@@ -73,6 +73,11 @@ func Kinds() []KindInfo {
 			Namespaced: true, GroupVersion: v3, New: newObject[WorkloadEndpoint](v3), Columns: workloadEndpointColumns()},
 	}
 	kinds = slices.Concat(kinds, bgpKinds(), policyKinds(), kubernetesKinds())
+	for i := range kinds {
+		if ConditionsOf(kinds[i].New()) != nil {
+			kinds[i].Columns = append(kinds[i].Columns, acceptedColumn())
+		}
+	}
 	slices.SortFunc(kinds, func(a, b KindInfo) int { return strings.Compare(a.Kind, b.Kind) })
 	return kinds
 }

@@ -173,7 +173,7 @@ func TestColumns(t *testing.T) {
 	for _, c := range k.Columns {
 		got = append(got, c.Name+"="+c.Value(o))
 	}
-	want := "CIDR=10.0.0.0/16 VXLAN=CrossSubnet IPIP=Never NAT=false DISABLED=false SELECTOR=all() NAMESPACES= BLOCKSIZE=26 USES=Workload,Tunnel ASSIGNMENT=Automatic"
+	want := "CIDR=10.0.0.0/16 VXLAN=CrossSubnet IPIP=Never NAT=false DISABLED=false SELECTOR=all() NAMESPACES= BLOCKSIZE=26 USES=Workload,Tunnel ASSIGNMENT=Automatic ACCEPTED="
 	if s := strings.Join(got, " "); s != want {
 		t.Errorf("got  %s\nwant %s", s, want)
 	}

@@ -204,12 +204,21 @@ type KubeControllersConfigurationStatus struct {
 	//
 	// +optional
 	EnvironmentVars map[string]string `json:"environmentVars,omitempty"`
+
+	// Conditions holds Accepted: whether all of this is honoured, and if not, why not and what to do.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
 // KubeControllersConfiguration says what the cluster's controllers do; its name is "default".
 //
 // +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,path=kubecontrollersconfigurations,singular=kubecontrollersconfiguration,shortName=kubecontrollersconfig,categories=calico;weft
+// +kubebuilder:printcolumn:name="ACCEPTED",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default'",message="the only KubeControllersConfiguration is named default"
 type KubeControllersConfiguration struct {
 	metav1.TypeMeta   `json:",inline"`

@@ -76,10 +76,12 @@ type NetworkPolicySpec struct {
 // NetworkPolicy says what traffic endpoints of its namespace may have.
 //
 // +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Namespaced,path=networkpolicies,singular=networkpolicy,shortName=cnp;caliconetworkpolicy,categories=calico;weft
 // +kubebuilder:printcolumn:name="TIER",type=string,JSONPath=`.spec.tier`
 // +kubebuilder:printcolumn:name="ORDER",type=number,JSONPath=`.spec.order`
 // +kubebuilder:printcolumn:name="SELECTOR",type=string,JSONPath=`.spec.selector`
+// +kubebuilder:printcolumn:name="ACCEPTED",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 127 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$')",message="the name is a DNS label, or two with a dot between them"
 // +kubebuilder:validation:XValidation:rule="!self.metadata.name.startsWith('knp.default.') && !self.metadata.name.startsWith('ossg.default.')",message="names that begin with knp.default. or ossg.default. are those of converted Kubernetes policies: want another name"
 type NetworkPolicy struct {
@@ -88,6 +90,8 @@ type NetworkPolicy struct {
 
 	// +optional
 	Spec NetworkPolicySpec `json:"spec,omitzero"`
+	// +optional
+	Status AcceptedStatus `json:"status,omitzero"`
 }
 
 // NetworkPolicyList is a list of NetworkPolicy.
@@ -142,10 +146,12 @@ type GlobalNetworkPolicySpec struct {
 // GlobalNetworkPolicy says what traffic endpoints of all namespaces, and hosts, may have.
 //
 // +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,path=globalnetworkpolicies,singular=globalnetworkpolicy,shortName=gnp;cgnp,categories=calico;weft
 // +kubebuilder:printcolumn:name="TIER",type=string,JSONPath=`.spec.tier`
 // +kubebuilder:printcolumn:name="ORDER",type=number,JSONPath=`.spec.order`
 // +kubebuilder:printcolumn:name="SELECTOR",type=string,JSONPath=`.spec.selector`
+// +kubebuilder:printcolumn:name="ACCEPTED",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 127 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$')",message="the name is a DNS label, or two with a dot between them"
 // +kubebuilder:validation:XValidation:rule="!self.metadata.name.startsWith('knp.default.') && !self.metadata.name.startsWith('ossg.default.')",message="names that begin with knp.default. or ossg.default. are those of converted Kubernetes policies: want another name"
 type GlobalNetworkPolicy struct {
@@ -154,6 +160,8 @@ type GlobalNetworkPolicy struct {
 
 	// +optional
 	Spec GlobalNetworkPolicySpec `json:"spec,omitzero"`
+	// +optional
+	Status AcceptedStatus `json:"status,omitzero"`
 }
 
 // GlobalNetworkPolicyList is a list of GlobalNetworkPolicy.

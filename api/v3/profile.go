@@ -34,13 +34,17 @@ type ProfileSpec struct {
 // Profile has rules and labels for the endpoints that name it. Its rules are asked after all tiers.
 //
 // +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,path=profiles,singular=profile,categories=calico;weft
+// +kubebuilder:printcolumn:name="ACCEPTED",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 type Profile struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	// +optional
 	Spec ProfileSpec `json:"spec,omitzero"`
+	// +optional
+	Status AcceptedStatus `json:"status,omitzero"`
 }
 
 // ProfileList is a list of Profile.

@@ -34,10 +34,12 @@ type StagedNetworkPolicySpec struct {
 // StagedNetworkPolicy is a NetworkPolicy that is shown and not enforced.
 //
 // +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Namespaced,path=stagednetworkpolicies,singular=stagednetworkpolicy,shortName=snp,categories=calico;weft
 // +kubebuilder:printcolumn:name="ACTION",type=string,JSONPath=`.spec.stagedAction`
 // +kubebuilder:printcolumn:name="TIER",type=string,JSONPath=`.spec.tier`
 // +kubebuilder:printcolumn:name="ORDER",type=number,JSONPath=`.spec.order`
+// +kubebuilder:printcolumn:name="ACCEPTED",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 127 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$')",message="the name is a DNS label, or two with a dot between them"
 // +kubebuilder:validation:XValidation:rule="!self.metadata.name.startsWith('knp.default.') && !self.metadata.name.startsWith('ossg.default.')",message="names that begin with knp.default. or ossg.default. are those of converted Kubernetes policies: want another name"
 type StagedNetworkPolicy struct {
@@ -46,6 +48,8 @@ type StagedNetworkPolicy struct {
 
 	// +optional
 	Spec StagedNetworkPolicySpec `json:"spec,omitzero"`
+	// +optional
+	Status AcceptedStatus `json:"status,omitzero"`
 }
 
 // StagedNetworkPolicyList is a list of StagedNetworkPolicy.
@@ -73,10 +77,12 @@ type StagedGlobalNetworkPolicySpec struct {
 // StagedGlobalNetworkPolicy is a GlobalNetworkPolicy that is shown and not enforced.
 //
 // +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,path=stagedglobalnetworkpolicies,singular=stagedglobalnetworkpolicy,shortName=sgnp,categories=calico;weft
 // +kubebuilder:printcolumn:name="ACTION",type=string,JSONPath=`.spec.stagedAction`
 // +kubebuilder:printcolumn:name="TIER",type=string,JSONPath=`.spec.tier`
 // +kubebuilder:printcolumn:name="ORDER",type=number,JSONPath=`.spec.order`
+// +kubebuilder:printcolumn:name="ACCEPTED",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 127 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)?$')",message="the name is a DNS label, or two with a dot between them"
 // +kubebuilder:validation:XValidation:rule="!self.metadata.name.startsWith('knp.default.') && !self.metadata.name.startsWith('ossg.default.')",message="names that begin with knp.default. or ossg.default. are those of converted Kubernetes policies: want another name"
 type StagedGlobalNetworkPolicy struct {
@@ -85,6 +91,8 @@ type StagedGlobalNetworkPolicy struct {
 
 	// +optional
 	Spec StagedGlobalNetworkPolicySpec `json:"spec,omitzero"`
+	// +optional
+	Status AcceptedStatus `json:"status,omitzero"`
 }
 
 // StagedGlobalNetworkPolicyList is a list of StagedGlobalNetworkPolicy.
@@ -136,14 +144,18 @@ type StagedKubernetesNetworkPolicySpec struct {
 // StagedKubernetesNetworkPolicy is a Kubernetes NetworkPolicy that is shown and not enforced.
 //
 // +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Namespaced,path=stagedkubernetesnetworkpolicies,singular=stagedkubernetesnetworkpolicy,shortName=sknp,categories=calico;weft
 // +kubebuilder:printcolumn:name="ACTION",type=string,JSONPath=`.spec.stagedAction`
+// +kubebuilder:printcolumn:name="ACCEPTED",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 type StagedKubernetesNetworkPolicy struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	// +optional
 	Spec StagedKubernetesNetworkPolicySpec `json:"spec,omitzero"`
+	// +optional
+	Status AcceptedStatus `json:"status,omitzero"`
 }
 
 // StagedKubernetesNetworkPolicyList is a list of StagedKubernetesNetworkPolicy.

@@ -11,6 +11,9 @@ const (
 	TierKubeBaseline = "kube-baseline"
 )
 
+// TierConditionReady is the condition that tells whether policies can be put into a tier.
+const TierConditionReady = "Ready"
+
 // TierSpec is what a person wants of a tier.
 type TierSpec struct {
 	// Order of the tier among the others: lower numbers are asked first. Last when not set.
@@ -28,7 +31,7 @@ type TierSpec struct {
 
 // TierStatus is what the cluster reports of a tier.
 type TierStatus struct {
-	// Conditions holds Ready.
+	// Conditions holds Ready and Accepted.
 	//
 	// +optional
 	// +listType=map
@@ -44,6 +47,7 @@ type TierStatus struct {
 // +kubebuilder:resource:scope=Cluster,path=tiers,singular=tier,categories=calico;weft
 // +kubebuilder:printcolumn:name="ORDER",type=number,JSONPath=`.spec.order`
 // +kubebuilder:printcolumn:name="DEFAULT",type=string,JSONPath=`.spec.defaultAction`
+// +kubebuilder:printcolumn:name="ACCEPTED",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 63 && !self.metadata.name.contains('.')",message="the name is a DNS label: lower-case letters, digits and '-', at most 63"
 // +kubebuilder:validation:XValidation:rule="self.metadata.name != 'default' || !has(self.spec) || !has(self.spec.order) || self.spec.order == 1000000.0",message="that of the built-in tier default is 1000000",fieldPath=".spec.order"
 // +kubebuilder:validation:XValidation:rule="self.metadata.name != 'kube-admin' || !has(self.spec) || !has(self.spec.order) || self.spec.order == 1000.0",message="that of the built-in tier kube-admin is 1000",fieldPath=".spec.order"
