@@ -32,6 +32,12 @@ func Binary(t testing.TB, name string) string {
 	return ""
 }
 
+// Here tells whether a test that needs these programs would not be skipped.
+func Here() bool {
+	_, err := find("kube-apiserver")
+	return err == nil || hasToBe()
+}
+
 // Root is the folder of this project's go.mod, above the test's.
 func Root() (string, error) {
 	dir, err := os.Getwd()
@@ -75,9 +81,13 @@ func find(name string) (string, error) {
 	return path, nil
 }
 
-// Image returns the file of a container image that make test-kube has built, or skips the test.
+// Image returns the file of a container image that make test-kube has built, or skips the test: elsewhere an image that
+// is there may be of other code than this.
 func Image(t testing.TB, name string) string {
 	t.Helper()
+	if !hasToBe() {
+		absent(t, fmt.Errorf("image %s may be old", name))
+	}
 	root, err := Root()
 	if err != nil {
 		t.Fatal(err)
@@ -92,8 +102,13 @@ func Image(t testing.TB, name string) string {
 // absent skips the test, or fails it where everything has to be there.
 func absent(t testing.TB, err error) {
 	t.Helper()
-	if has := strings.Split(os.Getenv(testkit.HasVariable), ","); slices.Contains(has, Feature) {
+	if hasToBe() {
 		t.Fatalf("%v, although %s says that it is there", err, testkit.HasVariable)
 	}
 	t.Skipf("%s %s: %v: make test-kube gets it and runs this test", testkit.SkipMark, Feature, err)
+}
+
+// hasToBe tells that nothing may be absent.
+func hasToBe() bool {
+	return slices.Contains(strings.Split(os.Getenv(testkit.HasVariable), ","), Feature)
 }

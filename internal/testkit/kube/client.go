@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"sigs.k8s.io/yaml"
+
+	"weft/internal/testkit"
 )
 
 // CAFile holds the certificate that the API server's is checked against.
@@ -27,6 +29,12 @@ func (c *Cluster) Token(role string) string { return token(role) }
 // Kubeconfig writes a kubeconfig file for a role, at url when that is not empty, and returns its path.
 func (c *Cluster) Kubeconfig(t testing.TB, role, url string) string {
 	t.Helper()
+	return c.KubeconfigOf(t, token(role), url)
+}
+
+// KubeconfigOf is Kubeconfig for who has a bearer token.
+func (c *Cluster) KubeconfigOf(t testing.TB, bearer, url string) string {
+	t.Helper()
 	if url == "" {
 		url = c.URL
 	}
@@ -37,7 +45,7 @@ clusters: [{name: test, cluster: {server: %q, certificate-authority: %q}}]
 users: [{name: test, user: {token: %q}}]
 contexts: [{name: test, context: {cluster: test, user: test}}]
 current-context: test
-`, url, c.CAFile(), token(role))
+`, url, c.CAFile(), bearer)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -46,6 +54,11 @@ current-context: test
 
 // Do makes one request; body is nil, or sent as JSON. An answer that is not 2xx is an error with its text.
 func (c *Cluster) Do(ctx context.Context, role, method, path string, body any) ([]byte, error) {
+	return c.DoAs(ctx, token(role), method, path, body)
+}
+
+// DoAs is Do for who has a bearer token.
+func (c *Cluster) DoAs(ctx context.Context, bearer, method, path string, body any) ([]byte, error) {
 	contentType := "application/json"
 	if method == http.MethodPatch {
 		contentType = "application/merge-patch+json"
@@ -65,7 +78,7 @@ func (c *Cluster) Do(ctx context.Context, role, method, path string, body any) (
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Authorization", "Bearer "+token(role))
+	req.Header.Set("Authorization", "Bearer "+bearer)
 	req.Header.Set("Content-Type", contentType)
 	pem, err := os.ReadFile(c.CAFile())
 	if err != nil {
@@ -75,7 +88,7 @@ func (c *Cluster) Do(ctx context.Context, role, method, path string, body any) (
 	roots.AppendCertsFromPEM(pem)
 	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
 	defer tr.CloseIdleConnections()
-	resp, err := (&http.Client{Transport: tr, Timeout: 30 * time.Second}).Do(req)
+	resp, err := (&http.Client{Transport: tr, Timeout: testkit.Patient(30 * time.Second)}).Do(req)
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +127,9 @@ var paths = map[string]string{
 	"ClusterRoleBinding":       "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
 	"Role":                     "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/roles",
 	"RoleBinding":              "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/rolebindings",
+
+	"ValidatingAdmissionPolicy":        "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies",
+	"ValidatingAdmissionPolicyBinding": "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings",
 }
 
 // Install creates the CRDs and roles that this project ships, where the cluster began without.
@@ -134,10 +150,10 @@ func (c *Cluster) applyManifests(ctx context.Context) error {
 		return err
 	}
 	var names []string
-	for _, folder := range []string{"crds", "rbac"} {
-		files, err := filepath.Glob(filepath.Join(root, "manifests", folder, "*.yaml"))
+	for _, what := range []string{"crds/*.yaml", "rbac/*.yaml", "controllers/rbac.yaml"} {
+		files, err := filepath.Glob(filepath.Join(root, "manifests", what))
 		if err != nil || len(files) == 0 {
-			return fmt.Errorf("manifests/%s has no manifests (%w)", folder, err)
+			return fmt.Errorf("there are no manifests/%s (%w)", what, err)
 		}
 		for _, f := range files {
 			created, err := c.applyFile(ctx, f)
@@ -208,17 +224,50 @@ func (c *Cluster) create(ctx context.Context, path string, o any) error {
 	}
 }
 
-// bindRoles gives the user of the token Node what manifests/rbac gives the node's service account.
+// NodeToken returns the token of service account weft-node that a pod of the DaemonSet on a node has, or, where node is
+// empty, one that is bound to no pod. It makes the pod.
+func (c *Cluster) NodeToken(t testing.TB, node string) string {
+	t.Helper()
+	const accounts, pods = "/api/v1/namespaces/kube-system/serviceaccounts", "/api/v1/namespaces/kube-system/pods"
+	_, err := c.Do(t.Context(), Admin, http.MethodPost, accounts, map[string]any{"metadata": map[string]any{"name": Node}})
+	var refused *StatusError
+	if err != nil && (!errors.As(err, &refused) || refused.Code != http.StatusConflict) {
+		t.Fatal(err)
+	}
+	spec := map[string]any{}
+	if node != "" {
+		var made struct{ Metadata struct{ UID string } }
+		b := c.MustDo(t, http.MethodPost, pods, map[string]any{"metadata": map[string]any{"name": Node + "-" + node},
+			"spec": map[string]any{"nodeName": node, "serviceAccountName": Node, "containers": []any{map[string]any{"name": "weft", "image": "weft"}}}})
+		if err := json.Unmarshal(b, &made); err != nil {
+			t.Fatal(err)
+		}
+		spec["boundObjectRef"] = map[string]any{"apiVersion": "v1", "kind": "Pod", "name": Node + "-" + node, "uid": made.Metadata.UID}
+	}
+	var answer struct{ Status struct{ Token string } }
+	b := c.MustDo(t, http.MethodPost, accounts+"/"+Node+"/token", map[string]any{"spec": spec})
+	if err := json.Unmarshal(b, &answer); err != nil || answer.Status.Token == "" {
+		t.Fatalf("token of %s on node %q: %v: %.200s", Node, node, err, b)
+	}
+	return answer.Status.Token
+}
+
+// bindRoles gives the users of the tokens Node and Controllers what the manifests give the service accounts.
 func (c *Cluster) bindRoles(ctx context.Context) error {
-	bind := func(role string) map[string]any {
-		return map[string]any{"metadata": map[string]any{"name": "test-" + Node},
-			"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": role, "name": Node},
-			"subjects": []any{map[string]any{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": Node}}}
+	for _, user := range []string{Node, Controllers} {
+		bind := func(role string) map[string]any {
+			return map[string]any{"metadata": map[string]any{"name": "test-" + user},
+				"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": role, "name": user},
+				"subjects": []any{map[string]any{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": user}}}
+		}
+		if err := c.create(ctx, paths["ClusterRoleBinding"], bind("ClusterRole")); err != nil {
+			return err
+		}
+		if err := c.create(ctx, paths["RoleBinding"], bind("Role")); err != nil {
+			return err
+		}
 	}
-	if err := c.create(ctx, paths["ClusterRoleBinding"], bind("ClusterRole")); err != nil {
-		return err
-	}
-	return c.create(ctx, paths["RoleBinding"], bind("Role"))
+	return nil
 }
 
 // awaitServed waits until the kind of a CRD can be listed.

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -27,9 +28,11 @@ import (
 
 // The roles that a Cluster has tokens for.
 const (
-	Admin  = "admin"     // may do everything
-	Node   = "weft-node" // what manifests/rbac gives the node service
-	Nobody = "nobody"    // known, and may do nothing
+	Admin = "admin"     // may do everything
+	Node  = "weft-node" // what manifests/rbac gives the node service
+	// Controllers is what manifests/controllers gives weft controllers.
+	Controllers = "weft-controllers"
+	Nobody      = "nobody" // known, and may do nothing
 )
 
 // Cluster is a kube-apiserver and its etcd.
@@ -39,12 +42,16 @@ type Cluster struct {
 	addr netip.Addr // valid in a Whole: what nodes and pods find the API server by
 	dir  string
 	bin  string
+	// services are the ranges of Services' addresses.
+	services string
 
 	etcd *embed.Etcd
 	mu   sync.Mutex
 	api  *exec.Cmd
 	log  *os.File
 	port int
+	// starts are the times between which an API server had started and was not ready.
+	starts [][2]time.Time
 }
 
 var shared struct {
@@ -61,7 +68,7 @@ func Shared(t testing.TB) *Cluster {
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
 	if shared.cluster == nil && shared.err == nil {
-		shared.cluster, shared.err = start(bin, netip.Addr{})
+		shared.cluster, shared.err = start(bin, netip.Addr{}, false)
 	}
 	if shared.err != nil {
 		t.Fatal(shared.err)
@@ -82,7 +89,7 @@ func StopShared() {
 // Start starts a cluster that ends with the test.
 func Start(t testing.TB) *Cluster {
 	t.Helper()
-	c, err := start(Binary(t, "kube-apiserver"), netip.Addr{})
+	c, err := start(Binary(t, "kube-apiserver"), netip.Addr{}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,12 +102,15 @@ const startTimeout = 90 * time.Second
 
 // start starts what tests of a client need: this project's kinds and roles are there. Where nodes are to find it by
 // an address, nothing is there but what Kubernetes brings.
-func start(bin string, addr netip.Addr) (_ *Cluster, err error) {
+func start(bin string, addr netip.Addr, dual bool) (_ *Cluster, err error) {
 	dir, err := os.MkdirTemp("", "weft-kube-")
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{dir: dir, bin: bin, addr: addr}
+	c := &Cluster{dir: dir, bin: bin, addr: addr, services: "10.96.0.0/16"}
+	if dual {
+		c.services += ",fd96::/112"
+	}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("start a Kubernetes API server: %w", err)
@@ -169,11 +179,12 @@ func (c *Cluster) writeFiles() error {
 	for i := range maxMachines {
 		fmt.Fprintf(&tokens, "%s,system:node:%s,1%d,\"system:nodes\"\n", token(machineName(i)), machineName(i), i)
 	}
-	fmt.Fprintf(&tokens, "%s,system:%s,4\n", token(proxyUser), proxyUser)
+	fmt.Fprintf(&tokens, "%s,system:%s,4\n%s,%s,5\n", token(proxyUser), proxyUser, token(Controllers), Controllers)
 	for name, b := range map[string][]byte{
 		"sa.key":     pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}),
 		"sa.pub":     pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: pub}),
 		"tokens.csv": tokens.Bytes(),
+		"audit.yaml": []byte(auditPolicy),
 	} {
 		if err := os.WriteFile(filepath.Join(c.dir, name), b, 0o600); err != nil {
 			return err
@@ -209,6 +220,7 @@ func (c *Cluster) StartAPI(ctx context.Context) error {
 		return err
 	}
 	c.api, c.log = cmd, log
+	begin := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -218,9 +230,17 @@ func (c *Cluster) StartAPI(ctx context.Context) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 		if _, err := c.Do(ctx, Admin, "GET", "/readyz", nil); err == nil {
+			c.starts = append(c.starts, [2]time.Time{begin, time.Now()})
 			return nil
 		}
 	}
+}
+
+// Starting tells whether an API server was not ready yet at that time. Until it has read the roles it refuses everybody.
+func (c *Cluster) Starting(at time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.starts, func(s [2]time.Time) bool { return !at.Before(s[0]) && !at.After(s[1]) })
 }
 
 // spawn starts a program that does not outlive this one. The kernel ties that to the thread that starts it, and
@@ -245,8 +265,9 @@ func (c *Cluster) apiFlags() []string {
 	flags := []string{"--etcd-servers=http://" + c.etcd.Clients[0].Addr().String(),
 		"--cert-dir=" + at("pki"), fmt.Sprintf("--secure-port=%d", c.port),
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + at("sa.pub"),
-		"--service-account-signing-key-file=" + at("sa.key"), "--service-cluster-ip-range=10.96.0.0/16",
-		"--authorization-mode=Node,RBAC", "--token-auth-file=" + at("tokens.csv"), "--allow-privileged=true"}
+		"--service-account-signing-key-file=" + at("sa.key"), "--service-cluster-ip-range=" + c.services,
+		"--authorization-mode=Node,RBAC", "--token-auth-file=" + at("tokens.csv"), "--allow-privileged=true",
+		"--audit-policy-file=" + at("audit.yaml"), "--audit-log-path=" + at("audit.log"), "--audit-log-mode=blocking"}
 	if c.addr.IsValid() {
 		return append(flags, "--bind-address=0.0.0.0", "--advertise-address="+c.addr.String(), "--kubelet-preferred-address-types=InternalIP")
 	}

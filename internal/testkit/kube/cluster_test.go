@@ -21,12 +21,12 @@ func TestClusterHasKindsAndRoles(t *testing.T) {
 	c.MustDo(t, http.MethodPost, pools, pool)
 	for range 2 {
 		for _, tc := range []struct {
-			role, method string
-			code         int // 0: done
+			role, method, path string
+			code               int // 0: done
 		}{
-			{Admin, http.MethodGet, 0}, {Node, http.MethodGet, 0}, {Nobody, http.MethodGet, 403}, {Node, http.MethodDelete, 403},
+			{Admin, http.MethodGet, pools + "/p", 0}, {Node, http.MethodGet, pools, 0}, {Nobody, http.MethodGet, pools, 403}, {Node, http.MethodDelete, pools + "/p", 403},
 		} {
-			_, err := c.Do(t.Context(), tc.role, tc.method, pools+"/p", nil)
+			_, err := c.Do(t.Context(), tc.role, tc.method, tc.path, nil)
 			var refused *StatusError
 			if code := 0; errors.As(err, &refused) {
 				if code = refused.Code; code != tc.code {

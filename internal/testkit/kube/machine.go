@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"weft/internal/testkit"
 )
 
@@ -32,9 +34,14 @@ type Machine struct {
 	Address netip.Addr
 	NS      testkit.NS
 
+	life   testing.TB // what it ends with
+	w      *Whole
+	index  int // among the machines of w, from 0 on
+	proxy  bool
 	dir    string
 	cgroup string
-	first  int // process of its PID namespace that is 1 inside
+	outer  *os.Process // ends with it
+	first  int         // process of its PID namespace that is 1 inside
 }
 
 // AddMachine adds a host and starts its kubelet; images are files that its containerd imports. proxyMode is
@@ -50,31 +57,65 @@ func (w *Whole) AddMachine(t testing.TB, proxyMode string, images ...string) *Ma
 	if i == maxMachines {
 		t.Fatalf("a cluster has %d machines at most", maxMachines)
 	}
-	m := &Machine{Name: machineName(i), Address: underlay(i).Addr(), NS: testkit.NewNetns(t), dir: t.TempDir()}
+	m := &Machine{Name: machineName(i), Address: underlay(i).Addr(), life: t, w: w, index: i, proxy: proxyMode != "", dir: t.TempDir()}
 	m.cgroup = fmt.Sprintf("weft-%d-%s", os.Getpid(), m.Name)
-	w.join(t, m.NS, m.Name, underlay(i))
 	m.makeCgroups(t)
 	m.writeFiles(t, w, proxyMode, images)
-	env := []string{"NODE_DIR=" + m.dir, "NODE_NAME=" + m.Name, "NODE_ADDRESS=" + m.Address.String(), "KUBE_BIN=" + filepath.Dir(Binary(t, "kubelet"))}
-	if proxyMode != "" {
-		env = append(env, "PROXY_CONFIG="+filepath.Join(m.dir, "proxy.yaml"))
-	} else {
-		env = append(env, "PROXY_CONFIG=")
+	m.makeDisk(t)
+	m.boot()
+	w.Machines = append(w.Machines, m)
+	return m
+}
+
+// ips are the addresses that the kubelet tells of.
+func (m *Machine) ips() string {
+	if m.w.Dual {
+		return m.Address.String() + "," + underlay6(m.index).Addr().String()
 	}
+	return m.Address.String()
+}
+
+// makeDisk makes what outlives the machine being off. It is memory: containers' file systems may not be on an overlay.
+func (m *Machine) makeDisk(t testing.TB) {
+	t.Helper()
+	disk := filepath.Join(m.dir, "disk")
+	if err := os.Mkdir(disk, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("disk", disk, "tmpfs", 0, ""); err != nil {
+		t.Fatalf("mount the disk of %s: %v", m.Name, err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(disk, unix.MNT_DETACH); err != nil {
+			t.Errorf("unmount the disk of %s: %v", m.Name, err)
+		}
+	})
+}
+
+// boot puts the machine on the network and starts it.
+func (m *Machine) boot() {
+	t := m.life
+	t.Helper()
+	m.NS = testkit.NewNetns(t)
+	m.w.join(t, m.NS, m.Name, m.index)
+	env := []string{"NODE_DIR=" + m.dir, "NODE_NAME=" + m.Name, "KUBE_BIN=" + filepath.Dir(Binary(t, "kubelet")), "NODE_IPS=" + m.ips()}
+	config := ""
+	if m.proxy {
+		config = filepath.Join(m.dir, "proxy.yaml")
+	}
+	env = append(env, "PROXY_CONFIG="+config)
 	args := []string{"--net=" + m.NS.Path, "env"}
 	args = append(append(args, env...), "unshare", "--mount", "--propagation", "private", "--uts", "--pid", "--fork", "--kill-child=KILL",
 		"bash", filepath.Join(m.dir, "run.sh"))
-	outer := startProgram(t, filepath.Join(m.dir, "run.log"), "nsenter", args...)
+	m.outer = startProgram(t, filepath.Join(m.dir, "run.log"), "nsenter", args...)
 	testkit.Eventually(t, 10*time.Second, m.Name+" starts", func() bool {
-		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", outer.Pid))
+		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", m.outer.Pid))
 		if err != nil {
 			return false
 		}
 		_, err = fmt.Sscan(string(children), &m.first)
 		return err == nil
 	})
-	w.Machines = append(w.Machines, m)
-	return m
 }
 
 // writeFiles writes the machine's configuration.

@@ -21,6 +21,8 @@ import (
 type Whole struct {
 	*Cluster
 	Machines []*Machine
+	// Dual tells that hosts have IPv6 addresses too, and Services of both families.
+	Dual bool
 
 	kubectl    string
 	kubeconfig string
@@ -38,30 +40,52 @@ func underlay(i int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 78, 0, byte(i + 1)}), mask)
 }
 
-var controlPlane = underlay(253)
+// underlay6 is the same for IPv6, where there is that.
+func underlay6(i int) netip.Prefix {
+	a := netip.MustParseAddr("fd78::").As16()
+	a[15] = byte(i + 1)
+	return netip.PrefixFrom(netip.AddrFrom16(a), 64)
+}
+
+// last is what of underlay the control plane has.
+const last = 253
+
+var controlPlane = underlay(last)
 
 // StartWhole starts a cluster without machines, that ends with the test.
-func StartWhole(t testing.TB) *Whole {
+func StartWhole(t testing.TB) *Whole { t.Helper(); return startWhole(t, false) }
+
+// StartDual is StartWhole with both address families.
+func StartDual(t testing.TB) *Whole { t.Helper(); return startWhole(t, true) }
+
+func startWhole(t testing.TB, dual bool) *Whole {
+	t.Helper()
+	w := startHosts(t, dual)
+	at := func(name string) string { return filepath.Join(w.dir, name) }
+	common := []string{"--kubeconfig=" + w.kubeconfig, "--leader-elect=false", "--bind-address=127.0.0.1"}
+	startProgram(t, at("controllers.log"), Binary(t, "kube-controller-manager"), append(common, "--secure-port=10257", "--cert-dir="+at("controllers"),
+		"--service-account-private-key-file="+at("sa.key"), "--root-ca-file="+w.CAFile(), "--use-service-account-credentials=true",
+		"--node-monitor-period=2s")...)
+	startProgram(t, at("scheduler.log"), Binary(t, "kube-scheduler"), append(common, "--secure-port=10259", "--cert-dir="+at("scheduler"))...)
+	return w
+}
+
+// StartHosts starts the API server alone, on a network that hosts can be added to: nothing writes into it but the test
+// and what it starts there.
+func StartHosts(t testing.TB) *Whole { t.Helper(); return startHosts(t, false) }
+
+func startHosts(t testing.TB, dual bool) *Whole {
 	t.Helper()
 	testkit.Require(t, testkit.Root, testkit.Netns, testkit.Veth, testkit.Bridge)
-	bins := map[string]string{}
-	for _, name := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"} {
-		bins[name] = Binary(t, name)
-	}
-	w := &Whole{wires: testkit.NewNetns(t), kubectl: bins["kubectl"]}
+	bin := Binary(t, "kube-apiserver")
+	w := &Whole{wires: testkit.NewNetns(t), kubectl: Binary(t, "kubectl"), Dual: dual}
 	w.wire(t)
 	var err error
-	if w.Cluster, err = start(bins["kube-apiserver"], controlPlane.Addr()); err != nil {
+	if w.Cluster, err = start(bin, controlPlane.Addr(), dual); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.Stop)
 	w.kubeconfig = w.Kubeconfig(t, Admin, "")
-	at := func(name string) string { return filepath.Join(w.dir, name) }
-	common := []string{"--kubeconfig=" + w.kubeconfig, "--leader-elect=false", "--bind-address=127.0.0.1"}
-	startProgram(t, at("controllers.log"), bins["kube-controller-manager"], append(common, "--secure-port=10257", "--cert-dir="+at("controllers"),
-		"--service-account-private-key-file="+at("sa.key"), "--root-ca-file="+w.CAFile(), "--use-service-account-credentials=true",
-		"--node-monitor-period=2s")...)
-	startProgram(t, at("scheduler.log"), bins["kube-scheduler"], append(common, "--secure-port=10259", "--cert-dir="+at("scheduler"))...)
 	return w
 }
 
@@ -83,6 +107,9 @@ func (w *Whole) wire(t testing.TB) {
 	t.Cleanup(func() { _ = exec.Command("ip", "link", "delete", uplink).Run() })
 	testkit.Run(t, w.wires, "ip", "link", "set", "control", "master", "br0", "up")
 	own("address", "add", controlPlane.String(), "dev", uplink)
+	if w.Dual {
+		own("address", "add", underlay6(last).String(), "dev", uplink, "nodad")
+	}
 	own("link", "set", uplink, "up")
 }
 
@@ -169,18 +196,24 @@ func (w *Whole) AwaitNodes(t testing.TB, limit time.Duration) time.Duration {
 func (w *Whole) AddHost(t testing.TB, i int) (testkit.NS, netip.Addr) {
 	t.Helper()
 	ns, address := testkit.NewNetns(t), underlay(200+i)
-	w.join(t, ns, fmt.Sprintf("host%d", i), address)
+	w.join(t, ns, fmt.Sprintf("host%d", i), 200+i)
 	return ns, address.Addr()
 }
 
-// join puts a namespace on the network.
-func (w *Whole) join(t testing.TB, ns testkit.NS, port string, address netip.Prefix) {
+// join puts a namespace on the network, as host i.
+func (w *Whole) join(t testing.TB, ns testkit.NS, port string, i int) {
 	t.Helper()
 	err := kernel.AddWire(kernel.WireEnd{Namespace: w.wires.Name, Name: port, Bridge: "br0"}, kernel.WireEnd{Namespace: ns.Name, Name: "eth0"}, 1500)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ns.AddAddress(t, "eth0", address.String())
+	// A host that boots again has the network card that it had.
+	testkit.Run(t, ns, "ip", "link", "set", "eth0", "address", fmt.Sprintf("02:00:00:00:78:%02x", i))
+	ns.AddAddress(t, "eth0", underlay(i).String())
 	// Towards service addresses a host has to have a route, before the service proxy translates them.
 	testkit.Run(t, ns, "ip", "route", "add", "default", "via", controlPlane.Addr().String())
+	if w.Dual {
+		testkit.Run(t, ns, "ip", "address", "add", underlay6(i).String(), "dev", "eth0", "nodad")
+		testkit.Run(t, ns, "ip", "route", "add", "default", "via", underlay6(last).Addr().String())
+	}
 }

@@ -1,18 +1,14 @@
 package kube
 
 import (
-	"bytes"
 	"fmt"
 	"runtime"
 	"sync"
 	"testing"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	apiruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	v3 "weft/api/v3"
@@ -46,37 +42,20 @@ func (c *counter) OnChanges(ch []datastore.Change) {
 	c.changes += len(ch)
 }
 
-// fillPods writes pods straight into etcd, in the form in which the API server keeps them.
-func fillPods(t *testing.T, endpoint string, n int) {
+// fillPods writes pods straight into etcd.
+func fillPods(t *testing.T, c *testkube.Cluster, n int) {
 	t.Helper()
-	c := storetest.Must[*clientv3.Client](t)(clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, Logger: zap.NewNop()}))
-	defer func() { _ = c.Close() }()
-	var wg sync.WaitGroup
-	for w := range 16 {
-		wg.Go(func() {
-			for i := w; i < n; i += 16 {
-				ip := fmt.Sprintf("10.%d.%d.%d", 64+i/65536, i/256%256, i%256)
-				p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("app-%d-6d4b75cb6d-%06d", i%200, i), Namespace: "default", UID: uuid.NewUUID(), CreationTimestamp: metav1.Now(),
-					Labels: map[string]string{"app": fmt.Sprintf("app-%d", i%200), "tier": []string{"fe", "be", "db"}[i%3], "pod-template-hash": "6d4b75cb6d"}},
-					Spec: corev1.PodSpec{NodeName: fmt.Sprintf("node-%05d", i%1000), ServiceAccountName: "default", Containers: []corev1.Container{{Name: "c", Image: "registry.example/app:v1",
-						Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8080, Protocol: corev1.ProtocolTCP}}}}},
-					Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip, PodIPs: []corev1.PodIP{{IP: ip}}}}
-				raw, err := p.Marshal()
-				u := apiruntime.Unknown{TypeMeta: apiruntime.TypeMeta{APIVersion: "v1", Kind: "Pod"}, Raw: raw}
-				if err == nil {
-					raw, err = u.Marshal()
-				}
-				if err == nil {
-					_, err = c.Put(t.Context(), "/registry/pods/default/"+p.Name, string(bytes.Join([][]byte{[]byte("k8s\x00"), raw}, nil)))
-				}
-				if err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		})
+	f := c.NewFiller(t)
+	for i := range n {
+		ip := fmt.Sprintf("10.%d.%d.%d", 64+i/65536, i/256%256, i%256)
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("app-%d-6d4b75cb6d-%06d", i%200, i), Namespace: "default", UID: uuid.NewUUID(), CreationTimestamp: metav1.Now(),
+			Labels: map[string]string{"app": fmt.Sprintf("app-%d", i%200), "tier": []string{"fe", "be", "db"}[i%3], "pod-template-hash": "6d4b75cb6d"}},
+			Spec: corev1.PodSpec{NodeName: fmt.Sprintf("node-%05d", i%1000), ServiceAccountName: "default", Containers: []corev1.Container{{Name: "c", Image: "registry.example/app:v1",
+				Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8080, Protocol: corev1.ProtocolTCP}}}}},
+			Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip, PodIPs: []corev1.PodIP{{IP: ip}}}}
+		f.Core("pods/default/"+p.Name, "v1", "Pod", p)
 	}
-	wg.Wait()
+	f.Wait(t)
 }
 
 func heap() uint64 {
@@ -95,7 +74,7 @@ func TestMemoryOfManyPods(t *testing.T) {
 	const n = 50000
 	c := testkube.Start(t)
 	begin := time.Now()
-	fillPods(t, c.EtcdEndpoint(), n)
+	fillPods(t, c, n)
 	t.Logf("%d pods written in %v", n, time.Since(begin).Round(time.Millisecond))
 	s := openWith(t, Config{Kubeconfig: c.Kubeconfig(t, testkube.Node, ""), NodeName: "node-00001", RequestTimeout: time.Minute})
 	before := heap()

@@ -120,7 +120,10 @@ type counts struct {
 	LongestMS int64 `json:"longestMS"`
 }
 
-// ask sends n packets, one each interval, and waits a second for the last answers.
+// late is for how long the last answers are waited for: on a busy machine a process may have to wait for its turn.
+const late = 2 * time.Second
+
+// ask sends n packets, one each interval, and waits for the last answers.
 func ask(ctx context.Context, address string, n int, interval time.Duration) (c counts, err error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "udp", address)
@@ -132,7 +135,7 @@ func ask(ctx context.Context, address string, n int, interval time.Duration) (c 
 	done.Go(func() {
 		seen, last := make([]bool, n), time.Now()
 		b := make([]byte, 16)
-		for {
+		for c.Answered < n {
 			k, err := conn.Read(b)
 			if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 				return
@@ -156,7 +159,7 @@ func ask(ctx context.Context, address string, n int, interval time.Duration) (c 
 		}
 		sent++
 	}
-	_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+	_ = conn.SetReadDeadline(time.Now().Add(late))
 	done.Wait()
 	c.Sent, c.Refused = sent, refused
 	return c, nil
