@@ -1,7 +1,9 @@
 package kube
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/netip"
 	"slices"
@@ -44,26 +46,25 @@ func decodePod(data []byte) (*corev1.Pod, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &corev1.Pod{}
-	return p, p.Unmarshal(raw)
+	var d podDecoder
+	return d.decode(raw)
 }
 
-// decodePodPage reads an answer of a list of pods. Pods that are no endpoints are left out.
-func (s *source) decodePodPage(data []byte) (*page, error) {
-	raw, err := unwrap(data)
-	var l corev1.PodList
-	if err == nil {
-		err = l.Unmarshal(raw)
-	}
+// readPodPage reads an answer of a list of pods as it comes. Pods that are no endpoints are left out.
+func (s *source) readPodPage(r io.Reader) (*page, error) {
+	p := &page{}
+	l, err := eachPod(r, func(pod *corev1.Pod) {
+		if c := s.endpointOf(pod); c.Key.Name != "" && (c.Object != nil || c.Err != nil) {
+			p.items = append(p.items, c)
+		}
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read a list of pods: %w", err)
 	}
-	p := &page{revision: l.ResourceVersion, next: l.Continue}
-	for i := range l.Items {
-		if c := s.endpointOf(&l.Items[i]); c.Key.Name != "" && (c.Object != nil || c.Err != nil) {
-			p.items = append(p.items, c)
-		}
+	if l.ResourceVersion == "" {
+		return nil, errors.New("the answer to a list has no resourceVersion: this is no API server")
 	}
+	p.revision, p.next = l.ResourceVersion, l.Continue
 	return p, nil
 }
 

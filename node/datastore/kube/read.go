@@ -136,11 +136,17 @@ func (s *Store) page(ctx context.Context, src *source, limit int, next string) (
 	if src.fields != "" {
 		r.params["fieldSelector"] = src.fields
 	}
-	if src.pods {
+	switch {
+	case src.pods:
 		r.accept = protobufType
+	case src.metadata:
+		r.accept = metadataType
 	}
 	call, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
 	defer cancel()
+	if src.pods {
+		return s.podPage(call, r, src)
+	}
 	b, err := s.doOptional(call, r, src)
 	switch {
 	case err != nil:
@@ -149,6 +155,28 @@ func (s *Store) page(ctx context.Context, src *source, limit int, next string) (
 		return &page{revision: notThere}, nil
 	}
 	return src.decodePage(b)
+}
+
+// podPage asks for one page of the pods: of many megabytes only what is kept is ever in memory.
+func (s *Store) podPage(ctx context.Context, r *request, src *source) (*page, error) {
+	var p *page
+	var strange error
+	err := s.call(ctx, r, func(ctx context.Context) error {
+		body, err := s.build(r).Stream(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = body.Close() }()
+		p, strange = src.readPodPage(body)
+		if broken := (errBroken{}); errors.As(strange, &broken) {
+			return broken
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p, strange
 }
 
 // doOptional is do, where nil stands for an optional kind that is not there.

@@ -21,6 +21,7 @@ import (
 const (
 	jsonType     = "application/json"
 	protobufType = "application/vnd.kubernetes.protobuf"
+	metadataType = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 	// maxPatience is the longest pause that the API server may ask for.
 	maxPatience = time.Minute
 )
@@ -92,26 +93,36 @@ func (s *Store) build(r *request) *rest.Request {
 	return req
 }
 
-// do makes one call within RequestTimeout. What the server refused without doing it, for being too busy, is
+// do makes one call and returns the answer.
+func (s *Store) do(ctx context.Context, r *request) (body []byte, err error) {
+	err = s.call(ctx, r, func(ctx context.Context) error {
+		result := s.build(r).Do(ctx)
+		body, _ = result.Raw()
+		return result.Error()
+	})
+	if err != nil {
+		return nil, err
+	}
+	return body, nil
+}
+
+// call has f make one call within RequestTimeout. What the server refused without doing it, for being too busy, is
 // asked again when it says.
-func (s *Store) do(ctx context.Context, r *request) ([]byte, error) {
+func (s *Store) call(ctx context.Context, r *request, f func(context.Context) error) error {
 	call, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
 	defer cancel()
 	stop := context.AfterFunc(s.closed, cancel)
 	defer stop()
 	for {
 		err := s.gate.wait(call)
-		var body []byte
 		if err == nil {
-			result := s.build(r).Do(call)
-			body, _ = result.Raw()
-			err = result.Error()
+			err = f(call)
 		}
 		if err == nil {
-			return body, nil
+			return nil
 		}
 		if !s.tooBusy(err) || errors.Is(err, errHeldBack) {
-			return nil, s.explain(ctx, r, err)
+			return s.explain(ctx, r, err)
 		}
 	}
 }

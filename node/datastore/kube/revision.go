@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"weft/node/datastore"
 )
@@ -86,15 +87,26 @@ func (s *Store) clusterUID(ctx context.Context) (string, error) {
 	return ns.Metadata.UID, nil
 }
 
+// checkTime is for how long it is not asked again which cluster this is: watches of all kinds begin together.
+const checkTime = time.Second
+
 // sameHistory checks, with the server, that revisions of a history still mean something there.
 func (s *Store) sameHistory(ctx context.Context, history string) error {
-	uid, err := s.clusterUID(ctx)
-	if err != nil {
-		return err
+	s.mu.Lock()
+	uid, begin := s.uid, time.Now()
+	fresh := uid != "" && begin.Sub(s.checked) < checkTime
+	s.mu.Unlock()
+	if !fresh {
+		var err error
+		if uid, err = s.clusterUID(ctx); err != nil {
+			return err
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.uid = uid
+	if !fresh {
+		s.uid, s.checked = uid, begin
+	}
 	if now := uid + "." + strconv.Itoa(s.setBack); now != history {
 		return fmt.Errorf("this is another history (%s) than that of the revision (%s): %w", now, history, datastore.ErrCompacted)
 	}

@@ -37,6 +37,10 @@ type source struct {
 	pods bool
 	// self is the node whose pods are read in full.
 	self string
+	// waiting pods are read too: those that have no addresses.
+	waiting bool
+	// metadata is all that is read.
+	metadata bool
 }
 
 // sources returns where each kind comes from; node is whose pods are read in full.
@@ -159,11 +163,8 @@ type page struct {
 	next     string // continues the list; empty: this was all
 }
 
-// decodePage reads an answer of a list.
+// decodePage reads an answer of a list, but of pods.
 func (s *source) decodePage(data []byte) (*page, error) {
-	if s.pods {
-		return s.decodePodPage(data)
-	}
 	var l struct {
 		Metadata metav1.ListMeta   `json:"metadata"`
 		Items    []json.RawMessage `json:"items"`

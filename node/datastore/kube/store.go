@@ -7,7 +7,7 @@
 // there itself (it follows KindHost), with an owner reference, so that the record goes when the Node does. Thus a node
 // service reads one of Kubernetes' Node objects, its own, and is not told of the heartbeats of all others.
 // Namespace, ServiceAccount, Service, EndpointSlice, NetworkPolicy and ClusterNetworkPolicy are Kubernetes' own;
-// where ClusterNetworkPolicy is not installed there is none, which is looked at again every half minute. Of
+// where ClusterNetworkPolicy is not installed there is none, until its definition comes. Of
 // Secrets one is listed and watched, by name: that of BGP passwords.
 //
 // A WorkloadEndpoint is a pod that has addresses, is not on its host's network and has not finished. Of this
@@ -95,8 +95,9 @@ type Store struct {
 	close   context.CancelFunc
 
 	mu      sync.Mutex
-	uid     string // of the cluster; empty: not known yet
-	setBack int    // how often the revision went back
+	uid     string    // of the cluster; empty: not known yet
+	checked time.Time // when uid was asked for last
+	setBack int       // how often the revision went back
 	listed  map[string]listed
 }
 

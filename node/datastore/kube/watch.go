@@ -24,8 +24,11 @@ const (
 	watchTime = 5 * time.Minute
 	// settleTime: a watch has caught up when it brought nothing for so long.
 	settleTime = 300 * time.Millisecond
-	// absentPoll is how often an optional kind that is not there is looked for.
-	absentPoll = 30 * time.Second
+	// absentPoll is how often an optional kind that is not there is looked for, where nothing tells that it has come; and
+	// appears how soon after its definition came, which is before it is served.
+	absentPoll, appears = 5 * time.Minute, 500 * time.Millisecond
+	// definitionRetry is how soon a watch of the definition that ended early begins anew, at first; up to absentPoll.
+	definitionRetry = time.Second
 	// maxBatch is how many events are delivered together, of those that have come already.
 	maxBatch = 256
 )
@@ -144,29 +147,6 @@ func (s *Store) untilRelist(kind string) time.Duration {
 	return max(0, time.Until(l.at.Add(period+rand.N(period/4+1))))
 }
 
-// awaitKind waits until an optional kind is there.
-func (w *watcher) awaitKind(ctx context.Context) error {
-	if err := w.deliver(nil, true); err != nil {
-		return err
-	}
-	t := time.NewTicker(absentPoll)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-t.C:
-		}
-		head, err := w.store.head(ctx, w.source)
-		if err != nil {
-			return err
-		}
-		if head != notThere {
-			return fmt.Errorf("%s is there now: %w", w.source.kind, datastore.ErrCompacted)
-		}
-	}
-}
-
 // once watches until the server ends it; nil when it did so by itself.
 func (w *watcher) once(ctx context.Context, lasts time.Duration, relist <-chan time.Time) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -200,11 +180,14 @@ func (w *watcher) once(ctx context.Context, lasts time.Duration, relist <-chan t
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if ended == nil || errors.Is(ended, io.EOF) {
+	if ended == nil || endedWell(ended) {
 		return nil
 	}
 	return w.store.explain(ctx, get(w.source.path("", "", "")), fmt.Errorf("the watch broke: %w", ended))
 }
+
+// endedWell tells that the server ended a watch by itself.
+func endedWell(err error) bool { return errors.Is(err, io.EOF) }
 
 // open asks for the watch. Its answer must come within RequestTimeout.
 func (w *watcher) open(ctx context.Context, cancel func(), lasts time.Duration) (io.ReadCloser, error) {
