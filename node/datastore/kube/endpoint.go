@@ -82,11 +82,9 @@ func podKey(src *source, key datastore.Key) (datastore.Key, error) {
 
 // writeEndpoint writes the addresses and the container of w into the pod's annotations; fresh: it must have none.
 func (s *Store) writeEndpoint(ctx context.Context, src *source, w *v3.WorkloadEndpoint, fresh bool) (v3.Object, error) {
-	if w.Spec.Orchestrator != "" && w.Spec.Orchestrator != orchestrator {
-		return nil, fmt.Errorf("%w: spec.orchestrator is %q: in Kubernetes every WorkloadEndpoint is a pod", datastore.ErrInvalid, w.Spec.Orchestrator)
-	}
-	if err := v3.Validate(w); err != nil {
-		return nil, fmt.Errorf("%w: %w", datastore.ErrInvalid, err)
+	annotations, err := addressAnnotations(w)
+	if err != nil {
+		return nil, err
 	}
 	key := datastore.KeyOf(w)
 	now, err := s.getPod(ctx, src, key)
@@ -100,6 +98,17 @@ func (s *Store) writeEndpoint(ctx context.Context, src *source, w *v3.WorkloadEn
 	case !fresh && now.Object == nil && now.Err == nil:
 		return nil, datastore.ErrNotFound
 	}
+	return s.annotate(ctx, src, key, annotations, datastore.Precondition{ResourceVersion: w.ResourceVersion, UID: string(w.UID)})
+}
+
+// addressAnnotations are what says in a pod's annotations which addresses it has, and for which container.
+func addressAnnotations(w *v3.WorkloadEndpoint) (map[string]any, error) {
+	if w.Spec.Orchestrator != "" && w.Spec.Orchestrator != orchestrator {
+		return nil, fmt.Errorf("%w: spec.orchestrator is %q: in Kubernetes every WorkloadEndpoint is a pod", datastore.ErrInvalid, w.Spec.Orchestrator)
+	}
+	if err := v3.Validate(w); err != nil {
+		return nil, fmt.Errorf("%w: %w", datastore.ErrInvalid, err)
+	}
 	var ips []string
 	for _, n := range w.Spec.IPNetworks {
 		ip, _, _ := strings.Cut(n, "/")
@@ -108,8 +117,35 @@ func (s *Store) writeEndpoint(ctx context.Context, src *source, w *v3.WorkloadEn
 	if len(ips) == 0 {
 		return nil, fmt.Errorf("%w: spec.ipNetworks: a pod's endpoint has an address", datastore.ErrInvalid)
 	}
-	annotations := map[string]any{annotationIP: ips[0], annotationIPs: strings.Join(ips, ","), annotationContainer: w.Spec.ContainerID}
-	return s.annotate(ctx, src, key, annotations, datastore.Precondition{ResourceVersion: w.ResourceVersion, UID: string(w.UID)})
+	return map[string]any{annotationIP: ips[0], annotationIPs: strings.Join(ips, ","), annotationContainer: w.Spec.ContainerID}, nil
+}
+
+// WritePod writes the addresses and the container of w into the pod of its UID, whatever was there: one request, where
+// Create needs another one that reads the pod. A pod of that UID stays on its node; where the name is another pod's by
+// now the error is datastore.ErrConflict.
+func (s *Store) WritePod(ctx context.Context, w *v3.WorkloadEndpoint) error {
+	key := datastore.KeyOf(w)
+	err := s.writePod(ctx, key, w)
+	return datastore.Wrap("write", key, err)
+}
+
+func (s *Store) writePod(ctx context.Context, key datastore.Key, w *v3.WorkloadEndpoint) error {
+	src, err := s.source(key.Kind)
+	if err != nil {
+		return err
+	}
+	if w.UID == "" {
+		return fmt.Errorf("metadata.uid is empty: %w", datastore.ErrInvalid)
+	}
+	annotations, err := addressAnnotations(w)
+	if err != nil {
+		return err
+	}
+	written, err := s.annotate(ctx, src, key, annotations, datastore.Precondition{UID: string(w.UID)})
+	if err == nil && written != nil && datastore.KeyOf(written) != key {
+		return fmt.Errorf("the pod is on another node: %w", datastore.ErrInvalid)
+	}
+	return err
 }
 
 // deleteEndpoint says in the pod's annotations that it has no addresses any more.

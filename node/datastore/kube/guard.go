@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -74,7 +75,7 @@ func (s *Store) guardTierDelete(ctx context.Context, tier string) error {
 
 // guardPool: see v3.PoolOverlap and v3.PoolOnUnderlay. A pool that is in the way already can still be disabled.
 func (s *Store) guardPool(ctx context.Context, pool, was *v3.IPPool) error {
-	if was != nil && pool.Spec.Disabled {
+	if was != nil && (pool.Spec.Disabled || reflect.DeepEqual(pool.Spec, was.Spec)) { // what is in the way may go
 		return nil
 	}
 	l, err := s.List(ctx, v3.KindIPPool, v3.KindNode)

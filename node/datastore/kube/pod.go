@@ -93,7 +93,7 @@ func (s *source) endpointOf(p *corev1.Pod) datastore.Change {
 		return c
 	}
 	addresses := podAddresses(p)
-	if len(addresses) == 0 {
+	if len(addresses) == 0 && !s.waiting {
 		return c
 	}
 	w := s.describe(p)

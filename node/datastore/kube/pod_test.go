@@ -146,9 +146,22 @@ func TestEndpointsOfPods(t *testing.T) {
 	stale.ResourceVersion = made.ResourceVersion
 	_, err = s.Update(ctx, stale)
 	want("update with an old revision", err, datastore.ErrConflict)
-	taken := storetest.Must[v3.Object](t)(s.Update(ctx, record("c2", "10.0.0.2/32"))).(*v3.WorkloadEndpoint)
+	storetest.Must[v3.Object](t)(s.Update(ctx, record("c2", "10.0.0.2/32")))
 	if got := storetest.Must[v3.Object](t)(s.Get(ctx, key)).(*v3.WorkloadEndpoint); got.Spec.ContainerID != "c2" || got.Spec.IPNetworks[0] != "10.0.0.2/32" {
 		t.Errorf("after the update: %+v", got.Spec)
+	}
+	again := record("c3", "10.0.0.3/32")
+	want("write without a UID", s.WritePod(ctx, again), datastore.ErrInvalid)
+	again.UID = "other"
+	want("write of another life", s.WritePod(ctx, again), datastore.ErrConflict)
+	if got := storetest.Must[v3.Object](t)(s.Get(ctx, key)).(*v3.WorkloadEndpoint); got.Spec.ContainerID != "c2" {
+		t.Errorf("after the write of another life: %+v", got.Spec)
+	}
+	again.UID = told.UID
+	want("write of the pod that was described", s.WritePod(ctx, again), nil)
+	taken := storetest.Must[v3.Object](t)(s.Get(ctx, key)).(*v3.WorkloadEndpoint)
+	if taken.Spec.ContainerID != "c3" || taken.Spec.IPNetworks[0] != "10.0.0.3/32" {
+		t.Errorf("after the write: %+v", taken.Spec)
 	}
 	want("DEL of another life", s.Delete(ctx, key, datastore.Precondition{UID: "other"}), datastore.ErrConflict)
 	want("DEL", s.Delete(ctx, key, datastore.Precondition{ResourceVersion: taken.ResourceVersion}), nil)

@@ -43,8 +43,9 @@ type source struct {
 	metadata bool
 }
 
-// sources returns where each kind comes from; node is whose pods are read in full.
-func sources(node string) []*source {
+// sources returns where each kind comes from; node is whose pods are read in full, waiting whether those without addresses
+// are read.
+func sources(node string, waiting bool) []*source {
 	var out []*source
 	for _, k := range v3.Kinds() {
 		resource, _, _ := strings.Cut(k.Plural, ".")
@@ -52,6 +53,7 @@ func sources(node string) []*source {
 		switch k.Kind {
 		case v3.KindWorkloadEndpoint:
 			src.group, src.version, src.resource, src.pods, src.self = "", "v1", "pods", true, node
+			src.waiting = waiting
 		case v3.KindClusterNetworkPolicy:
 			src.optional = true
 		case v3.KindSecret:

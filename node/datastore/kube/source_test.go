@@ -47,7 +47,7 @@ func TestSourcesFitCRDs(t *testing.T) {
 		found[c.Spec.Names.Kind] = c
 	}
 	checked := 0
-	for _, src := range sources("") {
+	for _, src := range sources("", false) {
 		if src.group != v3.Group {
 			continue
 		}

@@ -36,6 +36,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/http"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -57,8 +59,15 @@ type Config struct {
 	// Kubeconfig is a kubeconfig file, or several as in KUBECONFIG. Empty: the service account of the pod that
 	// this process runs in.
 	Kubeconfig string
+	// Context is the kubeconfig's to use. Empty: its current one.
+	Context string
+	// AsKubectl has an empty Kubeconfig mean what it does to kubectl: KUBECONFIG, ~/.kube/config, or the pod.
+	AsKubectl bool
 	// NodeName is the node whose pods are read in full. Empty: all are.
 	NodeName string
+	// Waiting has the WorkloadEndpoints of pods that have no addresses read as well, without addresses: a pod that is
+	// started, or whose annotations somebody emptied, may have what is held in its name.
+	Waiting bool
 	// RequestTimeout bounds one call. Zero: 10 s.
 	RequestTimeout time.Duration
 	// Relist is after how long everything of a kind is listed again although nothing is known to have gone wrong. Of
@@ -112,16 +121,19 @@ var (
 	_ datastore.Streamer    = (*Store)(nil)
 	_ datastore.Pager       = (*Store)(nil)
 	_ datastore.Partitioner = (*Store)(nil)
+	_ datastore.Leaser      = (*Store)(nil)
+	_ datastore.Inventory   = (*Store)(nil)
+
+	_ datastore.ConditionWriter = (*Store)(nil)
 )
 
 // Open reads the kubeconfig and returns the Store. It does not contact the server; Ping does.
 func Open(cfg Config) (*Store, error) {
 	cfg.defaults()
-	conf, err := restConfig(cfg.Kubeconfig)
+	conf, err := RESTConfig(cfg)
 	if err != nil {
 		return nil, err
 	}
-	conf.UserAgent = "weft"
 	conf.QPS = -1 // the server says when it is too much; see gate
 	conf.WarningHandler = &warnings{cfg.Logger}
 	scheme := runtime.NewScheme()
@@ -133,33 +145,80 @@ func Open(cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("set up the Kubernetes client for %s: %w", conf.Host, err)
 	}
 	s := &Store{cfg: cfg, client: client, server: conf.Host, sources: map[string]*source{}, listed: map[string]listed{}}
-	for _, src := range sources(cfg.NodeName) {
+	for _, src := range sources(cfg.NodeName, cfg.Waiting) {
 		s.sources[src.kind] = src
 	}
 	s.closed, s.close = context.WithCancel(context.Background())
 	return s, nil
 }
 
-func restConfig(kubeconfig string) (*rest.Config, error) {
-	if kubeconfig == "" {
+// HTTPClient returns a client for the API server of a Config, with the credentials, and where the server is. It contacts
+// nobody.
+func HTTPClient(cfg Config) (*http.Client, *url.URL, error) {
+	conf, err := RESTConfig(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := rest.HTTPClientFor(conf)
+	if err != nil {
+		return nil, nil, fmt.Errorf("set up the Kubernetes client for %s: %w", conf.Host, err)
+	}
+	base, _, err := rest.DefaultServerUrlFor(conf)
+	if err != nil {
+		return nil, nil, fmt.Errorf("set up the Kubernetes client for %s: %w", conf.Host, err)
+	}
+	return client, base, nil
+}
+
+// RESTConfig says where the API server is, and as whom it is asked. Errors name the kubeconfig and quote nothing of it.
+func RESTConfig(cfg Config) (*rest.Config, error) {
+	if cfg.Kubeconfig == "" && !cfg.AsKubectl {
 		conf, err := rest.InClusterConfig()
 		if err != nil {
 			return nil, fmt.Errorf("find the Kubernetes API server: %w; name a kubeconfig file", err)
 		}
+		conf.UserAgent = "weft"
 		return conf, nil
 	}
-	rules := &clientcmd.ClientConfigLoadingRules{ExplicitPath: kubeconfig}
-	if files := filepath.SplitList(kubeconfig); len(files) > 1 {
+	client, name := cfg.loader()
+	conf, err := client.ClientConfig()
+	if err != nil {
+		return nil, unreadable(name, err)
+	}
+	conf.UserAgent = "weft"
+	return conf, nil
+}
+
+// Namespace is what the kubeconfig's context says of it: "default" where it says nothing.
+func Namespace(cfg Config) (string, error) {
+	client, name := cfg.loader()
+	namespace, _, err := client.Namespace()
+	if err != nil {
+		return "", unreadable(name, err)
+	}
+	return namespace, nil
+}
+
+// loader reads the kubeconfig; name is what to call it.
+func (c *Config) loader() (client clientcmd.ClientConfig, name string) {
+	rules := &clientcmd.ClientConfigLoadingRules{ExplicitPath: c.Kubeconfig}
+	name = c.Kubeconfig
+	if c.Kubeconfig == "" {
+		rules = clientcmd.NewDefaultClientConfigLoadingRules()
+		name = strings.Join(rules.Precedence, string(filepath.ListSeparator))
+	} else if files := filepath.SplitList(c.Kubeconfig); len(files) > 1 {
 		rules = &clientcmd.ClientConfigLoadingRules{Precedence: files}
 	}
-	conf, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
-	if err != nil { // the text may quote the file, which may hold a token
-		if errors.Is(err, clientcmd.ErrEmptyConfig) || clientcmd.IsEmptyConfig(err) {
-			return nil, fmt.Errorf("kubeconfig %s names no cluster", kubeconfig)
-		}
-		return nil, fmt.Errorf("read kubeconfig %s: %w", kubeconfig, readable(err))
+	rules.WarnIfAllMissing = false
+	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: c.Context}), name
+}
+
+// unreadable says why a kubeconfig leads nowhere; the parser's text may quote the file, which may hold a token.
+func unreadable(name string, err error) error {
+	if errors.Is(err, clientcmd.ErrEmptyConfig) || clientcmd.IsEmptyConfig(err) {
+		return fmt.Errorf("kubeconfig %s names no cluster", name)
 	}
-	return conf, nil
+	return fmt.Errorf("read kubeconfig %s: %w", name, readable(err))
 }
 
 // readable keeps what a parser quotes of a file out of its error.

@@ -60,7 +60,7 @@ func TestTake(t *testing.T) {
 
 // A token is in no text about the client.
 func TestKubeconfigIsNotTold(t *testing.T) {
-	conf, err := restConfig(writeKubeconfig(t))
+	conf, err := RESTConfig(Config{Kubeconfig: writeKubeconfig(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
