@@ -101,3 +101,27 @@ func (x *Abandoned) Clear(ctx context.Context, store datastore.Store, alive func
 	}
 	return addresses, blocks, errors.Join(errs...)
 }
+
+// PodAddressesIn counts the addresses of pods that blocks of a List hold within a range. Those of tunnels follow the pools
+// by themselves.
+func PodAddressesIn(cidr string, l *datastore.List) (int, error) {
+	in, err := netip.ParsePrefix(cidr)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, o := range l.Items {
+		if o, ok := o.(*v3.IPAMBlock); ok {
+			b, _, err := decodeBlock(o)
+			if err != nil {
+				return 0, fmt.Errorf("read block %s: %w", o.Name, err)
+			}
+			for _, a := range b.Allocations() {
+				if in.Contains(a.Addr) && a.Owner.Attributes[AttrType] == "" {
+					n++
+				}
+			}
+		}
+	}
+	return n, nil
+}

@@ -78,7 +78,7 @@ func (a *Allocator) census(ctx context.Context, cluster *Cluster) (*census, erro
 func (a *Allocator) dropOwnerless(ctx context.Context, cluster *Cluster, c *census) error {
 	policy := block.Policy{Now: a.opts.Now(), Cooldown: settingsOf(cluster.Config).cooldown}
 	for cidr, s := range c.blocks {
-		if s.block.Affinity() != hostAffinity(a.node) || !empty(s.block, policy) || !ownerless(cluster.Pools, cidr) {
+		if s.block.Affinity() != hostAffinity(a.node) || !empty(s.block, policy) || !ownerless(staying(cluster.Pools), cidr) {
 			continue
 		}
 		gone, err := a.reclaim(ctx, s, c.affinityOf(a.node, cidr))

@@ -56,7 +56,7 @@ type CheckReport struct {
 	Handles     int `json:"handles"`
 	Allocations int `json:"allocations"`
 	Endpoints   int `json:"endpoints"`
-	// Settling allocations are younger than a minute and have no endpoint yet.
+	// Settling allocations have no endpoint yet: they are younger than a minute, or their pod is known to be there.
 	Settling int       `json:"settling"`
 	Problems []Problem `json:"problems"`
 }
@@ -240,7 +240,7 @@ func (s *state) checkUnused(r *CheckReport, a block.Allocation) {
 		}
 		return
 	}
-	if at, err := time.Parse(time.RFC3339, attrs[AttrTime]); err == nil && s.now.Sub(at) < s.settle {
+	if at, err := time.Parse(time.RFC3339, attrs[AttrTime]); s.waits(a) || err == nil && s.now.Sub(at) < s.settle {
 		r.Settling++
 		return
 	}
@@ -255,7 +255,7 @@ func (r *CheckReport) Write(w io.Writer) error {
 	fmt.Fprintf(&b, "Checked %d pools, %d blocks, %d affinities, %d handles, %d allocations, %d endpoints.\n",
 		r.Pools, r.Blocks, r.Affinities, r.Handles, r.Allocations, r.Endpoints)
 	if r.Settling > 0 {
-		fmt.Fprintf(&b, "%d allocations are younger than a minute and have no endpoint yet.\n", r.Settling)
+		fmt.Fprintf(&b, "%d allocations are younger than a minute, or of pods that are there, and have no endpoint yet.\n", r.Settling)
 	}
 	for _, p := range r.Problems {
 		fmt.Fprintf(&b, "%s: %s\n", p.Kind, plain(p.Detail))

@@ -65,14 +65,18 @@ func (a *Allocator) openAffinity(ctx context.Context, cidr netip.Prefix) (*v3.Bl
 }
 
 func (a *Allocator) newAffinity(cidr netip.Prefix, state string) *v3.BlockAffinity {
+	return affinityOf(a.node, cidr, state)
+}
+
+func affinityOf(node string, cidr netip.Prefix, state string) *v3.BlockAffinity {
 	f := &v3.BlockAffinity{TypeMeta: typeMeta(v3.KindBlockAffinity)}
-	f.Name = affinityName(a.node, cidr)
+	f.Name = affinityName(node, cidr)
 	f.Labels = map[string]string{
-		v3.LabelHostnameHash: fmt.Sprintf("%016x", hashOf(a.node)),
+		v3.LabelHostnameHash: fmt.Sprintf("%016x", hashOf(node)),
 		v3.LabelAffinityType: v3.AffinityTypeHost,
 		v3.LabelIPVersion:    fmt.Sprint(int(model.FamilyOf(cidr.Addr()))),
 	}
-	f.Spec = v3.BlockAffinitySpec{State: state, Node: a.node, Type: v3.AffinityTypeHost, CIDR: cidr.String()}
+	f.Spec = v3.BlockAffinitySpec{State: state, Node: node, Type: v3.AffinityTypeHost, CIDR: cidr.String()}
 	return f
 }
 

@@ -15,6 +15,10 @@ import (
 	"weft/node/datastore"
 )
 
+// AnnotationNode is the annotation of an IPAMHandle that says of which node it is: a handle itself does not, and in
+// Kubernetes no other node may write it.
+const AnnotationNode = "weft.io/node"
+
 // handleName is the resource name of a handle: the ID itself where that is a valid name, else what
 // is left of it and a hash.
 func handleName(id string) string {
@@ -44,6 +48,7 @@ func (t *task) openHandle(ctx context.Context) ([]*demand, error) {
 	for range commitAttempts {
 		h := &v3.IPAMHandle{TypeMeta: typeMeta(v3.KindIPAMHandle)}
 		h.Name, h.Spec.HandleID, h.Spec.Block = handleName(t.request.HandleID), t.request.HandleID, map[string]int{}
+		h.Annotations = map[string]string{AnnotationNode: t.a.node}
 		for _, d := range t.demands {
 			h.Spec.Block[d.choice.cidr.String()]++
 		}
@@ -131,6 +136,12 @@ func (t *task) addToHandle(ctx context.Context, cidr netip.Prefix) error {
 	h := t.handle.DeepCopy()
 	if h.Spec.Block == nil {
 		h.Spec.Block = map[string]int{}
+	}
+	if h.Annotations[AnnotationNode] == "" {
+		if h.Annotations == nil {
+			h.Annotations = map[string]string{}
+		}
+		h.Annotations[AnnotationNode] = t.a.node
 	}
 	h.Spec.Block[cidr.String()] = 1
 	updated, err := t.a.store.Update(ctx, h)

@@ -42,6 +42,7 @@ func TestAllocator(t *testing.T) {
 		"another block size":        testOtherBlockSize,
 		"handle names":              testHandleNames,
 		"show and check":            testShowAndCheck,
+		"a handle of no node":       testHandleOfNoNode,
 		"cancelled before it began": testCancelled,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -225,6 +225,12 @@ func ownerless(pools []*v3.IPPool, block netip.Prefix) bool {
 	})
 }
 
+// staying are the pools that nobody has deleted: one that waits for its last address gives out no more, and its blocks may
+// go before it does.
+func staying(pools []*v3.IPPool) []*v3.IPPool {
+	return slices.DeleteFunc(slices.Clone(pools), func(o *v3.IPPool) bool { return o.DeletionTimestamp != nil })
+}
+
 // blocksFor yields the CIDRs of all blocks of the pool, each once, in an order that differs from
 // node to node and is always the same for one: nodes that claim at the same time seldom meet. Of
 // a pool of more than 2^32 blocks it yields the first 2^32.

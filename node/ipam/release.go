@@ -88,7 +88,7 @@ func (a *Allocator) releaseIn(ctx context.Context, cidr netip.Prefix, handleID s
 	if err != nil {
 		return nil, err
 	}
-	if last && ownerless(c.Pools, cidr) {
+	if last && ownerless(staying(c.Pools), cidr) {
 		if _, err := a.drop(ctx, cidr, "", policy); err != nil {
 			a.log.Warn("could not give back an empty block that is of no pool, will do when the next block is needed", "block", cidr, "error", err)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	v3 "weft/api/v3"
@@ -13,7 +14,7 @@ import (
 )
 
 // Release gives back addresses whoever holds them. Unless force is set it refuses those that an
-// endpoint has. It returns how many were given back; one that is not in use counts as none.
+// endpoint has, or that are held for one without addresses. It returns how many were given back; one that is not in use counts as none.
 func Release(ctx context.Context, store datastore.Store, addrs []netip.Addr, force bool) (int, error) {
 	s, err := readState(ctx, store)
 	if err != nil {
@@ -32,7 +33,13 @@ func Release(ctx context.Context, store datastore.Store, addrs []netip.Addr, for
 		if !found {
 			continue
 		}
-		if held, used := b.Find(a); used {
+		held, used := b.Find(a)
+		if used && s.waits(held) && !force {
+			errs = append(errs, fmt.Errorf("release address %v: it is held for pod %s/%s, which is there and does not say which address it has: delete the pod, or force the release",
+				a, held.Owner.Attributes[AttrNamespace], held.Owner.Attributes[AttrPod]))
+			continue
+		}
+		if used {
 			refs = append(refs, AddressRef{Addr: a, HandleID: held.Owner.Handle, Sequence: held.Sequence})
 		}
 	}
@@ -46,7 +53,7 @@ func releaseRefs(ctx context.Context, store datastore.Store, refs []AddressRef) 
 	return a.ReleaseAddresses(ctx, refs)
 }
 
-// repairFresh bounds the age of what a repair goes by.
+// repairFresh bounds the age of what a repair goes by; where reading it takes longer, three times that does.
 const repairFresh = time.Second
 
 // Repair does what a CheckReport calls for and what is safe: it gives back addresses that no
@@ -59,12 +66,16 @@ func Repair(ctx context.Context, store datastore.Store, r *CheckReport) (map[str
 	repaired := map[string]int{}
 	var errs []error
 	var s *state
+	var fresh time.Duration
 	for _, p := range r.Problems {
-		if s == nil || time.Since(s.now) > repairFresh {
+		if s == nil || time.Since(s.now) > fresh {
+			begun := time.Now()
 			var err error
 			if s, err = readState(ctx, store); err != nil {
 				return repaired, errors.Join(append(errs, err)...)
 			}
+			s.now = begun
+			fresh = max(repairFresh, 3*time.Since(begun))
 			s.users, s.held = s.endpointAddresses(), s.byHandle()
 		}
 		fixed, err := a.repair(ctx, s, p)
@@ -88,11 +99,7 @@ func (a *Allocator) repair(ctx context.Context, s *state, p Problem) (bool, erro
 		n, err := a.ReleaseAddresses(ctx, []AddressRef{{p.Addr, p.Handle, p.Sequence}})
 		return n > 0, err
 	case ProblemEmptyHandle:
-		if len(s.held[p.Handle]) > 0 {
-			return false, nil
-		}
-		_, err := a.Release(ctx, p.Handle)
-		return err == nil, err
+		return a.dropHandle(ctx, s, p.Handle)
 	case ProblemNoPool, ProblemBlockSize:
 		return a.dropReported(ctx, s, p.Resource)
 	case ProblemNoBlock, ProblemAffinity:
@@ -106,6 +113,21 @@ func (a *Allocator) repair(ctx context.Context, s *state, p Problem) (bool, erro
 	return false, nil
 }
 
+// dropHandle deletes a handle that holds nothing. Kinds need not be read at one revision: an address that it has been
+// given since changed it, or stays in its block.
+func (a *Allocator) dropHandle(ctx context.Context, s *state, handle string) (bool, error) {
+	i := slices.IndexFunc(s.handles, func(h *v3.IPAMHandle) bool { return h.Spec.HandleID == handle })
+	if i < 0 || len(s.held[handle]) > 0 {
+		return false, nil
+	}
+	key := datastore.KeyOf(s.handles[i])
+	err := a.store.Delete(ctx, key, datastore.Precondition{ResourceVersion: s.handles[i].ResourceVersion})
+	if errors.Is(err, datastore.ErrNotFound) || errors.Is(err, datastore.ErrConflict) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // unused tells whether an allocation that was reported is still that, and nobody uses what its handle has.
 func (s *state) unused(p Problem) bool {
 	there := false
@@ -113,7 +135,7 @@ func (s *state) unused(p Problem) bool {
 		return false
 	}
 	for _, held := range s.held[p.Handle] {
-		if len(s.users[held.Addr]) > 0 {
+		if len(s.users[held.Addr]) > 0 || p.Kind == ProblemLeak && s.waits(held) {
 			return false
 		}
 		if held.Addr == p.Addr && held.Sequence == p.Sequence {

@@ -162,3 +162,27 @@ func repairAll(store datastore.Store, r *CheckReport) (n int, err error) {
 	}
 	return n, err
 }
+
+// A handle that says no node, as one that something else wrote, says it once its node writes it.
+func testHandleOfNoNode(t *testing.T, store datastore.Store) {
+	ctx := context.Background()
+	addPool(t, store, "four", "10.0.0.0/24", nil)
+	addPool(t, store, "six", "fd00::/64", nil)
+	a := newAllocator(t, store, "n1", Options{})
+	r := pod(func(r *Request) { r.Families = []model.Family{model.IPv4} })
+	mustAssign(t, a, r)
+	h, err := a.readHandle(ctx, r.HandleID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h = h.DeepCopy()
+	h.Annotations = nil
+	if _, err := store.Update(ctx, h); err != nil {
+		t.Fatal(err)
+	}
+	r.Families = []model.Family{model.IPv4, model.IPv6}
+	mustAssign(t, a, r)
+	if h, err = a.readHandle(ctx, r.HandleID); err != nil || h.Annotations[AnnotationNode] != "n1" || len(h.Spec.Block) != 2 {
+		t.Errorf("the handle is %+v, %v, want annotation %s of n1 and two blocks", h, err, AnnotationNode)
+	}
+}

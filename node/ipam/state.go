@@ -29,6 +29,8 @@ type state struct {
 	settings   settings
 	rejected   []datastore.Rejection
 	blind      bool // there are endpoints that cannot be understood: they may have any address
+	// waiting are the pods, namespace/name, that are there without an address: they may have what is held for them.
+	waiting map[string]bool
 
 	// For a repair, which sets them.
 	users map[netip.Addr][]string
@@ -56,7 +58,7 @@ func readState(ctx context.Context, store datastore.Store) (*state, error) {
 }
 
 func stateOf(l *datastore.List, now time.Time) *state {
-	s := &state{now: now, settle: settleTime, nodes: map[string]*v3.Node{}, rejected: slices.Clone(l.Rejected)}
+	s := &state{now: now, settle: settleTime, nodes: map[string]*v3.Node{}, waiting: map[string]bool{}, rejected: slices.Clone(l.Rejected)}
 	for _, r := range l.Rejected {
 		switch r.Key.Kind {
 		case v3.KindNode:
@@ -90,6 +92,9 @@ func stateOf(l *datastore.List, now time.Time) *state {
 			s.handles = append(s.handles, o)
 		case *v3.WorkloadEndpoint:
 			s.endpoints = append(s.endpoints, o)
+			if len(o.Spec.IPNetworks) == 0 {
+				s.waiting[o.Namespace+"/"+o.Spec.Pod] = true
+			}
 		case *v3.Node:
 			s.nodes[o.Name] = o
 		}
@@ -121,6 +126,11 @@ func (s *state) endpointAddresses() map[netip.Addr][]string {
 		}
 	}
 	return users
+}
+
+// waits tells whether an allocation is for a pod that has no address yet, or says of none.
+func (s *state) waits(a block.Allocation) bool {
+	return s.waiting[a.Owner.Attributes[AttrNamespace]+"/"+a.Owner.Attributes[AttrPod]]
 }
 
 func (s *state) poolOf(a netip.Addr) string {
