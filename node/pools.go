@@ -5,7 +5,6 @@ import (
 	"time"
 
 	v3 "weft/api/v3"
-	"weft/node/ipam"
 )
 
 const (
@@ -17,13 +16,8 @@ const (
 	heardPause = time.Millisecond
 )
 
-// ipamView is what IPAM decides from: what the watch brought, once that has all pools as they are now. So
-// whoever applies a pool and then starts a pod gets an address of that pool.
-func (s *service) ipamView(ctx context.Context) (*ipam.Cluster, error) {
-	s.hearOfPools(ctx)
-	return s.cluster.ipamView(ctx)
-}
-
+// hearOfPools waits until the watch has brought all pools as they are now. So whoever applies a pool and then starts a
+// pod gets an address of that pool.
 func (s *service) hearOfPools(ctx context.Context) {
 	asked, cancel := context.WithTimeout(ctx, listWait)
 	defer cancel()

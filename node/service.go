@@ -50,28 +50,30 @@ type service struct {
 	host      *kubeHost // nil: the store is not Kubernetes
 	// describePod asks Kubernetes what a pod is; nil: the store is not Kubernetes.
 	describePod func(ctx context.Context, namespace, name string) (*v3.WorkloadEndpoint, error)
-	cluster     *cluster
-	underlay    *underlay
-	registry    *cni.Registry
-	keeper      *cni.Keeper
-	links       *kernel.PodLinks
-	engine      *engine
-	encryptor   *encryptor
-	rotator     *rotator
-	wireguard   *wireguard.Driver // nil: this host cannot
-	guard       *guard.Guard
-	offload     *offloader
-	originals   *kernel.Originals
-	enforcer    *enforcer
-	speaker     *speaker
-	reporter    *reporter
-	flows       *flows.Recorder
-	publisher   *publisher
-	publish     *reconcile.Runner
-	metrics     *metrics
-	requests    *prometheus.CounterVec
-	ipam        *ipam.Allocator
-	monitor     *kernel.Monitor
+	// writePod writes the addresses of a pod that describePod described; nil: the store is not Kubernetes.
+	writePod  func(ctx context.Context, w *v3.WorkloadEndpoint) error
+	cluster   *cluster
+	underlay  *underlay
+	registry  *cni.Registry
+	keeper    *cni.Keeper
+	links     *kernel.PodLinks
+	engine    *engine
+	encryptor *encryptor
+	rotator   *rotator
+	wireguard *wireguard.Driver // nil: this host cannot
+	guard     *guard.Guard
+	offload   *offloader
+	originals *kernel.Originals
+	enforcer  *enforcer
+	speaker   *speaker
+	reporter  *reporter
+	flows     *flows.Recorder
+	publisher *publisher
+	publish   *reconcile.Runner
+	metrics   *metrics
+	requests  *prometheus.CounterVec
+	ipam      *ipam.Allocator
+	monitor   *kernel.Monitor
 }
 
 // Run is the node service. It returns when ctx ends, leaving the kernel as it is, or when
@@ -230,7 +232,8 @@ func (s *service) openKubernetes() error {
 	if err != nil {
 		return fmt.Errorf("open the store: %w", err)
 	}
-	s.store, s.endpoints, s.describePod = store, []string{store.Server()}, store.DescribePod
+	s.store, s.endpoints = store, []string{store.Server()}
+	s.describePod, s.writePod = store.DescribePod, store.WritePod
 	s.host = &kubeHost{notify: func() { s.publish.Kick() }}
 	return nil
 }
@@ -270,7 +273,7 @@ func (s *service) build(ctx context.Context) error {
 	s.guard = guard.New(s.handle)
 	s.offload = &offloader{driver: offload.New(s.handle, s.log)}
 	s.drivers = s.served(tunnels)
-	s.ipam = ipam.New(s.store, s.cfg.NodeName, ipam.Options{View: s.ipamView, InUse: s.inUse, Log: s.log})
+	s.ipam = ipam.New(s.store, s.cfg.NodeName, ipam.Options{View: s.cluster.ipamView, InUse: s.inUse, Log: s.log})
 	s.engine = &engine{log: s.log, cluster: s.cluster, underlay: s.underlay, compiler: topology.NewCompiler(s.drivers),
 		endpoints: s.registry.Endpoints, metrics: s.metrics, store: storePorts(s.endpoints),
 		announcer: &announcer{kick: func() { s.publish.Kick() }, again: func() { s.engine.runner.Kick() }, now: time.Now}}

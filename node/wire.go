@@ -203,8 +203,8 @@ func (s *service) programmed(ctx context.Context) error {
 // cniServer connects CNI to this node's IPAM, store and engine.
 func (s *service) cniServer() (*cni.Server, error) {
 	return cni.New(cni.Config{
-		Describe: s.describePod,
-		Node:     s.cfg.NodeName, Socket: filepath.Join(s.cfg.RunDir, rpc.SocketName), Registry: s.registry,
+		Hear: s.hearOfPools, Describe: s.describePod, WriteRecord: s.writePod,
+		Node: s.cfg.NodeName, Socket: filepath.Join(s.cfg.RunDir, rpc.SocketName), Registry: s.registry,
 		Links: s.links, IPAM: cni.FromAllocator(s.ipam), Namespace: s.cluster.namespace, Store: s.store, MTU: s.podMTU, Ready: s.ready,
 		Apply: s.programmed, Policy: s.enforcer, Observe: s.metrics.cni, Log: s.log,
 	})

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -45,11 +46,12 @@ type adding struct {
 	netns *os.File
 	a     attachment
 	want  AddressRequest
+	steps *stepTimes
 }
 
 // add attaches a container: all of it, or nothing is left behind.
-func (s *Server) add(ctx context.Context, r *rpc.Request, netns *os.File) ([]byte, error) {
-	op, err := s.prepare(ctx, r, netns)
+func (s *Server) add(ctx context.Context, r *rpc.Request, netns *os.File, steps *stepTimes) ([]byte, error) {
+	op, err := s.prepare(ctx, r, netns, steps)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +71,7 @@ func (s *Server) add(ctx context.Context, r *rpc.Request, netns *os.File) ([]byt
 
 // prepare checks the request, waits for a node that is about to be ready, and decides everything that
 // needs no I/O but the namespace's check.
-func (s *Server) prepare(ctx context.Context, r *rpc.Request, netns *os.File) (*adding, error) {
+func (s *Server) prepare(ctx context.Context, r *rpc.Request, netns *os.File, steps *stepTimes) (*adding, error) {
 	conf, rerr := parseConf(r, s.cfg.Node)
 	if rerr != nil {
 		return nil, rerr
@@ -87,17 +89,25 @@ func (s *Server) prepare(ctx context.Context, r *rpc.Request, netns *os.File) (*
 	if err := s.awaitReady(ctx, conf.MTU == 0); err != nil {
 		return nil, rpc.Errorf(rpc.CodeTryAgain, "node %s cannot attach pods yet: %v", s.cfg.Node, err)
 	}
-	if err := s.describe(ctx, pod, conf); err != nil {
+	var heard sync.WaitGroup
+	if s.cfg.Hear != nil {
+		heard.Go(func() { defer steps.begin("hear")(); s.cfg.Hear(ctx) })
+	}
+	described := steps.begin("describe")
+	err := s.describe(ctx, &pod, conf)
+	described()
+	heard.Wait()
+	if err != nil {
 		return nil, rpc.Errorf(rpc.CodeTryAgain, "learn what pod %s/%s is: %v", pod.Namespace, pod.Pod, err)
 	}
-	op := &adding{Server: s, conf: conf, netns: netns, a: s.newAttachment(r, conf.Name, pod)}
+	op := &adding{Server: s, conf: conf, netns: netns, a: s.newAttachment(r, conf.Name, pod), steps: steps}
 	op.a.Told = tell(pod, conf)
 	return op, op.decide()
 }
 
 // describe lets Kubernetes say what a pod is, where it can be asked. Without an answer the pod is not attached: policy
 // would be that of a pod without labels.
-func (s *Server) describe(ctx context.Context, p podIdentity, c *netConf) error {
+func (s *Server) describe(ctx context.Context, p *podIdentity, c *netConf) error {
 	if s.cfg.Describe == nil || p.Orchestrator != "k8s" {
 		return nil
 	}
@@ -110,6 +120,7 @@ func (s *Server) describe(ctx context.Context, p podIdentity, c *netConf) error 
 	case w.Spec.Node != s.cfg.Node:
 		return fmt.Errorf("it is bound to node %q, and this is %s", w.Spec.Node, s.cfg.Node)
 	}
+	p.UID = string(w.UID)
 	c.Args.CNI.Labels = nil
 	for k, v := range w.Labels {
 		c.Args.CNI.Labels = append(c.Args.CNI.Labels, struct{ Key, Value string }{k, v})
@@ -273,7 +284,7 @@ func (op *adding) finish(ctx context.Context) error {
 		return op.step(stepApply, func() error { return op.program(gctx) })
 	})
 	g.Go(func() error {
-		return op.step(stepRecord, func() error { return op.putRecord(gctx, w) })
+		return op.step(stepRecord, func() error { return op.putRecord(gctx, w, uidOf(&op.a)) })
 	})
 	if op.cfg.Policy != nil {
 		g.Go(func() error {
@@ -402,6 +413,12 @@ func (s *Server) lock(ctx context.Context, a *attachment) (func(), error) {
 		return nil, rpc.Errorf(rpc.CodeTryAgain, "another call for pod %s is under way: %v", a.id(), err)
 	}
 	return func() { unlockPod(); unlockContainer() }, nil
+}
+
+// step runs f as the named step of this ADD.
+func (op *adding) step(name string, f func() error) error {
+	defer op.steps.begin(name)()
+	return op.Server.step(name, f)
 }
 
 // step runs f as the named step.

@@ -35,10 +35,16 @@ type Config struct {
 	// Namespace, optional, returns what is known of a Kubernetes namespace: its labels and
 	// annotations decide which pools its pods may use.
 	Namespace func(name string) (labels, annotations map[string]string)
+	// Hear, optional, returns when the node knows what was written into the store before the call, or cannot for now. An ADD
+	// asks it beside Describe.
+	Hear func(ctx context.Context)
 	// Describe, optional, asks Kubernetes what a pod is: its WorkloadEndpoint but for the addresses. What it says stands
 	// in place of the runtime's arguments.
 	Describe func(ctx context.Context, namespace, pod string) (*v3.WorkloadEndpoint, error)
-	// Store receives the WorkloadEndpoint records.
+	// WriteRecord, optional, writes the record of a pod that Describe has described, whatever the store has of it; its UID
+	// is the pod's.
+	WriteRecord func(ctx context.Context, w *v3.WorkloadEndpoint) error
+	// Store receives all other WorkloadEndpoint records.
 	Store datastore.Store
 	// MTU returns the MTU of pod links in bytes, or an error that says why it is not known yet.
 	MTU func() (int, error)

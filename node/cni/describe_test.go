@@ -42,12 +42,15 @@ func TestDescribe(t *testing.T) {
 		c := &netConf{}
 		c.Args.CNI.Labels = []struct{ Key, Value string }{{"admin", "yes"}}
 		c.Args.Weft.ServiceAccount = "root"
-		err := s.describe(t.Context(), p, c)
+		err := s.describe(t.Context(), &p, c)
 		if tc.want != "" {
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("%s: error %v, want one with %q", tc.what, err, tc.want)
 			}
 			continue
+		}
+		if p.UID != "u" {
+			t.Errorf("%s: the pod's UID is %q, want Kubernetes' word", tc.what, p.UID)
 		}
 		got := tell(p, c)
 		if err != nil || !maps.Equal(got.Labels, w.Labels) || !maps.Equal(got.Annotations, w.Annotations) || got.ServiceAccount != "sa" || len(got.Ports) != 1 || got.Ports[0].Name != "http" {
@@ -62,7 +65,7 @@ func TestDescribe(t *testing.T) {
 		if s.cfg.Describe != nil {
 			p.Orchestrator = "cni"
 		}
-		if err := s.describe(t.Context(), p, c); err != nil || c.Args.Weft.ServiceAccount != "sa" {
+		if err := s.describe(t.Context(), &p, c); err != nil || c.Args.Weft.ServiceAccount != "sa" {
 			t.Errorf("error %v, service account %q", err, c.Args.Weft.ServiceAccount)
 		}
 	}

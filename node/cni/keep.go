@@ -333,7 +333,7 @@ func (k *Keeper) rewrite(ctx context.Context, a *attachment) error {
 		k.trouble(a, fmt.Sprintf("the record of pod %s is gone from the store, and this node does not know its labels any more: delete the pod", a.id()))
 		return nil
 	}
-	if err := k.server.putRecord(ctx, w); err != nil {
+	if err := k.server.putRecord(ctx, w, uidOf(a)); err != nil {
 		return err
 	}
 	k.opts.Kept("record")

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	v3 "weft/api/v3"
@@ -79,8 +80,23 @@ func record(node string, a *attachment) *v3.WorkloadEndpoint {
 	return w
 }
 
-// putRecord writes the record, or takes over that of an earlier sandbox of the same pod.
-func (s *Server) putRecord(ctx context.Context, w *v3.WorkloadEndpoint) error {
+// uidOf is the UID of the pod that a is of; empty: not known.
+func uidOf(a *attachment) string {
+	if a.Told == nil {
+		return ""
+	}
+	return a.Told.UID
+}
+
+// putRecord writes the record, or takes over that of an earlier sandbox of the same pod. uid is the pod's; empty: not known.
+func (s *Server) putRecord(ctx context.Context, w *v3.WorkloadEndpoint, uid string) error {
+	if s.cfg.WriteRecord != nil && uid != "" && w.Spec.Orchestrator == "k8s" {
+		w.UID = types.UID(uid)
+		if err := s.cfg.WriteRecord(ctx, w); err != nil {
+			return fmt.Errorf("write the addresses of pod %s/%s: %w", w.Namespace, w.Spec.Pod, err)
+		}
+		return nil
+	}
 	_, err := s.cfg.Store.Create(ctx, w)
 	if errors.Is(err, datastore.ErrAlreadyExists) {
 		// Nobody but this node writes the records of its pods, and the pod is locked: whatever is

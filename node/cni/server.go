@@ -114,7 +114,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // call answers one request. It never panics: a bug costs one call and is logged with its stack.
 func (s *Server) call(ctx context.Context, r *rpc.Request, netns *os.File) (resp rpc.Response) {
-	start := time.Now()
+	start, steps := time.Now(), &stepTimes{}
 	ctx, cancel := context.WithTimeout(ctx, addTimeout)
 	defer cancel()
 	defer func() {
@@ -122,20 +122,20 @@ func (s *Server) call(ctx context.Context, r *rpc.Request, netns *os.File) (resp
 			s.log.Error("cni: a call panicked", "command", r.Command, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 			resp = rpc.Response{Error: rpc.Errorf(rpc.CodeInternal, "%s: internal error of weft node, see its log", r.Command)}
 		}
-		s.report(r, resp.Error, time.Since(start))
+		s.report(r, resp.Error, time.Since(start), steps)
 	}()
-	out, err := s.dispatch(ctx, r, netns)
+	out, err := s.dispatch(ctx, r, netns, steps)
 	if err != nil {
 		return rpc.Response{Error: asRPC(r.Command, err)}
 	}
 	return rpc.Response{Result: out}
 }
 
-func (s *Server) dispatch(ctx context.Context, r *rpc.Request, netns *os.File) ([]byte, error) {
+func (s *Server) dispatch(ctx context.Context, r *rpc.Request, netns *os.File, steps *stepTimes) ([]byte, error) {
 	switch r.Command {
 	case rpc.Add:
 		defer s.markAdding(key{r.ContainerID, r.IfName})()
-		return s.add(ctx, r, netns)
+		return s.add(ctx, r, netns, steps)
 	case rpc.Del:
 		return nil, s.del(ctx, r)
 	case rpc.Check:
@@ -169,7 +169,7 @@ func (s *Server) isAdding(k key) bool {
 	return s.adding[k] > 0
 }
 
-func (s *Server) report(r *rpc.Request, e *rpc.Error, took time.Duration) {
+func (s *Server) report(r *rpc.Request, e *rpc.Error, took time.Duration, steps *stepTimes) {
 	result := "ok"
 	if e != nil {
 		result = "error"
@@ -177,7 +177,7 @@ func (s *Server) report(r *rpc.Request, e *rpc.Error, took time.Duration) {
 			s.log.Warn("cni: a call failed", "command", r.Command, "container", r.ContainerID, "code", e.Code, "err", e.Error())
 		}
 	} else if r.Command == rpc.Add || r.Command == rpc.Del {
-		s.log.Info("cni: done", "command", r.Command, "container", r.ContainerID, "took", took)
+		s.log.Info("cni: done", "command", r.Command, "container", r.ContainerID, "steps", steps.String(), "took", took)
 	}
 	if s.cfg.Observe != nil {
 		s.cfg.Observe(r.Command, result, took)
