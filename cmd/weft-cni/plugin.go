@@ -45,6 +45,9 @@ func run(c call) int {
 		if err.CNIVersion == "" {
 			err.CNIVersion = answerVersion(conf.CNIVersion)
 		}
+		if command == rpc.Del {
+			err.Msg, err.Details = notTakenForGone.Replace(err.Msg), notTakenForGone.Replace(err.Details)
+		}
 		out, _ = json.Marshal(err) // strings and a number: cannot fail
 	}
 	if len(out) > 0 {
@@ -57,6 +60,11 @@ func run(c call) int {
 	}
 	return 0
 }
+
+// notTakenForGone keeps these words out of the errors of DEL: containerd takes a DEL whose error has them for one that
+// succeeded (go-cni, libcni.Remove), and does not repeat it. After a reboot the node's socket is not there at first, and
+// pods' addresses would stay theirs.
+var notTakenForGone = strings.NewReplacer("no such file or directory", "it is not there", "not found", "absent")
 
 // answerVersion is the version that an error object carries: the configuration's if it is one.
 func answerVersion(v string) string {

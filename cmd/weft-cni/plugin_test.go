@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -81,6 +82,14 @@ func TestErrorObjects(t *testing.T) {
 		msg, _ := out["msg"].(string)
 		if code != 1 || out["code"] != tc.code || !strings.Contains(msg, tc.words) || out["cniVersion"] == "" || out["cniVersion"] == nil {
 			t.Errorf("%s: got exit code %d, %.300s; want code %v and %q", tc.name, code, raw, tc.code, tc.words)
+		}
+	}
+	socket, _ := answerer(t, `{"error":{"code":11,"msg":"block not found","details":"open x: no such file or directory"}}`)
+	for _, at := range []string{nowhere, socket} {
+		code, out, raw := start(environment("DEL"), `{"cniVersion":"1.0.0","name":"x","socket":"`+at+`"}`)
+		msg := fmt.Sprint(out["msg"], out["details"])
+		if code != 1 || strings.Contains(msg, "not found") || strings.Contains(msg, "no such file or directory") {
+			t.Errorf("DEL failed by %s: containerd takes it for done", raw)
 		}
 	}
 	gone := environment("ADD")
