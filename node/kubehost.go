@@ -20,6 +20,7 @@ type kubeHost struct {
 
 	mu   sync.Mutex
 	node *corev1.Node // nil: there is none
+	was  string       // the name of the last one
 }
 
 // OnState implements datastore.Sink.
@@ -38,7 +39,9 @@ func (h *kubeHost) OnChanges(changes []datastore.Change) {
 		fillFrom(&before, h.node)
 		fillFrom(&after, n)
 		changed = changed || !sameRecord(&before, &after) // kubelet's reports of its own health are none
-		h.node = n
+		if h.node = n; n != nil {
+			h.was = n.Name
+		}
 	}
 	h.mu.Unlock()
 	if changed {
@@ -55,6 +58,9 @@ func (h *kubeHost) fill(rec *v3.Node) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	fillFrom(rec, h.node)
+	if h.node == nil && h.was != "" { // so that the controllers know whose record it is, when this node service ends too
+		rec.Spec.OrchRefs = []v3.OrchRef{{NodeName: h.was, Orchestrator: "k8s"}}
+	}
 }
 
 func fillFrom(rec *v3.Node, n *corev1.Node) {
