@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	v3 "weft/api/v3"
+	"weft/node/accept"
 	"weft/node/datastore"
 )
 
@@ -109,6 +111,18 @@ func fileCommand(v fileVerb) *cobra.Command {
 		})
 	}
 	return c
+}
+
+// warnOfNoEffect names the fields of a written resource that ask for something this release keeps
+// and does not do.
+func warnOfNoEffect(w io.Writer, in input) error {
+	fields, err := accept.WithoutEffect(in.object)
+	if err != nil || len(fields) == 0 {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "weft: warning: %s: without effect in this release: %s; see docs/features.md\n",
+		clean(refOf(in.kind, in.object.GetName())), clean(strings.Join(fields, ", ")))
+	return err
 }
 
 func addNamespaceFlag(c *cobra.Command, namespace *string) {

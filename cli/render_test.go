@@ -52,7 +52,11 @@ func sample() *status.Status {
 		Node: "n1", Version: "v0.1.0", Started: ago(3*time.Hour + 12*time.Minute),
 		Address: "172.31.1.1/24", AddressWhy: "source address of the route towards 172.31.2.1", Uplink: "eth0",
 		Datastore: status.Datastore{Kind: "etcd", State: "wait-for-datastore", Error: "store unavailable: connection refused"},
-		PodMTU:    1450, PodMTUWhy: "1500 of eth0 minus 50 of VXLAN",
+		NotAccepted: []status.NotAccepted{
+			{Resource: "FelixConfiguration default", Reason: "UnsupportedFields", Message: "kept and without effect in this release: spec.bpfEnabled=true; take them out, or see docs/features.md"},
+			{Resource: "NetworkPolicy default/web", Reason: "ReferenceNotFound", Message: "spec.tier: there is no Tier front"},
+		},
+		PodMTU: 1450, PodMTUWhy: "1500 of eth0 minus 50 of VXLAN",
 		Peers: []status.Peer{
 			{Node: "n2", Address: "172.31.1.2", Paths: []status.Path{
 				{Dst: "10.244.1.0/26", Reach: "Direct", Via: "172.31.1.2", Device: "eth0", MTU: 1500, Why: "n2 is on link and vxlanMode is CrossSubnet"},

@@ -38,7 +38,7 @@ func (v *statusView) in(colour, text string) string {
 // print writes the whole screen.
 func (v *statusView) print(w io.Writer, s *status.Status) error {
 	for _, part := range []func(io.Writer, *status.Status) error{
-		v.header, v.problems, v.bgpProblems, v.paths, v.tunnels, v.errors, v.checks,
+		v.header, v.problems, v.bgpProblems, v.notAcceptedHere, v.paths, v.tunnels, v.errors, v.checks,
 	} {
 		if err := part(w, s); err != nil {
 			return err
@@ -290,6 +290,47 @@ func (v *statusView) bgpProblems(w io.Writer, s *status.Status) error {
 		t.add(p)
 	}
 	return t.print(w)
+}
+
+// notAcceptedHere leaves out what the problems above tell of: these say what this node does instead.
+func (v *statusView) notAcceptedHere(w io.Writer, s *status.Status) error {
+	told := slices.Clone(s.Problems)
+	if s.BGP != nil {
+		told = append(told, s.BGP.Problems...)
+	}
+	return v.notAccepted(w, slices.DeleteFunc(slices.Clone(s.NotAccepted), func(n status.NotAccepted) bool {
+		return slices.ContainsFunc(told, func(p string) bool {
+			return strings.HasPrefix(p, n.Resource+":") || strings.HasPrefix(p, n.Resource+" ")
+		})
+	}))
+}
+
+// notAccepted lists resources that are not honoured, all of them: that is the same on every node.
+func (v *statusView) notAccepted(w io.Writer, all []status.NotAccepted) error {
+	if len(all) == 0 {
+		return nil
+	}
+	v.title(w, fmt.Sprintf("Not accepted: %s of the cluster", count(len(all), "resource")))
+	shown := all
+	if v.most > 0 && len(all) > v.most {
+		shown = all[:v.most]
+	}
+	t := table{indent: "  ", width: v.width, header: []string{"RESOURCE", "REASON", "WHAT AND WHY"}, paint: func(row, column int, text string) string {
+		if row < 0 || column != 1 {
+			return text
+		}
+		return v.in(yellow, text)
+	}}
+	for _, n := range shown {
+		t.add(n.Resource, n.Reason, oneLine(n.Message))
+	}
+	if err := t.print(w); err != nil {
+		return err
+	}
+	if left := len(all) - len(shown); left > 0 {
+		fmt.Fprintf(w, "  and %d more: --all shows them\n", left)
+	}
+	return nil
 }
 
 func (v *statusView) errors(w io.Writer, s *status.Status) error {

@@ -272,29 +272,12 @@ func findAddress(objects []v3.Object, a netip.Addr) whyEnd {
 				return e
 			}
 		case *v3.Node:
-			if slices.Contains(nodeAddresses(o), a) {
+			if slices.Contains(v3.AllNodeAddresses(o), a) {
 				return whyEnd{Node: o.Name, Addresses: []netip.Addr{a}}
 			}
 		}
 	}
 	return whyEnd{Addresses: []netip.Addr{a}}
-}
-
-func nodeAddresses(n *v3.Node) (all []netip.Addr) {
-	texts := []string{n.Spec.IPv4VXLANTunnelAddr, n.Spec.IPv6VXLANTunnelAddr}
-	if n.Spec.BGP != nil {
-		texts = append(texts, n.Spec.BGP.IPv4Address, n.Spec.BGP.IPv6Address, n.Spec.BGP.IPv4IPIPTunnelAddr)
-	}
-	for _, a := range n.Spec.Addresses {
-		texts = append(texts, a.Address)
-	}
-	for _, t := range texts {
-		t, _, _ = strings.Cut(t, "/")
-		if a, err := netip.ParseAddr(t); err == nil {
-			all = append(all, a)
-		}
-	}
-	return all
 }
 
 // nodes are the nodes that are asked, the source's first.

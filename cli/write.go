@@ -62,7 +62,7 @@ func (w writer) apply(ctx context.Context, in input) (string, error) {
 }
 
 // put replaces what is stored. What the given resource does not carry and only the store or the
-// node can know stays: identity, version, a status unless one is given, and the node's own addresses.
+// node can know stays: identity, version, a status unless one is given that is not what the cluster reports, and the node's own addresses.
 func (w writer) put(ctx context.Context, verb string, in input, absent func() (string, error)) (string, error) {
 	key := datastore.KeyOf(in.object)
 	given := in.object.GetResourceVersion()
@@ -127,6 +127,9 @@ func fresh(o v3.Object) v3.Object {
 	c.SetUID("")
 	c.SetGeneration(0)
 	c.SetCreationTimestamp(metav1.Time{})
+	if said := v3.ConditionsOf(c); said != nil {
+		*said = nil
+	}
 	return c
 }
 
@@ -153,8 +156,14 @@ func adopt(in input, live v3.Object) (v3.Object, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	if status, ok := b["status"]; ok && emptyStatus(a["status"]) {
-		a["status"] = status
+	reported := v3.ConditionsOf(want) != nil // by the cluster: what a file says is old at best
+	if reported {
+		delete(a, "status")
+	}
+	if status, ok := b["status"]; ok && emptyStatus(a["status"]) || reported {
+		if ok {
+			a["status"] = status
+		}
 		if want, err = fromMap(in.kind, a); err != nil {
 			return nil, false, err
 		}

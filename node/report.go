@@ -10,6 +10,7 @@ import (
 
 	"weft/model"
 	"weft/model/topology"
+	"weft/node/accept"
 	"weft/node/config"
 	"weft/node/datastore"
 	"weft/node/status"
@@ -62,6 +63,7 @@ func (s *service) status(ctx context.Context) *status.Status {
 		st.Encryption = s.encryption(ctx, p)
 	}
 	st.BGP = s.speaker.describe()
+	st.NotAccepted = accept.Told(s.book.Entries())
 	st.Checks = s.checks()
 	st.Ready = !slices.ContainsFunc(st.Checks, func(c status.Check) bool { return !c.OK })
 	return st

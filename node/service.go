@@ -24,6 +24,7 @@ import (
 	"weft/internal/reconcile"
 	"weft/model"
 	"weft/model/topology"
+	"weft/node/accept"
 	"weft/node/cni"
 	"weft/node/config"
 	"weft/node/datastore"
@@ -67,6 +68,7 @@ type service struct {
 	enforcer  *enforcer
 	speaker   *speaker
 	reporter  *reporter
+	book      *accept.Book
 	flows     *flows.Recorder
 	publisher *publisher
 	publish   *reconcile.Runner
@@ -173,12 +175,15 @@ func (s *service) sink() datastore.Sink {
 	if s.host != nil {
 		sinks = append(sinks, s.host)
 	}
-	return &meteredSink{s.metrics, sinks}
+	return &meteredSink{metrics: s.metrics, book: s.book, sinks: sinks}
 }
 
+// meteredSink passes on what the store says, but for what it says in conditions.
 type meteredSink struct {
-	metrics *metrics
-	sinks   []datastore.Sink // in this order
+	metrics   *metrics
+	book      *accept.Book
+	unchanged datastore.Unchanged
+	sinks     []datastore.Sink // in this order
 }
 
 // OnState implements datastore.Sink.
@@ -192,6 +197,10 @@ func (m *meteredSink) OnState(st datastore.State, err error) {
 // OnChanges implements datastore.Sink.
 func (m *meteredSink) OnChanges(c []datastore.Change) {
 	m.metrics.lastEvent.SetToCurrentTime()
+	if c = m.unchanged.Drop(c); len(c) == 0 {
+		return
+	}
+	m.book.OnChanges(c)
 	for _, s := range m.sinks {
 		s.OnChanges(c)
 	}
@@ -256,6 +265,7 @@ func (s *service) build(ctx context.Context) error {
 	if s.originals, err = kernel.OpenOriginals(filepath.Join(s.cfg.RunDir, originalsFile)); err != nil {
 		return err
 	}
+	s.book = accept.NewBook(s.cfg.Datastore.Kind == config.DatastoreKubernetes)
 	s.metrics = newMetrics(s.version, func() int { return len(s.registry.Endpoints()) }, s.pathCounts)
 	s.metrics.registry.MustRegister(s.requests)
 	s.underlay = &underlay{

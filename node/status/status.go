@@ -30,8 +30,18 @@ type Status struct {
 	Repairs     uint64    `json:"repairs"` // kernel objects put back since the start
 	LastApplied time.Time `json:"lastApplied"`
 
+	// NotAccepted are the resources of the cluster that are not honoured, all of them, sorted.
+	NotAccepted []NotAccepted `json:"notAccepted,omitempty"`
+
 	Encryption *Encryption `json:"encryption,omitempty"` // nil before the first run
 	BGP        *BGP        `json:"bgp,omitempty"`        // nil: the node speaks no BGP
+}
+
+// NotAccepted is a resource that is not honoured, or not all of it.
+type NotAccepted struct {
+	Resource string `json:"resource"` // "NetworkPolicy default/a"
+	Reason   string `json:"reason"`   // of the condition Accepted
+	Message  string `json:"message"`  // what is wrong, what is done instead, what to do
 }
 
 // Policy is where the node stands with network policy.

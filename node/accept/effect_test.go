@@ -1,4 +1,4 @@
-package cli
+package accept
 
 import (
 	"os"
@@ -14,7 +14,7 @@ import (
 
 // What a warning leaves out is what the table of fields says is in effect.
 func TestFelixInEffectIsWhatTheDocumentSays(t *testing.T) {
-	doc, err := os.ReadFile("../docs/resources.md")
+	doc, err := os.ReadFile("../../docs/resources.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +30,7 @@ func TestFelixInEffectIsWhatTheDocumentSays(t *testing.T) {
 
 // The same for the fields of BGP, which the table names with their kinds.
 func TestBGPInEffectIsWhatTheDocumentSays(t *testing.T) {
-	doc, err := os.ReadFile("../docs/resources.md")
+	doc, err := os.ReadFile("../../docs/resources.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestBGPInEffectIsWhatTheDocumentSays(t *testing.T) {
 
 // And of the controllers.
 func TestControllersInEffectIsWhatTheDocumentSays(t *testing.T) {
-	doc, err := os.ReadFile("../docs/resources.md")
+	doc, err := os.ReadFile("../../docs/resources.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,10 @@ func TestWithoutEffect(t *testing.T) {
 	}{
 		{"a policy that looks into HTTP", docs[0], []string{"spec.ingress[1].http"}},
 		{"controllers", bgp(v3.KindKubeControllersConfiguration, "{prometheusMetricsPort: 9094, controllers: {node: {leakGracePeriod: 1h, syncLabels: Enabled, hostEndpoint: {autoCreate: Enabled, templates: [{generateName: x}]}}, policy: {reconcilerPeriod: 5m}}}"),
-			[]string{"spec.controllers.node.hostEndpoint.templates", "spec.controllers.node.syncLabels=Enabled", "spec.controllers.policy.reconcilerPeriod=5m0s", "spec.prometheusMetricsPort=9094"}},
+			[]string{"spec.controllers.policy.reconcilerPeriod=5m0s", "spec.prometheusMetricsPort=9094"}},
+		{"controllers that do not take over labels, and a template by names", bgp(v3.KindKubeControllersConfiguration, "{controllers: {node: {syncLabels: Disabled, hostEndpoint: {templates: [{generateName: a}, {generateName: b, interfacePattern: eth.*}]}}}}"),
+			[]string{"spec.controllers.node.hostEndpoint.templates[1].interfacePattern (no record tells a node's interfaces: the template makes no host endpoint; use interfaceCIDRs alone)",
+				"spec.controllers.node.syncLabels=Disabled (each node takes over the labels of its Node in Kubernetes)"}},
 		{"a pool of what works", pool, nil},
 		{"a pool", ipip, nil},
 		{"felix, in effect", felix("{vxlanPort: 8472, vxlanVNI: 7, vxlanMTU: 1400, natPortRange: 20000:29999, natOutgoingExclusions: IPPoolsAndHostIPs}"), nil},
@@ -116,7 +119,7 @@ func TestWithoutEffect(t *testing.T) {
 		{"felix, no routes", felix("{programClusterRoutes: Disabled}"), []string{"spec.programClusterRoutes=Disabled (" + divided + ")"}},
 		{"a node", bgp("Node", "{bgp: {asNumber: 64513, ipv4Address: 192.0.2.1}}"), nil},
 	} {
-		got, err := withoutEffect(c.o)
+		got, err := WithoutEffect(c.o)
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 		}

@@ -1,14 +1,15 @@
-package cli
+package accept
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"reflect"
 	"slices"
 	"strings"
 
 	v3 "weft/api/v3"
+	"weft/node/datastore"
 )
 
 // felixInEffect are the fields of a FelixConfiguration that the node service acts on.
@@ -16,7 +17,7 @@ import (
 func felixInEffect() []string {
 	return []string{"defaultEndpointToHostAction", "encryptionMode", "failsafeInboundHostPorts", "failsafeOutboundHostPorts", "ipipMTU", "iptablesBackend",
 		"iptablesNATOutgoingInterfaceFilter", "mtuIfacePattern", "mtuMode", "mtuProfile", "natOutgoingAddress",
-		"natOutgoingExclusions", "natPortRange", "nftablesMode", "nodeSelector", "prometheusWireGuardMetricsEnabled", "vxlanMTU", "vxlanMTUV6", "vxlanPort", "vxlanVNI",
+		"natOutgoingExclusions", "natPortRange", "nftablesFlowTableOffload", "nftablesMode", "nodeSelector", "prometheusWireGuardMetricsEnabled", "vxlanMTU", "vxlanMTUV6", "vxlanPort", "vxlanVNI",
 		"wireguardEnabled", "wireguardEnabledV6", "wireguardHostEncryptionEnabled", "wireguardKeepAlive", "wireguardKeyEpoch", "wireguardKeyRotationPeriod", "wireguardListeningPort",
 		"wireguardListeningPortV6", "wireguardMTU", "wireguardMTUV6", "wireguardRoutingRulePriority", "wireguardThreadingEnabled", "workloadSourceSpoofing"}
 }
@@ -39,20 +40,9 @@ func bgpInEffect() []string {
 	}
 }
 
-// warnOfNoEffect names the fields of a written resource that ask for something this release keeps
-// and does not do.
-func warnOfNoEffect(w io.Writer, in input) error {
-	fields, err := withoutEffect(in.object)
-	if err != nil || len(fields) == 0 {
-		return err
-	}
-	_, err = fmt.Fprintf(w, "weft: warning: %s: without effect in this release: %s; see docs/features.md\n",
-		clean(refOf(in.kind, in.object.GetName())), clean(strings.Join(fields, ", ")))
-	return err
-}
-
-// withoutEffect returns those fields as "spec.floatingIPs=Enabled", sorted.
-func withoutEffect(o v3.Object) ([]string, error) {
+// WithoutEffect returns the fields of a resource that ask for something this release keeps and does not do, as
+// "spec.floatingIPs=Enabled", sorted.
+func WithoutEffect(o v3.Object) ([]string, error) {
 	var fields []string
 	switch o := o.(type) {
 	case *v3.FelixConfiguration:
@@ -81,7 +71,7 @@ func withoutEffect(o v3.Object) ([]string, error) {
 			return nil, err
 		}
 		spec, _ := m["spec"].(map[string]any)
-		fields = controllersWithoutEffect("", spec)
+		fields = append(controllersWithoutEffect("", spec), patterns(o)...)
 	case *v3.BGPConfiguration, *v3.BGPPeer, *v3.BGPFilter, *v3.CalicoNodeStatus, *v3.Node:
 		var err error
 		if fields, err = bgpWithoutEffect(o); err != nil {
@@ -99,7 +89,7 @@ func withoutEffect(o v3.Object) ([]string, error) {
 // controllersInEffect are the fields of a KubeControllersConfiguration that the controllers act on. docs/resources.md says
 // the same.
 func controllersInEffect() []string {
-	return []string{"controllers.node.hostEndpoint.autoCreate", "controllers.node.hostEndpoint.createDefaultHostEndpoint",
+	return []string{"controllers.node.hostEndpoint.autoCreate", "controllers.node.hostEndpoint.createDefaultHostEndpoint", "controllers.node.hostEndpoint.templates",
 		"controllers.node.leakGracePeriod", "controllers.node.reconcilerPeriod"}
 }
 
@@ -112,6 +102,12 @@ func controllersWithoutEffect(path string, part map[string]any) []string {
 			fields = append(fields, controllersWithoutEffect(at+".", below)...)
 			continue
 		}
+		if at == "controllers.node.syncLabels" { // a node service does so wherever there is a Node to take them from
+			if value == v3.ControllerDisabled {
+				fields = append(fields, "spec."+at+"=Disabled (each node takes over the labels of its Node in Kubernetes)")
+			}
+			continue
+		}
 		if slices.Contains(controllersInEffect(), at) || asksNothing(value) {
 			continue
 		}
@@ -120,6 +116,21 @@ func controllersWithoutEffect(path string, part map[string]any) []string {
 			text += fmt.Sprintf("=%v", value)
 		}
 		fields = append(fields, text)
+	}
+	return fields
+}
+
+// patterns names the templates of host endpoints that go by names of interfaces.
+func patterns(c *v3.KubeControllersConfiguration) []string {
+	node := c.Spec.Controllers.Node
+	if node == nil || node.HostEndpoint == nil {
+		return nil
+	}
+	var fields []string
+	for i, t := range node.HostEndpoint.Templates {
+		if t.InterfacePattern != "" {
+			fields = append(fields, fmt.Sprintf("spec.controllers.node.hostEndpoint.templates[%d].interfacePattern (no record tells a node's interfaces: the template makes no host endpoint; use interfaceCIDRs alone)", i))
+		}
 	}
 	return fields
 }
@@ -197,4 +208,19 @@ func requests(path string, rules []v3.Rule) []string {
 // asksNothing tells whether a value leaves a feature off, which needs no driver.
 func asksNothing(value any) bool {
 	return value == nil || value == false || value == "" || value == "Disabled"
+}
+
+// toMap turns a resource into its JSON value, in which a number is as it is written.
+func toMap(o v3.Object) (map[string]any, error) {
+	data, err := json.Marshal(o)
+	if err != nil {
+		return nil, fmt.Errorf("write %s as JSON: %w", datastore.KeyOf(o), err)
+	}
+	var m map[string]any
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	if err := d.Decode(&m); err != nil {
+		return nil, fmt.Errorf("read %s as JSON: %w", datastore.KeyOf(o), err)
+	}
+	return m, nil
 }
