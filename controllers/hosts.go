@@ -10,11 +10,11 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	v3 "weft/api/v3"
 	"weft/internal/reconcile"
+	"weft/model/selector"
 	"weft/node/datastore"
 )
 
@@ -30,13 +30,11 @@ const (
 // hosts makes a host endpoint for every node, where the KubeControllersConfiguration asks for it, and keeps it in step
 // with the node. That of a node that is gone goes with all that the node left (sweeper).
 type hosts struct {
+	follower
 	store   datastore.Store
 	log     *slog.Logger
 	metrics *metrics
-	runner  *reconcile.Runner
 
-	mu     sync.Mutex
-	synced bool
 	nodes  map[string]*v3.Node
 	have   map[string]*v3.HostEndpoint
 	config *v3.KubeControllersConfiguration
@@ -49,17 +47,9 @@ func newHosts(cfg Config, m *metrics) *hosts {
 	return h
 }
 
-// follow keeps h fed until ctx ends.
-func (h *hosts) follow(ctx context.Context) error {
-	return datastore.Follow(ctx, h.store, []string{v3.KindKubeControllersConfiguration, v3.KindNode, v3.KindHostEndpoint}, h, datastore.FollowOptions{Logger: h.log})
-}
-
-// OnState implements datastore.Sink.
-func (h *hosts) OnState(s datastore.State, _ error) {
-	h.mu.Lock()
-	h.synced = s == datastore.StateInSync
-	h.mu.Unlock()
-	h.runner.Kick()
+// follow keeps h fed by a store until ctx ends.
+func (h *hosts) follow(ctx context.Context, from datastore.Store) error {
+	return datastore.Follow(ctx, from, []string{v3.KindKubeControllersConfiguration, v3.KindNode, v3.KindHostEndpoint}, h, datastore.FollowOptions{Logger: h.log})
 }
 
 // OnChanges implements datastore.Sink.
@@ -98,7 +88,7 @@ func (h *hosts) run(ctx context.Context, _ bool) error {
 		h.mu.Unlock()
 		return nil
 	}
-	p := planHosts(h.nodes, h.have, wantsHosts(h.config))
+	p := planHosts(h.nodes, h.have, wantedHosts(h.config))
 	h.mu.Unlock()
 	var errs []error
 	do := func(what string, o v3.Object, err error) {
@@ -128,43 +118,115 @@ func (h *hosts) run(ctx context.Context, _ bool) error {
 	return nil
 }
 
-// wantsHosts tells whether every node is to have a host endpoint.
-func wantsHosts(c *v3.KubeControllersConfiguration) bool {
+// wantedHosts returns what asks for host endpoints of every node; nil: nothing does.
+func wantedHosts(c *v3.KubeControllersConfiguration) *v3.AutoHostEndpointConfig {
 	if c == nil || c.Spec.Controllers.Node == nil || c.Spec.Controllers.Node.HostEndpoint == nil {
-		return false
+		return nil
 	}
-	e := c.Spec.Controllers.Node.HostEndpoint
-	return e.AutoCreate == v3.ControllerEnabled && e.CreateDefaultHostEndpoint != v3.ControllerDisabled
+	if e := c.Spec.Controllers.Node.HostEndpoint; e.AutoCreate == v3.ControllerEnabled {
+		return e
+	}
+	return nil
 }
 
 // hostsPlan is what to do; updates and removals carry the resource version that they follow on.
 type hostsPlan struct{ create, update, remove []*v3.HostEndpoint }
 
-// planHosts decides. It is pure. What bears the name of a host endpoint of ours without our label is somebody's own.
-func planHosts(nodes map[string]*v3.Node, have map[string]*v3.HostEndpoint, wanted bool) hostsPlan {
+// planHosts decides. It is pure. What bears the name of a host endpoint of ours without our label is somebody's own. What a
+// node that is gone has is the sweeper's matter.
+func planHosts(nodes map[string]*v3.Node, have map[string]*v3.HostEndpoint, wanted *v3.AutoHostEndpointConfig) hostsPlan {
 	var p hostsPlan
+	names := map[string]bool{}
+	if wanted != nil {
+		all := slices.Sorted(maps.Keys(nodes))
+		var want []*v3.HostEndpoint
+		for _, node := range all {
+			if wanted.CreateDefaultHostEndpoint != v3.ControllerDisabled {
+				want = append(want, hostOf(nodes[node]))
+			}
+		}
+		for _, node := range all {
+			want = append(want, hostsBy(wanted.Templates, nodes[node])...)
+		}
+		for _, o := range want {
+			if !names[o.Name] { // template b of node a has the name of node a-b's
+				names[o.Name] = true
+				p.keep(o, have[o.Name])
+			}
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(have)) {
-		if o := have[name]; !wanted && o.Labels[CreatedBy] == ByController && strings.HasSuffix(name, hostSuffix) {
+		o := have[name]
+		ours := o.Labels[CreatedBy] == ByController && strings.HasSuffix(name, hostSuffix)
+		if ours && !names[name] && (wanted == nil || nodes[o.Spec.Node] != nil) {
 			p.remove = append(p.remove, o)
 		}
 	}
-	if !wanted {
-		return p
+	return p
+}
+
+// keep plans what makes is, or nothing, what is wanted.
+func (p *hostsPlan) keep(want, is *v3.HostEndpoint) {
+	switch {
+	case is == nil:
+		p.create = append(p.create, want)
+	case is.Labels[CreatedBy] != ByController:
+	case !reflect.DeepEqual(is.Spec, want.Spec) || !maps.Equal(is.Labels, want.Labels) || !has(is.Annotations, want.Annotations):
+		next := is.DeepCopy()
+		next.Spec, next.Labels = want.Spec, want.Labels
+		if next.Annotations == nil {
+			next.Annotations = map[string]string{}
+		}
+		maps.Copy(next.Annotations, want.Annotations)
+		p.update = append(p.update, next)
 	}
-	for _, name := range slices.Sorted(maps.Keys(nodes)) {
-		want := hostOf(nodes[name])
-		is := have[want.Name]
-		switch {
-		case is == nil:
-			p.create = append(p.create, want)
-		case is.Labels[CreatedBy] != ByController:
-		case !reflect.DeepEqual(is.Spec, want.Spec) || !maps.Equal(is.Labels, want.Labels):
-			next := is.DeepCopy()
-			next.Spec, next.Labels = want.Spec, want.Labels
-			p.update = append(p.update, next)
+}
+
+// has tells whether all of want is in is.
+func has(is, want map[string]string) bool {
+	for k, v := range want {
+		if is[k] != v {
+			return false
 		}
 	}
-	return p
+	return true
+}
+
+// hostsBy returns the host endpoints of a node by templates: of the interfaces that have certain addresses. A template whose selector does not parse selects nothing, and so does one that goes by names of interfaces,
+// which no record tells.
+func hostsBy(templates []v3.HostEndpointTemplate, n *v3.Node) []*v3.HostEndpoint {
+	var out []*v3.HostEndpoint
+	for _, t := range templates {
+		if t.NodeSelector != "" {
+			if s, err := selector.Parse(t.NodeSelector); err != nil || !s.Matches(n.Labels) {
+				continue
+			}
+		}
+		addrs := slices.DeleteFunc(texts(v3.AllNodeAddresses(n)), func(a string) bool { return !within(a, t.InterfaceCIDRs) })
+		if len(addrs) == 0 || t.InterfacePattern != "" {
+			continue
+		}
+		o := hostOf(n)
+		o.Name = n.Name + "-" + t.GenerateName + hostSuffix
+		if t.GenerateName == "" {
+			o.Name = n.Name + hostSuffix
+		}
+		maps.Copy(o.Labels, t.Labels)
+		o.Labels[CreatedBy] = ByController
+		o.Annotations = maps.Clone(t.Annotations)
+		o.Spec.InterfaceName, o.Spec.ExpectedIPs = "", addrs
+		out = append(out, o)
+	}
+	return out
+}
+
+// within tells whether an address is of one of the ranges.
+func within(address string, cidrs []string) bool {
+	a, err := netip.ParseAddr(address)
+	return err == nil && slices.ContainsFunc(cidrs, func(c string) bool {
+		p, err := netip.ParsePrefix(c)
+		return err == nil && p.Contains(a)
+	})
 }
 
 // hostOf returns the host endpoint of all interfaces of a node: it has the node's labels and all its addresses.
@@ -175,32 +237,12 @@ func hostOf(n *v3.Node) *v3.HostEndpoint {
 	o.Labels = map[string]string{}
 	maps.Copy(o.Labels, n.Labels)
 	o.Labels[CreatedBy] = ByController
-	o.Spec = v3.HostEndpointSpec{Node: n.Name, InterfaceName: hostsAllIfcs, Profiles: []string{hostProfile}, ExpectedIPs: addressesOf(n)}
+	o.Spec = v3.HostEndpointSpec{Node: n.Name, InterfaceName: hostsAllIfcs, Profiles: []string{hostProfile}, ExpectedIPs: texts(v3.AllNodeAddresses(n))}
 	return o
 }
 
-// addressesOf returns the addresses of a node and of its tunnels, sorted.
-func addressesOf(n *v3.Node) []string {
-	texts := []string{n.Spec.IPv4VXLANTunnelAddr, n.Spec.IPv6VXLANTunnelAddr}
-	if b := n.Spec.BGP; b != nil {
-		texts = append(texts, b.IPv4Address, b.IPv6Address, b.IPv4IPIPTunnelAddr)
-	}
-	if w := n.Spec.Wireguard; w != nil {
-		texts = append(texts, w.InterfaceIPv4Address, w.InterfaceIPv6Address)
-	}
-	for _, a := range n.Spec.Addresses {
-		texts = append(texts, a.Address)
-	}
-	var addrs []netip.Addr
-	for _, s := range texts {
-		s, _, _ = strings.Cut(s, "/")
-		if a, err := netip.ParseAddr(s); err == nil {
-			addrs = append(addrs, a.Unmap())
-		}
-	}
-	slices.SortFunc(addrs, netip.Addr.Compare)
-	var out []string
-	for _, a := range slices.Compact(addrs) {
+func texts(addrs []netip.Addr) (out []string) {
+	for _, a := range addrs {
 		out = append(out, a.String())
 	}
 	return out

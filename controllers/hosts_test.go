@@ -117,3 +117,52 @@ func TestSettings(t *testing.T) {
 		}
 	}
 }
+
+// Host endpoints by templates: of nodes that a selector selects, with their addresses in a range.
+func TestHostEndpointTemplates(t *testing.T) {
+	node := func(name, role, ip string) *v3.Node {
+		n := newObject(v3.KindNode, name).(*v3.Node)
+		n.Labels = map[string]string{"role": role}
+		n.Spec.BGP = &v3.NodeBGPSpec{IPv4Address: ip + "/24"}
+		n.Spec.IPv4VXLANTunnelAddr = "10.0.0.1"
+		return n
+	}
+	nodes := map[string]*v3.Node{"a": node("a", "edge", "192.0.2.1"), "b": node("b", "edge", "198.51.100.1"), "c": node("c", "core", "192.0.2.3"), "a-x": node("a-x", "core", "192.0.2.4")}
+	wanted := &v3.AutoHostEndpointConfig{AutoCreate: v3.ControllerEnabled, Templates: []v3.HostEndpointTemplate{
+		{GenerateName: "x", NodeSelector: "role == 'edge'", InterfaceCIDRs: []string{"192.0.2.0/24", "10.0.0.0/8"}, Labels: map[string]string{"role": "x", "zone": "1"}, Annotations: map[string]string{"k": "v"}},
+		{GenerateName: "bad", NodeSelector: "role === ", InterfaceCIDRs: []string{"0.0.0.0/0"}},
+		{GenerateName: "pattern", InterfacePattern: "eth.*", InterfaceCIDRs: []string{"0.0.0.0/0"}},
+	}}
+	names := func(hosts []*v3.HostEndpoint) (out []string) {
+		for _, h := range hosts {
+			out = append(out, fmt.Sprint(h.Name, " ", h.Spec.InterfaceName, h.Spec.ExpectedIPs))
+		}
+		return out
+	}
+	p := planHosts(nodes, nil, wanted)
+	want := []string{"a-auto-hep *[10.0.0.1 192.0.2.1]", "a-x-auto-hep *[10.0.0.1 192.0.2.4]", "b-auto-hep *[10.0.0.1 198.51.100.1]",
+		"c-auto-hep *[10.0.0.1 192.0.2.3]", "b-x-auto-hep [10.0.0.1]"} // a's by the template has the name of a-x's
+	if d := cmp.Diff(want, names(p.create)); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	have := map[string]*v3.HostEndpoint{}
+	for _, h := range p.create {
+		have[h.Name] = h
+	}
+	if h := have["b-x-auto-hep"]; h.Labels["role"] != "x" || h.Labels["zone"] != "1" || h.Labels[CreatedBy] != ByController || h.Annotations["k"] != "v" {
+		t.Errorf("labels %v, annotations %v", h.Labels, h.Annotations)
+	}
+	if again := planHosts(nodes, have, wanted); len(again.create)+len(again.update)+len(again.remove) > 0 {
+		t.Errorf("made, it is to be changed again: %+v", again)
+	}
+	wanted.Templates, wanted.CreateDefaultHostEndpoint = wanted.Templates[:1], v3.ControllerDisabled
+	wanted.Templates[0].Annotations = map[string]string{"k": "w"}
+	delete(nodes, "c") // the sweeper's
+	next := planHosts(nodes, have, wanted)
+	if len(next.create) != 0 || len(next.update) != 2 || fmt.Sprint(names(next.remove)) != "[a-auto-hep *[10.0.0.1 192.0.2.1] b-auto-hep *[10.0.0.1 198.51.100.1]]" {
+		t.Errorf("without the default ones: create %v, update %v, remove %v", names(next.create), names(next.update), names(next.remove))
+	}
+	if none := planHosts(nodes, have, nil); len(none.remove) != len(have) {
+		t.Errorf("disabled: %d of %d are removed", len(none.remove), len(have))
+	}
+}

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -10,11 +11,29 @@ import (
 	"go.uber.org/goleak"
 
 	v3 "weft/api/v3"
+	testkube "weft/internal/testkit/kube"
 	"weft/node/datastore"
 	"weft/node/datastore/etcd"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if name := os.Getenv(candidateVar); name != "" {
+		if err := candidate(name); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	code := m.Run()
+	testkube.StopShared()
+	if code == 0 {
+		if err := goleak.Find(goleak.IgnoreAnyFunction("k8s.io/klog/v2.(*flushDaemon).run.func1")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
 
 func shortDir(t testing.TB) string {
 	t.Helper()
@@ -87,4 +106,9 @@ func eventually(t testing.TB, limit time.Duration, f func() error) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+func sweeperOf(cfg Config) *sweeper {
+	c := newControllers(cfg)
+	return newSweeper(c.cfg, c.metrics)
 }

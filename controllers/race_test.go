@@ -2,204 +2,21 @@ package controllers
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	v3 "weft/api/v3"
 	"weft/internal/kernel"
-	"weft/model"
-	"weft/node/cni"
+	"weft/internal/testkit"
 	"weft/node/cni/rpc"
 	"weft/node/datastore"
 	"weft/node/ipam"
 )
-
-// host is a machine without a kernel: its pods' links outlive its node service.
-type host struct {
-	world *world
-	name  string
-	dir   string
-	keep  bool // its node keeps its records
-
-	mu      sync.Mutex
-	devices map[string]kernel.Link
-	stop    func() // ends the node service and waits
-}
-
-func (h *host) CheckNamespace(*os.File) error { return nil }
-func (h *host) Create(_ context.Context, _ *os.File, l kernel.PodLink) (model.MAC, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.devices[l.Device] = kernel.Link{Name: l.Device}
-	return model.MAC{2, 0, 0, 0, 0, 1}, nil
-}
-func (h *host) Configure(context.Context, kernel.PodLink) error          { return nil }
-func (h *host) Routed(context.Context, kernel.PodLink) error             { return nil }
-func (h *host) Activate(context.Context, *os.File, kernel.PodLink) error { return nil }
-func (h *host) Check(context.Context, *os.File, kernel.PodLink) error    { return nil }
-func (h *host) Delete(_ context.Context, device string) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.devices, device)
-	return nil
-}
-func (h *host) Devices(context.Context) (map[string]kernel.Link, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	all := map[string]kernel.Link{}
-	for k, v := range h.devices {
-		all[k] = v
-	}
-	return all, nil
-}
-
-// record is the part of the node service that publishes its Node: it is there again as soon as it was deleted.
-type record struct {
-	store datastore.Store
-	node  string
-	again chan struct{}
-}
-
-func (r *record) OnState(datastore.State, error) {}
-func (r *record) OnChanges(changes []datastore.Change) {
-	for _, c := range changes {
-		if c.Key == (datastore.Key{Kind: v3.KindNode, Name: r.node}) && c.Object == nil {
-			select {
-			case r.again <- struct{}{}:
-			default:
-			}
-		}
-	}
-}
-
-func (r *record) run(ctx context.Context) error {
-	for {
-		n := newObject(v3.KindNode, r.node)
-		if _, err := r.store.Create(ctx, n); err != nil && !errors.Is(err, datastore.ErrAlreadyExists) && ctx.Err() == nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-r.again:
-		}
-	}
-}
-
-type sinks []datastore.Sink
-
-func (s sinks) OnState(st datastore.State, err error) {
-	for _, x := range s {
-		x.OnState(st, err)
-	}
-}
-
-func (s sinks) OnChanges(c []datastore.Change) {
-	for _, x := range s {
-		x.OnChanges(c)
-	}
-}
-
-// start runs the node service: the real allocator, CNI server, journal and Keeper.
-func (h *host) start() {
-	w := h.world
-	ctx, cancel := context.WithCancel(context.Background())
-	reg, err := cni.OpenRegistry(filepath.Join(h.dir, "endpoints"), nil)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	alloc := ipam.New(w.store, h.name, ipam.Options{View: w.view, InUse: reg.InUse})
-	slow := rand.New(rand.NewPCG(uint64(len(h.name)), uint64(time.Now().UnixNano())))
-	var mu sync.Mutex
-	srv, err := cni.New(cni.Config{Node: h.name, Socket: h.socket(), Registry: reg, Links: h, IPAM: cni.FromAllocator(alloc), Store: w.store,
-		MTU: func() (int, error) { return 1450, nil }, Ready: func() error { return nil }, Apply: func(context.Context) error { return nil },
-		Step: func(step string) error { // an ADD takes its time between address and record
-			mu.Lock()
-			pause := time.Duration(slow.IntN(60)) * time.Millisecond
-			mu.Unlock()
-			if step == "record" {
-				select {
-				case <-time.After(pause):
-				case <-ctx.Done():
-				}
-			}
-			return ctx.Err()
-		}})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	rec := &record{store: w.store, node: h.name, again: make(chan struct{}, 1)}
-	follow := sinks{rec}
-	g, gctx := errgroup.WithContext(ctx)
-	if h.keep {
-		keeper := cni.NewKeeper(srv, cni.KeeperOptions{Kept: func(string) { w.kept.Add(1) }})
-		follow = append(follow, keeper)
-		g.Go(func() error { return keeper.Run(gctx) })
-	}
-	g.Go(func() error { return rec.run(gctx) })
-	g.Go(func() error {
-		return datastore.Follow(gctx, w.store, []string{v3.KindNode, v3.KindIPAMBlock, v3.KindWorkloadEndpoint}, follow, datastore.FollowOptions{})
-	})
-	g.Go(func() error { return srv.Run(gctx) })
-	h.stop = func() {
-		cancel()
-		_ = g.Wait()
-		alloc.Close()
-	}
-	for range 1000 {
-		if _, err := os.Stat(h.socket()); err == nil {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	w.t.Errorf("node %s does not listen", h.name)
-}
-
-func (h *host) socket() string { return filepath.Join(h.dir, "cni.sock") }
-
-// call makes a CNI call.
-func (h *host) call(command, container string) error {
-	c, err := net.Dial("unix", h.socket())
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	req := rpc.Request{Command: command, ContainerID: container, Netns: "/proc/self/ns/net", IfName: "eth0",
-		Args:   "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=" + container,
-		Config: json.RawMessage(`{"cniVersion":"1.1.0","name":"weft","type":"weft-cni"}`)}
-	b, err := json.Marshal(req)
-	if err != nil {
-		return err
-	}
-	if _, err := c.Write(b); err != nil {
-		return err
-	}
-	if err := c.(*net.UnixConn).CloseWrite(); err != nil {
-		return err
-	}
-	var resp rpc.Response
-	out, err := io.ReadAll(c)
-	if err == nil {
-		err = json.Unmarshal(out, &resp)
-	}
-	if err == nil && resp.Error != nil {
-		err = resp.Error
-	}
-	return err
-}
 
 // life is what is known of one container, from outside.
 type life struct {
@@ -216,6 +33,7 @@ type world struct {
 	grace time.Duration
 	kept  atomic.Int64
 	adds  atomic.Int64
+	kube  *kubeWorld   // nil: the store is etcd
 	slow  atomic.Int64 // what took so long, on a busy machine, that the grace may rightly be over
 
 	mu    sync.Mutex
@@ -227,6 +45,18 @@ type freed struct {
 	container string
 	addr      netip.Addr
 	at        time.Time
+}
+
+// watch returns the store of the controllers, with what it knows of hosts.
+func watch(store datastore.Store, w *world) datastore.Store {
+	s := &watched{store, w}
+	if i, ok := store.(datastore.Inventory); ok {
+		return &struct {
+			*watched
+			datastore.Inventory
+		}{s, i}
+	}
+	return s
 }
 
 // watched is the store of the controllers: it notes whose addresses they free.
@@ -277,6 +107,7 @@ func (w *world) pods(ctx context.Context, h *host, n int, alive *sync.RWMutex) {
 			for ctx.Err() == nil && h.call(rpc.Del, mine[k]) != nil {
 				time.Sleep(20 * time.Millisecond) // as a runtime does
 			}
+			w.kube.deletePod(mine[k])
 			mine = append(mine[:k], mine[k+1:]...)
 			continue
 		}
@@ -285,6 +116,10 @@ func (w *world) pods(ctx context.Context, h *host, n int, alive *sync.RWMutex) {
 		w.mu.Lock()
 		w.lives[name] = l
 		w.mu.Unlock()
+		if err := w.kube.makePod(h.name, name); err != nil {
+			w.t.Error(err)
+			return
+		}
 		begun := time.Now()
 		alive.RLock() // a runtime does not ask a service that is down
 		err := h.call(rpc.Add, name)
@@ -320,21 +155,36 @@ func (w *world) wrong() (bad []freed, fine int) {
 	return bad, fine
 }
 
-// race runs hosts, two controllers, and somebody who deletes what he should not.
+// race runs hosts, two controllers, and somebody who deletes what he should not, on etcd.
 func race(t *testing.T, keep, hasty bool, grace, d time.Duration) *world {
 	store := startEtcd(t)
+	return raceOn(t, store, store, nil, keep, hasty, grace, d)
+}
+
+// raceOn is race on a store; looks is that of the controllers.
+func raceOn(t *testing.T, store, looks datastore.Store, k *kubeWorld, keep, hasty bool, grace, d time.Duration) *world {
 	create(t, store, pool("p", "10.0.0.0/22"))
 	cluster, err := ipam.StoreView(store, "")(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, store: store, grace: grace, lives: map[string]*life{}, view: func(context.Context) (*ipam.Cluster, error) { return cluster, nil }}
-	ctx, cancel := context.WithTimeout(context.Background(), d)
+	w := &world{t: t, store: store, kube: k, grace: grace, lives: map[string]*life{}, view: func(context.Context) (*ipam.Cluster, error) { return cluster, nil }}
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	begun := time.Now()
+	go func() { // longer on a busy machine, until enough has happened
+		for time.Since(begun) < d || w.adds.Load() < 100 && time.Since(begun) < testkit.Patient(2*d) {
+			time.Sleep(50 * time.Millisecond)
+		}
+		cancel()
+	}()
 	var wg sync.WaitGroup
 	var hosts []*host
 	for i := range 8 {
 		h := &host{world: w, name: fmt.Sprint("n", i), dir: shortDir(t), keep: keep, devices: map[string]kernel.Link{}}
+		if err := k.join(h.name); err != nil {
+			t.Fatal(err)
+		}
 		h.start()
 		hosts = append(hosts, h)
 		var alive sync.RWMutex
@@ -348,7 +198,7 @@ func race(t *testing.T, keep, hasty bool, grace, d time.Duration) *world {
 	var running sync.WaitGroup
 	for range 2 {
 		running.Go(func() {
-			cfg := Config{Store: &watched{store, w}, Grace: grace, Interval: 200 * time.Millisecond, settle: grace, hasty: hasty}
+			cfg := Config{Store: watch(looks, w), Grace: grace, Interval: 200 * time.Millisecond, settle: grace, hasty: hasty}
 			if hasty {
 				cfg.settle = time.Nanosecond
 			}
@@ -362,9 +212,13 @@ func race(t *testing.T, keep, hasty bool, grace, d time.Duration) *world {
 	lost := hosts[len(hosts)-1]
 	lost.stop()
 	w.lose(lost, time.Now())
-	remove(t, store, datastore.Key{Kind: v3.KindNode, Name: lost.name})
+	if k != nil {
+		k.lost(t, lost.name) // the record goes too
+	} else {
+		remove(t, store, datastore.Key{Kind: v3.KindNode, Name: lost.name})
+	}
 	if !hasty && keep {
-		eventually(t, 60*time.Second, func() error { return nothingOf(store, lost.name) })
+		eventually(t, testkit.Patient(60*time.Second)+4*grace, func() error { return nothingOf(store, lost.name) })
 	}
 	endControllers()
 	running.Wait()
@@ -437,6 +291,11 @@ func nothingOf(store datastore.Store, node string) error {
 	if err != nil {
 		return err
 	}
+	for _, o := range l.Items {
+		if n, ok := o.(*v3.Node); ok && n.Name == node {
+			return fmt.Errorf("node %s has a record", node)
+		}
+	}
 	for _, x := range leftBy(l) {
 		return fmt.Errorf("of node %s: %+v", node, x)
 	}
@@ -444,14 +303,19 @@ func nothingOf(store datastore.Store, node string) error {
 }
 
 func TestNothingInUseIsFreed(t *testing.T) {
-	w := race(t, true, false, 3*time.Second, 12*time.Second)
+	raceIsWon(t, race(t, true, false, testkit.Patient(3*time.Second), 12*time.Second))
+}
+
+// raceIsWon: nothing in use was freed, and enough happened.
+func raceIsWon(t *testing.T, w *world) {
+	t.Helper()
 	bad, fine := w.wrong()
 	t.Logf("%d of %d attachments lost an address while they lived; %d addresses of others were given back; nodes put back %d records and addresses; %d times something took too long to be counted",
 		len(bad), w.adds.Load(), fine, w.kept.Load(), w.slow.Load())
 	for _, f := range bad {
 		t.Errorf("%v of %s was freed", f.addr, f.container)
 	}
-	if w.adds.Load() < 100 || fine == 0 || w.kept.Load() == 0 {
+	if w.adds.Load() < 100 || fine == 0 || w.kube == nil && w.kept.Load() == 0 {
 		t.Errorf("%d attachments, %d addresses freed, %d put back: the test tests nothing", w.adds.Load(), fine, w.kept.Load())
 	}
 }

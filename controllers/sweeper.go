@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	v3 "weft/api/v3"
 	"weft/node/datastore"
 	"weft/node/ipam"
@@ -101,7 +103,14 @@ func (s *sweeper) look(ctx context.Context, now time.Time) (time.Duration, error
 		s.nodes, s.garbage = sightings[string]{}, sightings[garbage]{}
 		return set.interval, s.keepClusterInformation(ctx, l)
 	}
+	orphans, err := s.witness(ctx, l)
+	if err != nil {
+		return 0, err
+	}
 	gone := leftBy(l)
+	for _, n := range orphans {
+		gone[n.Name] = &left{record: n}
+	}
 	report := ipam.CheckList(l, now, s.cfg.settle)
 	problems := map[garbage]ipam.Problem{}
 	for _, p := range report.Problems {
@@ -120,6 +129,37 @@ func (s *sweeper) look(ctx context.Context, now time.Time) (time.Duration, error
 		errs = append(errs, s.clear(ctx, node, gone[node]))
 	}
 	return set.interval, errors.Join(append(errs, s.collect(ctx, problems, ripe))...)
+}
+
+// witness has l say of every host that the store's inventory knows, and of every node that pods are on, that it is there,
+// where the store has one. It returns the records of hosts that are gone: of hosts of Kubernetes that Kubernetes does not
+// have, while no pod is on them.
+func (s *sweeper) witness(ctx context.Context, l *datastore.List) (orphans []*v3.Node, err error) {
+	inventory, ok := s.cfg.inventory()
+	if !ok {
+		return nil, nil
+	}
+	there, err := inventory.Hosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range l.Items {
+		if w, ok := o.(*v3.WorkloadEndpoint); ok {
+			there[w.Spec.Node] = true
+		}
+	}
+	for _, o := range l.Items {
+		if n, ok := o.(*v3.Node); ok {
+			if !there[n.Name] && slices.ContainsFunc(n.Spec.OrchRefs, func(r v3.OrchRef) bool { return r.Orchestrator == "k8s" }) {
+				orphans = append(orphans, n)
+			}
+			delete(there, n.Name)
+		}
+	}
+	for name := range there {
+		l.Items = append(l.Items, &v3.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	}
+	return orphans, nil
 }
 
 // collect has ripe problems repaired, which looks again before it does anything.
@@ -145,7 +185,9 @@ func (s *sweeper) collect(ctx context.Context, problems map[garbage]ipam.Problem
 
 // left is what a node left behind.
 type left struct {
-	ipam *ipam.Abandoned // nil: nothing
+	// record is that of a host which the store's inventory has no more; while it is there nothing else is known to be left.
+	record *v3.Node
+	ipam   *ipam.Abandoned // nil: nothing
 	// objects are its WorkloadEndpoints, and what else is about it.
 	objects []v3.Object
 }
@@ -195,7 +237,16 @@ func leftBy(l *datastore.List) map[string]*left {
 // clear removes what a node left: endpoints first, so that no address is free that an endpoint names. It ends as soon as
 // the node is there.
 func (s *sweeper) clear(ctx context.Context, node string, x *left) error {
+	inventory, _ := s.cfg.inventory()
 	alive := func(ctx context.Context) (bool, error) {
+		if inventory != nil {
+			if there, err := inventory.HasHost(ctx, node); there || err != nil {
+				return there, err
+			}
+		}
+		if x.record != nil {
+			return false, nil
+		}
 		_, err := s.store.Get(ctx, datastore.Key{Kind: v3.KindNode, Name: node})
 		if errors.Is(err, datastore.ErrNotFound) {
 			return false, nil
@@ -212,7 +263,11 @@ func (s *sweeper) clear(ctx context.Context, node string, x *left) error {
 			s.log.Info("cleaned up after a node that is gone", "node", node, "removed", removed)
 		}
 	}()
-	for _, o := range x.objects {
+	objects := x.objects
+	if x.record != nil {
+		objects = []v3.Object{x.record}
+	}
+	for _, o := range objects {
 		if there, err := alive(ctx); there || err != nil {
 			return err
 		}

@@ -144,7 +144,7 @@ func TestNodeGone(t *testing.T) {
 		auto.Spec, own.Spec = v3.HostEndpointSpec{Node: n, InterfaceName: "*"}, v3.HostEndpointSpec{Node: n, InterfaceName: "eth0"}
 		create(t, c.store, st, auto, own)
 	}
-	s := newControllers(Config{Store: c.store}).sweeper
+	s := sweeperOf(Config{Store: c.store})
 	before := c.has()
 	remove(t, c.store, datastore.Key{Kind: v3.KindNode, Name: "n1"})
 	c.look(s, 0)
@@ -204,7 +204,7 @@ func TestNodeReturnsMeanwhile(t *testing.T) {
 	}
 	before := c.has()
 	remove(t, c.store, datastore.Key{Kind: v3.KindNode, Name: "n1"})
-	s := newControllers(Config{Store: &returning{c.store, 3, func() { c.join("n1") }}}).sweeper
+	s := sweeperOf(Config{Store: &returning{c.store, 3, func() { c.join("n1") }}})
 	c.look(s, 0)
 	c.look(s, time.Hour)
 	if diff := cmp.Diff(map[string]int{v3.KindWorkloadEndpoint: 3}, minus(before, c.has())); diff != "" {
@@ -217,7 +217,7 @@ func TestLeaks(t *testing.T) {
 	kept := c.pod("n1", "kept", true)
 	c.pod("n1", "leak", false)
 	again := c.pod("n1", "again", false)
-	s := newControllers(Config{Store: c.store, settle: time.Millisecond}).sweeper
+	s := sweeperOf(Config{Store: c.store, settle: time.Millisecond})
 	c.look(s, 2*time.Second)
 	// What is given out again is another allocation, although it is the same address of the same owner.
 	if _, err := c.allocs["n1"].Release(context.Background(), "weft.again"); err != nil {
@@ -256,7 +256,7 @@ func list(t *testing.T, store datastore.Store) *datastore.List {
 // A store that is away is no observation, and not ready.
 func TestStoreAway(t *testing.T) {
 	c := newControllers(Config{Store: away{}})
-	_, err := c.sweeper.look(t.Context(), time.Now())
+	_, err := newSweeper(c.cfg, c.metrics).look(t.Context(), time.Now())
 	c.note(err)
 	if !errors.Is(err, datastore.ErrUnavailable) || c.checks()[0].OK {
 		t.Errorf("got %v, %v", err, c.checks())
@@ -273,7 +273,7 @@ func TestClusterInformation(t *testing.T) {
 	store := startEtcd(t)
 	look := func(version string) *v3.ClusterInformation {
 		t.Helper()
-		if _, err := newControllers(Config{Store: store, Version: version}).sweeper.look(t.Context(), time.Now()); err != nil {
+		if _, err := sweeperOf(Config{Store: store, Version: version}).look(t.Context(), time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		o, err := store.Get(t.Context(), datastore.Key{Kind: v3.KindClusterInformation, Name: "default"})
@@ -304,6 +304,8 @@ func TestServe(t *testing.T) {
 	cl := newCluster(t)
 	cl.pod("n1", "leak", false)
 	c := newControllers(Config{Store: cl.store, Health: "x", Metrics: "x", settle: time.Millisecond})
+	c.election = nil // whatever leads, this test looks
+	s := newSweeper(c.cfg, c.metrics)
 	get := func(path string) (int, string) {
 		w := httptest.NewRecorder()
 		c.handlers()["x"].ServeHTTP(w, httptest.NewRequest("GET", path, nil))
@@ -313,7 +315,7 @@ func TestServe(t *testing.T) {
 		t.Errorf("at first: %d %s", code, text)
 	}
 	for _, at := range []time.Duration{2 * time.Second, time.Hour} {
-		_, err := c.sweeper.look(t.Context(), time.Now().Add(at))
+		_, err := s.look(t.Context(), time.Now().Add(at))
 		c.note(err)
 	}
 	for path, want := range map[string]string{"/livez": "ok", "/readyz": "ok", "/readyz?verbose": "looked at 2",
