@@ -114,11 +114,15 @@ func (c *controllers) act(ctx context.Context) error {
 		cfg.Store = &fenced{cfg.Store, c.election.leads}
 	}
 	cfg.Log = c.log
-	s, h := newSweeper(cfg, c.metrics), newHosts(cfg, c.metrics)
+	s, h, guard, says := newSweeper(cfg, c.metrics), newHosts(cfg, c.metrics), newGuards(cfg), newAccepter(cfg, c.metrics)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.sweep(ctx, s) })
 	g.Go(func() error { return h.follow(ctx, c.cfg.Store) })
 	g.Go(func() error { return h.runner.Run(ctx) })
+	g.Go(func() error { return guard.follow(ctx, c.cfg.Store) })
+	g.Go(func() error { return guard.runner.Run(ctx) })
+	g.Go(func() error { return says.follow(ctx, c.cfg.Store) })
+	g.Go(func() error { return says.runner.Run(ctx) })
 	return g.Wait()
 }
 
