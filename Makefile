@@ -51,9 +51,12 @@ generate: ## write deepcopy, CRDs and the command reference
 verify: generate ## fail when generated files are not current
 	@git diff --exit-code -- api manifests docs || { echo "generated files differ: commit what 'make generate' wrote" >&2; exit 1; }
 
+# MB that the image may have on a node's disk, unpacked.
+IMAGE_LIMIT := 90
+
 image: ## a container image of the static binaries in bin/weft-image.tar, for "ctr -n k8s.io images import"; needs no registry
 	@$(MAKE) --no-print-directory build
-	cd hack/image && go run . -o ../../bin/weft-image.tar -tag localhost/weft:$(VERSION) -tag localhost/weft:latest ../../bin/weft ../../bin/weft-cni
+	cd hack/image && go run . -limit $(IMAGE_LIMIT) -o ../../bin/weft-image.tar -tag localhost/weft:$(VERSION) -tag localhost/weft:latest ../../bin/weft ../../bin/weft-cni
 
 # The packages of these tests; one that needs Kubernetes and is not here is skipped by make test.
 KUBE_PACKAGES := ./internal/testkit/kube ./api/schema ./node/datastore/kube ./e2e/kube

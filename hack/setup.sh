@@ -5,7 +5,7 @@ packages="iproute2 iputils-ping"
 case "${1:-}" in
 demo) packages="$packages bird2" ;; # the router between the racks speaks BGP
 bench) packages="$packages iperf3 nftables iptables ipset tcpdump" ;;
-test-kube) packages="$packages containerd runc containernetworking-plugins nftables iptables procps util-linux mount" ;; # a container runtime for each node
+test-kube) packages="$packages containerd runc containernetworking-plugins nftables iptables procps util-linux mount bash-static" ;; # a container runtime for each node
 test | test-kernel)
 	# iptables and ipset are a backend of policy; bird2 and frr are neighbours in BGP; from qemu on it is the test machine: the emulator, what its
 	# file system is made with, what is in it.
