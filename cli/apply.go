@@ -83,7 +83,7 @@ func fileCommand(v fileVerb) *cobra.Command {
 	addNamespaceFlag(c, &namespace)
 	flags := addStoreFlags(c)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		in, err := readInputs(files, cmd.InOrStdin(), namespace)
+		in, err := readInputs(files, cmd.InOrStdin(), namespaceOf(cmd, namespace))
 		if err != nil {
 			return reportAll(cmd, err)
 		}
@@ -243,7 +243,7 @@ func deleteInputs(cmd *cobra.Command, files, args []string, namespace string) ([
 	var in []input
 	var err error
 	if len(files) > 0 {
-		in, err = readInputs(files, cmd.InOrStdin(), namespace)
+		in, err = readInputs(files, cmd.InOrStdin(), namespaceOf(cmd, namespace))
 	} else {
 		in, err = namedInputs(args, namespace)
 	}

@@ -100,6 +100,7 @@ func namesOf(cmd *cobra.Command, k v3.KindInfo) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	useContextNamespace(cmd)
 	namespace, err := cmd.Flags().GetString("namespace")
 	if err != nil {
 		return nil, err
@@ -121,16 +122,16 @@ func givenStoreFlags(cmd *cobra.Command) (*storeFlags, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &storeFlags{endpoints: endpoints}
+	s := &storeFlags{endpoints: endpoints, cmd: cmd}
 	for name, at := range map[string]*string{
 		"etcd-cacert": &s.caFile, "etcd-cert": &s.certFile, "etcd-key": &s.keyFile, "etcd-user": &s.user,
-		"etcd-password-file": &s.passwordFile, "kubeconfig": &s.kubeconfig, "run-dir": &s.runDir,
+		"etcd-password-file": &s.passwordFile, "kubeconfig": &s.kubeconfig, "context": &s.context, "run-dir": &s.runDir,
 	} {
 		if *at, err = f.GetString(name); err != nil {
 			return nil, err
 		}
 	}
 	s.runDirGiven = func() bool { return f.Changed("run-dir") }
-	s.kubeconfigGiven = func() bool { return f.Changed("kubeconfig") }
+	s.kubeconfigGiven = func() bool { return f.Changed("kubeconfig") || f.Changed("context") }
 	return s, nil
 }

@@ -35,7 +35,7 @@ func addFileFlag(c *cobra.Command, files *[]string) {
 
 // readInputs reads, decodes and checks every document of the files and directories. It returns
 // either all of them or everything that is wrong.
-func readInputs(files []string, stdin io.Reader, namespace string) ([]input, error) {
+func readInputs(files []string, stdin io.Reader, namespace inNamespace) ([]input, error) {
 	var all []input
 	var errs []error
 	paths, err := expand(files)
@@ -103,7 +103,7 @@ func pathCause(err error) error {
 	return err
 }
 
-func readInput(path string, stdin io.Reader, namespace string) ([]input, error) {
+func readInput(path string, stdin io.Reader, namespace inNamespace) ([]input, error) {
 	source := path
 	if path == "-" {
 		source = "standard input"
@@ -152,8 +152,19 @@ func inFile(source string, err error) error {
 	return errors.Join(errs...)
 }
 
-// checkInput defaults and validates one document. namespace is what -n said; empty: nothing.
-func checkInput(source string, o v3.Object, namespace string) (input, error) {
+// inNamespace is what -n says of documents that name no namespace; empty: nothing.
+type inNamespace struct {
+	name string
+	// given on the command line: documents that name another are refused.
+	given bool
+}
+
+func namespaceOf(cmd *cobra.Command, name string) inNamespace {
+	return inNamespace{name, cmd.Flags().Changed("namespace")}
+}
+
+// checkInput defaults and validates one document.
+func checkInput(source string, o v3.Object, namespace inNamespace) (input, error) {
 	name, _ := v3.KindOf(o)
 	kind, ok := v3.LookupKind(name)
 	if !ok {
@@ -161,12 +172,12 @@ func checkInput(source string, o v3.Object, namespace string) (input, error) {
 	}
 	if kind.Namespaced {
 		switch given := o.GetNamespace(); {
-		case given == "" && namespace == "":
+		case given == "" && namespace.name == "":
 			o.SetNamespace(defaultNamespace)
 		case given == "":
-			o.SetNamespace(namespace)
-		case namespace != "" && given != namespace:
-			return input{}, fmt.Errorf("read %s: %s is in namespace %q, but -n says %q; leave one of them out", source, refOf(kind, o.GetName()), given, namespace)
+			o.SetNamespace(namespace.name)
+		case namespace.given && given != namespace.name:
+			return input{}, fmt.Errorf("read %s: %s is in namespace %q, but -n says %q; leave one of them out", source, refOf(kind, o.GetName()), given, namespace.name)
 		}
 	}
 	v3.Default(o)

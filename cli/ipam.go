@@ -48,6 +48,7 @@ has one address.`,
 	c.Flags().BoolVar(&blocks, "blocks", false, "show each block as well")
 	c.Flags().BoolVar(&borrowed, "borrowed", false, "show the borrowed addresses as well")
 	flags := addStoreFlags(c)
+	flags.waiting = true
 	addJSONOutput(c, &output)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		opts := ipam.ShowOptions{Blocks: blocks}
@@ -175,6 +176,7 @@ when there is anything. The report of -o json is what "weft ipam release --from-
 		Args: exactArgs(),
 	}
 	flags := addStoreFlags(c)
+	flags.waiting = true
 	addJSONOutput(c, &output)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		store, err := openForJSON(cmd, flags, output)
@@ -209,8 +211,9 @@ func ipamReleaseCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "release (--ip ADDRESS... | --from-report FILE)",
 		Short: "Release addresses that nobody has",
-		Long: `Gives addresses back to their blocks. An address that the endpoint of a pod has is refused, unless
---force is given: two pods may then get the same address. With --from-report it does what a report of
+		Long: `Gives addresses back to their blocks. An address that the endpoint of a pod has is refused, and on
+Kubernetes one held for a pod that does not say which it has, unless --force is given: two pods may
+then get the same address. With --from-report it does what a report of
 "weft ipam check -o json" calls for, as far as that is safe and still true.`,
 		Example: `  weft ipam release --ip 10.1.0.3
   weft ipam release --ip 10.1.0.1 --ip 10.1.0.2 --force
@@ -233,6 +236,7 @@ func ipamReleaseCommand() *cobra.Command {
 	c.Flags().StringVar(&report, "from-report", "", "`file` with the output of weft ipam check -o json, or -")
 	c.Flags().BoolVar(&force, "force", false, "release although a pod has the address")
 	flags := addStoreFlags(c)
+	flags.waiting = true
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		if report != "" {
 			return repairFrom(cmd, flags, report)

@@ -28,8 +28,7 @@ func Root(version string) *cobra.Command {
 "weft node" is the service that runs on every host. The other commands read and change the
 cluster's resources, or ask the local node what it does and why.
 
-The store is found by --etcd-endpoints or WEFT_ETCD_ENDPOINTS, else it is the one that the local
-node keeps (` + defaultRunDir + `/` + etcdSocketName + `).
+` + storeLong + `
 
 Exit codes: 0 done, 1 failed, 2 wrong use.`,
 		SilenceErrors:     true,
@@ -49,6 +48,12 @@ Exit codes: 0 done, 1 failed, 2 wrong use.`,
 	)
 	return root
 }
+
+// storeLong is what the help of the root says of the store.
+const storeLong = `The store is found by --etcd-endpoints or WEFT_ETCD_ENDPOINTS, or by --kubeconfig, --context or KUBECONFIG where it is
+Kubernetes; else it is the one that the local node keeps (` + defaultRunDir + `/` + etcdSocketName + `).
+
+The program is kubectl's plugin, "kubectl weft", where it has the name kubectl-weft in a directory of PATH.`
 
 // UsageError is a wrong use of a command: exit code 2.
 type UsageError struct{ Err error }
@@ -137,6 +142,7 @@ func prepare(c *cobra.Command, started *bool) {
 	case runE != nil:
 		c.RunE = func(cmd *cobra.Command, args []string) error {
 			*started = true
+			useContextNamespace(cmd)
 			return runE(cmd, args)
 		}
 	case run != nil:

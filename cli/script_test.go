@@ -24,8 +24,14 @@ var update = flag.Bool("update", false, "rewrite golden files, scripts and docs/
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"weft": func() { os.Exit(Execute(context.Background(), Root("v0.0.0-test"))) },
+		"weft": weft, pluginName: weft, completeName: weft,
 	})
+}
+
+func weft() {
+	root := Root("v0.0.0-test")
+	AsNamed(root, os.Args)
+	os.Exit(Execute(context.Background(), root))
 }
 
 // TestScripts runs every command as a process of its own, on a real store.
@@ -204,6 +210,7 @@ func TestExamplesAreRun(t *testing.T) {
 			}
 			// In the background, a shell keeps the output.
 			if cmd, ok := strings.CutPrefix(line, "exec sh -c 'exec weft "); ok {
+				ran["weft "+strings.TrimSuffix(cmd, "'")] = true
 				cmd, _, _ = strings.Cut(cmd, " >")
 				ran["weft "+cmd] = true
 			}

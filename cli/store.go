@@ -34,14 +34,18 @@ type storeFlags struct {
 	user         string
 	passwordFile string
 	kubeconfig   string
+	context      string
 	runDir       string
 	runDirGiven  func() bool
 	// kubeconfigGiven: on the command line, where nothing else may be meant.
 	kubeconfigGiven func() bool
+	// waiting: pods that say of no address count, since they may have what is held for them.
+	waiting bool
+	cmd     *cobra.Command
 }
 
 func addStoreFlags(c *cobra.Command) *storeFlags {
-	s := &storeFlags{}
+	s := &storeFlags{cmd: c}
 	f := c.Flags()
 	var endpoints []string
 	if v := os.Getenv("WEFT_ETCD_ENDPOINTS"); v != "" {
@@ -62,8 +66,9 @@ func addStoreFlags(c *cobra.Command) *storeFlags {
 		f.StringVar(o.at, o.name, os.Getenv(env), o.usage+" (env "+env+")")
 	}
 	f.StringVar(&s.kubeconfig, "kubeconfig", os.Getenv("KUBECONFIG"), "`file` that leads to the Kubernetes API server whose resources are meant (env KUBECONFIG)")
+	f.StringVar(&s.context, "context", "", "`name` of the kubeconfig's context to use, instead of its current one")
 	addRunDir(c, &s.runDir)
-	s.kubeconfigGiven = func() bool { return f.Changed("kubeconfig") }
+	s.kubeconfigGiven = func() bool { return f.Changed("kubeconfig") || f.Changed("context") }
 	s.runDirGiven = func() bool { return f.Changed("run-dir") || os.Getenv(runDirEnv) != "" }
 	hideDefaults(c, "etcd-endpoints", "kubeconfig", "etcd-cacert", "etcd-cert", "etcd-key", "etcd-user", "etcd-password-file")
 	return s
@@ -107,12 +112,24 @@ func (s *storeFlags) config() (etcd.Config, error) {
 
 // kubernetes tells that a Kubernetes API server is meant: one was named, and nothing else closer by.
 func (s *storeFlags) kubernetes() bool {
+	if isPlugin(s.cmd) || s.context != "" {
+		return true
+	}
 	return s.kubeconfig != "" && (s.kubeconfigGiven() || strings.Join(s.endpoints, "") == "" && !s.runDirGiven())
+}
+
+// kubeConfig says which Kubernetes API server is meant.
+func (s *storeFlags) kubeConfig() kube.Config {
+	cfg := kube.Config{Kubeconfig: s.kubeconfig, Context: s.context, AsKubectl: true, Waiting: s.waiting, RequestTimeout: requestTimeout}
+	if isPlugin(s.cmd) && !s.cmd.Flags().Changed("kubeconfig") {
+		cfg.Kubeconfig = "" // KUBECONFIG, of which kubectl lets files be missing
+	}
+	return cfg
 }
 
 // openKubernetes is openWithin for a Kubernetes API server.
 func (s *storeFlags) openKubernetes(ctx context.Context, limit time.Duration) (datastore.Store, error) {
-	store, err := kube.Open(kube.Config{Kubeconfig: s.kubeconfig, RequestTimeout: requestTimeout})
+	store, err := kube.Open(s.kubeConfig())
 	if err != nil {
 		return nil, fmt.Errorf("find the store: %w", err)
 	}
@@ -123,7 +140,7 @@ func (s *storeFlags) openKubernetes(ctx context.Context, limit time.Duration) (d
 		if ctx.Err() != nil {
 			err = fmt.Errorf("no answer within %v", limit)
 		}
-		return nil, fmt.Errorf("cannot reach the store at %s, which --kubeconfig or KUBECONFIG leads to: %w", store.Server(), err)
+		return nil, fmt.Errorf("cannot reach the store at %s, which the kubeconfig leads to: %w", store.Server(), err)
 	}
 	return store, nil
 }

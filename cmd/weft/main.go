@@ -18,7 +18,11 @@ import (
 // version is set by the linker: make build.
 var version = "unknown"
 
-func main() { os.Exit(cli.Execute(context.Background(), root())) }
+func main() {
+	root := root()
+	cli.AsNamed(root, os.Args)
+	os.Exit(cli.Execute(context.Background(), root))
+}
 
 func root() *cobra.Command {
 	root := cli.Root(version)
