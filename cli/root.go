@@ -44,7 +44,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use.`,
 		statusCommand(), planCommand(), ipamCommand(),
 		peersCommand(), encryptionCommand(), bgpCommand(), controllersCommand(version),
 		whyCommand(), flowsCommand(),
-		versionCommand(version), completionCommand(), installCommand(version), docsCommand(),
+		versionCommand(version), completionCommand(), installCommand(version), importCommand(), docsCommand(),
 	)
 	return root
 }
