@@ -9,10 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,53 +37,89 @@ resources; "weft plan bgp" prints what they mean for the local node.`,
 
 func bgpPeersCommand() *cobra.Command {
 	var output string
-	var all bool
 	c := &cobra.Command{
 		Use:   "peers",
 		Short: "Show the BGP sessions of the local node, or of all nodes",
 		Long: `Shows every BGP session of the local node: with whom, its state and since when, the prefixes received, accepted
 and sent, and why it is down if it is.
 
-With --all, or where no node runs on this host, every node of the cluster is asked through the store (by a
-CalicoNodeStatus for each, which is deleted again): that shows less of each session. PEER and ASN are then what Node and
-BGPPeer resources say of the address; why a session is down only its node knows: "weft bgp peers" there.`,
+` + whomLong + `
+
+Of a cluster's nodes each is asked. With etcd that is done through the store, by a CalicoNodeStatus for each, which is
+deleted again: it shows less of each session. PEER and ASN are then what Node and BGPPeer resources say of the address;
+why a session is down only its node knows: "weft bgp peers" there.`,
 		Example: `  weft bgp peers
-  weft bgp peers --all
+  weft bgp peers --all-nodes
   weft bgp peers -o json`,
 		Args: exactArgs(),
 	}
-	c.Flags().BoolVar(&all, "all", false, "ask all nodes, through the store")
+	flags := addNodeFlags(c)
 	c.Flags().StringVarP(&output, "output", "o", "table", "output `format`: table or json")
 	fixedCompletion(c, "output", "table", "json")
-	flags := addStoreFlags(c)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		if output != "table" && output != "json" {
 			return Usagef("unknown output format %q: want table or json", output)
 		}
-		_, err := os.Stat(filepath.Join(flags.runDir, status.SocketName))
-		if all || errors.Is(err, fs.ErrNotExist) && !flags.runDirGiven() {
-			store, err := flags.open(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer store.Close()
-			doc, err := askAll(cmd.Context(), store)
-			if err != nil {
-				return fmt.Errorf("ask all nodes for their BGP sessions: %w", err)
-			}
-			return showBGPPeers(cmd, output, doc, false)
-		}
-		body, err := nodeGet(cmd.Context(), flags.runDir, status.BGPPeersPath)
+		whom, err := flags.scope()
 		if err != nil {
 			return err
 		}
+		var body []byte
+		var answers []nodeAnswer
+		switch whom {
+		case byStore:
+			return storedBGPPeers(cmd, flags, output)
+		case here:
+			body, err = nodeGet(cmd.Context(), flags.runDir, status.BGPPeersPath)
+		default:
+			body, answers, err = flags.askNodes(cmd.Context(), status.BGPPeersPath)
+		}
+		if err != nil {
+			return err
+		}
+		if body == nil {
+			return showAllBGPPeers(cmd, output, answers)
+		}
 		var doc status.BGPPeers
 		if err := json.Unmarshal(body, &doc); err != nil {
-			return fmt.Errorf("read the BGP sessions of the local node in %s: %w; compare `weft version` here and there", flags.runDir, err)
+			return fmt.Errorf("read the BGP sessions of %s: %w; compare `weft version` here and there", flags.whose(), err)
 		}
 		return showBGPPeers(cmd, output, doc, true)
 	}
 	return c
+}
+
+// storedBGPPeers asks through the store.
+func storedBGPPeers(cmd *cobra.Command, flags *nodeFlags, output string) error {
+	store, err := flags.open(cmd.Context())
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	doc, err := askAll(cmd.Context(), store, flags.node)
+	if err != nil {
+		return fmt.Errorf("ask all nodes for their BGP sessions: %w", err)
+	}
+	return showBGPPeers(cmd, output, doc, false)
+}
+
+// showAllBGPPeers prints what several nodes answered.
+func showAllBGPPeers(cmd *cobra.Command, output string, answers []nodeAnswer) error {
+	var all status.BGPPeers
+	eachAnswer(answers, func(node string, doc *status.BGPPeers) {
+		if doc.Error != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "weft: warning: %s: %s\n", clean(node), oneLine(doc.Error))
+		}
+		all.Why = cmp.Or(all.Why, doc.Why)
+		all.Peers = append(all.Peers, doc.Peers...)
+	})
+	var err error
+	if output == "json" {
+		err = printValue(cmd.OutOrStdout(), "json", answers)
+	} else {
+		err = showBGPPeers(cmd, output, all, true)
+	}
+	return cmp.Or(err, silent(cmd.ErrOrStderr(), answers))
 }
 
 // showBGPPeers prints sessions; counted tells that their counts are known.
@@ -108,7 +141,9 @@ func showBGPPeers(cmd *cobra.Command, output string, doc status.BGPPeers, counte
 func printBGPPeers(out io.Writer, peers []status.BGPPeer, counted bool, now time.Time) error {
 	t := table{}
 	t.add("NODE", "PEER", "ADDRESS", "ASN", "TYPE", "STATE", "SINCE", "RECEIVED", "ACCEPTED", "SENT", "BFD")
+	nodes := map[string]bool{}
 	for _, p := range peers {
+		nodes[p.Node] = true
 		counts := []string{"-", "-", "-"}
 		if counted {
 			counts = []string{strconv.FormatUint(p.Received, 10), strconv.FormatUint(p.Accepted, 10), strconv.FormatUint(p.Sent, 10)}
@@ -124,7 +159,11 @@ func printBGPPeers(out io.Writer, peers []status.BGPPeer, counted bool, now time
 	}
 	for _, p := range peers {
 		if p.LastError != "" && p.State != "Established" {
-			if _, err := fmt.Fprintf(out, "\n%s: %s\n", clean(p.Address), clean(p.LastError)); err != nil {
+			session := p.Address
+			if len(nodes) > 1 {
+				session = p.Node + " to " + p.Address
+			}
+			if _, err := fmt.Fprintf(out, "\n%s: %s\n", clean(session), clean(p.LastError)); err != nil {
 				return err
 			}
 		}
@@ -133,63 +172,101 @@ func printBGPPeers(out io.Writer, peers []status.BGPPeer, counted bool, now time
 }
 
 func bgpRoutesCommand() *cobra.Command {
-	var runDir, output string
+	var output string
 	c := &cobra.Command{
 		Use:   "routes",
 		Short: "Show what the local node advertises by BGP, and what it learned",
 		Long: `Shows the prefixes that the local node originates, with the reason, and the best routes that it learned from
 others: next hops (several are equally good), from whom, and whether the kernel's route is that one. INSTALLED "store" is
-the normal case for what other nodes announce: the store has the same route already, and that one is in the kernel.`,
+the normal case for what other nodes announce: the store has the same route already, and that one is in the kernel.
+
+` + whomLong + ` Of a cluster's nodes each is asked; not with etcd.`,
 		Example: `  weft bgp routes
   weft bgp routes -o json`,
 		Args: exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "table" && output != "json" {
-				return Usagef("unknown output format %q: want table or json", output)
-			}
-			body, err := nodeGet(cmd.Context(), runDir, status.BGPRoutesPath)
-			if err != nil {
-				return err
-			}
-			var doc status.BGPRoutes
-			if err := json.Unmarshal(body, &doc); err != nil {
-				return fmt.Errorf("read the BGP routes of the local node in %s: %w; compare `weft version` here and there", runDir, err)
-			}
-			if doc.Error != "" {
-				fmt.Fprintf(cmd.ErrOrStderr(), "weft: warning: %s\n", oneLine(doc.Error))
-			}
-			if output == "json" {
-				return printValue(cmd.OutOrStdout(), "json", append([]status.BGPRoute{}, doc.Routes...))
-			}
-			return printBGPRoutes(cmd.OutOrStdout(), doc.Routes)
-		},
 	}
-	addRunDir(c, &runDir)
+	flags := addNodeFlags(c)
 	c.Flags().StringVarP(&output, "output", "o", "table", "output `format`: table or json")
 	fixedCompletion(c, "output", "table", "json")
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		if output != "table" && output != "json" {
+			return Usagef("unknown output format %q: want table or json", output)
+		}
+		body, answers, err := flags.askSomebody(cmd.Context(), status.BGPRoutesPath, "routes that nodes learned")
+		if err != nil {
+			return err
+		}
+		if body == nil {
+			return showAllBGPRoutes(cmd, output, answers)
+		}
+		var doc status.BGPRoutes
+		if err := json.Unmarshal(body, &doc); err != nil {
+			return fmt.Errorf("read the BGP routes of %s: %w; compare `weft version` here and there", flags.whose(), err)
+		}
+		if doc.Error != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "weft: warning: %s\n", oneLine(doc.Error))
+		}
+		if output == "json" {
+			return printValue(cmd.OutOrStdout(), "json", append([]status.BGPRoute{}, doc.Routes...))
+		}
+		return printBGPRoutes(cmd.OutOrStdout(), []nodeRoutes{{"", doc.Routes}})
+	}
 	return c
 }
 
-func printBGPRoutes(out io.Writer, routes []status.BGPRoute) error {
-	if len(routes) == 0 {
+// nodeRoutes are the routes of a node; the name is empty where only one was asked.
+type nodeRoutes struct {
+	node   string
+	routes []status.BGPRoute
+}
+
+// showAllBGPRoutes prints what several nodes answered.
+func showAllBGPRoutes(cmd *cobra.Command, output string, answers []nodeAnswer) error {
+	var all []nodeRoutes
+	eachAnswer(answers, func(node string, doc *status.BGPRoutes) {
+		if doc.Error != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "weft: warning: %s: %s\n", clean(node), oneLine(doc.Error))
+		}
+		all = append(all, nodeRoutes{node, doc.Routes})
+	})
+	var err error
+	if output == "json" {
+		err = printValue(cmd.OutOrStdout(), "json", answers)
+	} else {
+		err = printBGPRoutes(cmd.OutOrStdout(), all)
+	}
+	return cmp.Or(err, silent(cmd.ErrOrStderr(), answers))
+}
+
+func printBGPRoutes(out io.Writer, all []nodeRoutes) error {
+	t := table{}
+	several := len(all) > 0 && all[0].node != ""
+	add := func(node string, cells ...string) {
+		if several {
+			cells = append([]string{node}, cells...)
+		}
+		t.add(cells...)
+	}
+	add("NODE", "PREFIX", "ORIGIN", "NEXT HOPS", "FROM", "INSTALLED", "WHY")
+	for _, n := range all {
+		for _, r := range n.routes {
+			installed := "-"
+			if r.Origin == "Learned" {
+				installed = map[bool]string{true: "yes", false: "no"}[r.Installed]
+				if r.Store {
+					installed = "store"
+				}
+			}
+			why := r.Why
+			if len(r.Communities) > 0 {
+				why = strings.TrimSpace(why + " (communities " + strings.Join(r.Communities, ", ") + ")")
+			}
+			add(n.node, r.Prefix, r.Origin, cmp.Or(strings.Join(r.NextHops, ", "), "-"), cmp.Or(r.Peer, "-"), installed, cmp.Or(why, "-"))
+		}
+	}
+	if len(t.rows) == 1 {
 		_, err := fmt.Fprintln(out, "no routes: nothing is advertised and nothing was learned")
 		return err
-	}
-	t := table{}
-	t.add("PREFIX", "ORIGIN", "NEXT HOPS", "FROM", "INSTALLED", "WHY")
-	for _, r := range routes {
-		installed := "-"
-		if r.Origin == "Learned" {
-			installed = map[bool]string{true: "yes", false: "no"}[r.Installed]
-			if r.Store {
-				installed = "store"
-			}
-		}
-		why := r.Why
-		if len(r.Communities) > 0 {
-			why = strings.TrimSpace(why + " (communities " + strings.Join(r.Communities, ", ") + ")")
-		}
-		t.add(r.Prefix, r.Origin, cmp.Or(strings.Join(r.NextHops, ", "), "-"), cmp.Or(r.Peer, "-"), installed, cmp.Or(why, "-"))
 	}
 	return t.print(out)
 }
@@ -201,9 +278,9 @@ const (
 	askedAtOnce = 32
 )
 
-// askAll asks every node for its sessions by a CalicoNodeStatus. Nodes that do not answer are named in the error of
-// the document.
-func askAll(ctx context.Context, store datastore.Store) (doc status.BGPPeers, err error) {
+// askAll asks every node, or one, for its sessions by a CalicoNodeStatus. Nodes that do not answer are named in the error
+// of the document.
+func askAll(ctx context.Context, store datastore.Store, only string) (doc status.BGPPeers, err error) {
 	nodes, err := store.List(ctx, v3.KindNode)
 	if err != nil {
 		return doc, err
@@ -211,11 +288,18 @@ func askAll(ctx context.Context, store datastore.Store) (doc status.BGPPeers, er
 	var id [4]byte
 	_, _ = rand.Read(id[:])
 	var mu sync.Mutex
-	var silent []string
+	var silent, names []string
+	for _, o := range nodes.Items {
+		if only == "" || only == o.GetName() {
+			names = append(names, o.GetName())
+		}
+	}
+	if len(names) == 0 && only != "" {
+		return doc, fmt.Errorf("there is no node %s", only)
+	}
 	var asked errgroup.Group
 	asked.SetLimit(askedAtOnce)
-	for _, o := range nodes.Items {
-		name := o.GetName()
+	for _, name := range names {
 		asked.Go(func() error {
 			peers, err := askNode(ctx, store, name, "weft-bgp-peers-"+hex.EncodeToString(id[:])+"."+name)
 			mu.Lock()
@@ -232,7 +316,7 @@ func askAll(ctx context.Context, store datastore.Store) (doc status.BGPPeers, er
 	}
 	slices.Sort(silent)
 	if len(silent) > 0 {
-		doc.Error = fmt.Sprintf("%d of %d nodes did not answer: %s", len(silent), len(nodes.Items), strings.Join(silent, ", "))
+		doc.Error = fmt.Sprintf("%d of %d nodes did not answer: %s", len(silent), len(names), strings.Join(silent, ", "))
 	}
 	resources, err := readKnown(ctx, store, nodes.Items)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 )
 
 func peersCommand() *cobra.Command {
-	var runDir, output string
+	var output string
 	c := &cobra.Command{
 		Use:   "peers",
 		Short: "Show the local node's WireGuard peers, and which traffic is not encrypted and why",
@@ -24,29 +24,48 @@ reached, with the reason. A node that no device has is shown, too, with the reas
 device: with what WireGuard adds.
 
 Lines have 160 columns at most, or what the terminal has; -o wide breaks none and has the public keys and all
-addresses. Only what is to be encrypted is shown: see the families in "weft status".`,
+addresses. Only what is to be encrypted is shown: see the families in "weft status".
+
+` + whomLong + ` Of a cluster's nodes each is asked. With etcd there are their published keys only.`,
 		Example: `  weft peers
   weft peers -o wide
   weft peers -o json`,
 		Args: exactArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "table" && output != "wide" && output != "json" {
-				return Usagef("unknown output format %q: want table, wide or json", output)
-			}
-			body, err := nodeGet(cmd.Context(), runDir, status.PeersPath)
+	}
+	flags := addNodeFlags(c)
+	c.Flags().StringVarP(&output, "output", "o", "table", "output `format`: table, wide or json")
+	fixedCompletion(c, "output", "table", "wide", "json")
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		if output != "table" && output != "wide" && output != "json" {
+			return Usagef("unknown output format %q: want table, wide or json", output)
+		}
+		whom, err := flags.scope()
+		if err != nil {
+			return err
+		}
+		switch whom {
+		case byStore:
+			return storedPeers(cmd, flags, output)
+		case here:
+			body, err := nodeGet(cmd.Context(), flags.runDir, status.PeersPath)
 			if err != nil {
 				return err
 			}
-			return showPeers(cmd, runDir, output, body)
-		},
+			return showPeers(cmd, flags.whose(), output, body)
+		}
+		body, answers, err := flags.askNodes(cmd.Context(), status.PeersPath)
+		switch {
+		case err != nil:
+			return err
+		case body != nil:
+			return showPeers(cmd, flags.whose(), output, body)
+		}
+		return showAllPeers(cmd, output, answers)
 	}
-	addRunDir(c, &runDir)
-	c.Flags().StringVarP(&output, "output", "o", "table", "output `format`: table, wide or json")
-	fixedCompletion(c, "output", "table", "wide", "json")
 	return c
 }
 
-func showPeers(cmd *cobra.Command, runDir, output string, body []byte) error {
+func showPeers(cmd *cobra.Command, whose, output string, body []byte) error {
 	var doc struct {
 		status.Peers
 		Raw json.RawMessage `json:"peers"` // as it came
@@ -56,7 +75,7 @@ func showPeers(cmd *cobra.Command, runDir, output string, body []byte) error {
 		err = json.Unmarshal(doc.Raw, &doc.Peers.Peers)
 	}
 	if err != nil {
-		return fmt.Errorf("read the peers of the local node in %s: %w; compare `weft version` here and there", runDir, err)
+		return fmt.Errorf("read the peers of %s: %w; compare `weft version` here and there", whose, err)
 	}
 	if doc.Error != "" {
 		fmt.Fprintf(cmd.ErrOrStderr(), "weft: warning: %s\n", oneLine(doc.Error))
@@ -68,7 +87,7 @@ func showPeers(cmd *cobra.Command, runDir, output string, body []byte) error {
 	case output == "json":
 		return printRawJSON(out, doc.Raw)
 	case !doc.Encryption.On && len(doc.Peers.Peers) == 0:
-		_, err := fmt.Fprintln(out, "encryption is off: set wireguardEnabled or wireguardEnabledV6 of a FelixConfiguration to true")
+		_, err := fmt.Fprintln(out, encryptionOff)
 		return err
 	case len(doc.Peers.Peers) == 0:
 		_, err := fmt.Fprintln(out, "no peers: no other node has published itself")
@@ -80,18 +99,70 @@ func showPeers(cmd *cobra.Command, runDir, output string, body []byte) error {
 	return v.print(out, doc.Peers.Peers)
 }
 
-// peersView renders peers for people.
-type peersView struct {
-	now   time.Time
-	wide  bool
-	width int // columns of the screen; 0 means unlimited
+const encryptionOff = "encryption is off: set wireguardEnabled or wireguardEnabledV6 of a FelixConfiguration to true"
+
+// showAllPeers prints what several nodes answered.
+func showAllPeers(cmd *cobra.Command, output string, answers []nodeAnswer) error {
+	out := cmd.OutOrStdout()
+	v := peersView{now: time.Now(), wide: output == "wide", several: true, width: statusWidth(screenWidth(out), output == "wide")}
+	t := v.table()
+	on := 0
+	eachAnswer(answers, func(node string, doc *status.Peers) {
+		if doc.Error != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "weft: warning: %s: %s\n", clean(node), oneLine(doc.Error))
+		}
+		if doc.Encryption.On {
+			on++
+		}
+		v.add(t, node, doc.Peers)
+	})
+	if output == "json" {
+		if err := printValue(out, "json", answers); err != nil {
+			return err
+		}
+		return silent(cmd.ErrOrStderr(), answers)
+	}
+	switch {
+	case len(t.rows) > 0:
+		if err := t.print(out); err != nil {
+			return err
+		}
+	case on > 0:
+		fmt.Fprintln(out, "no peers: there is no other node")
+	default:
+		fmt.Fprintln(out, encryptionOff)
+	}
+	return silent(cmd.ErrOrStderr(), answers)
 }
 
-func (v *peersView) print(w io.Writer, peers []status.EncryptionPeer) error {
-	t := table{width: v.width, header: []string{"NODE", "DEVICE", "ENDPOINT", "HANDSHAKE", "RX", "TX", "ALLOWED IPS", "WHY"}}
+// peersView renders peers for people.
+type peersView struct {
+	now     time.Time
+	wide    bool
+	several bool // nodes have them
+	width   int  // columns of the screen; 0 means unlimited
+}
+
+func (v *peersView) table() *table {
+	t := &table{width: v.width, header: []string{"NODE", "DEVICE", "ENDPOINT", "HANDSHAKE", "RX", "TX", "ALLOWED IPS", "WHY"}}
 	if v.wide {
 		t.header = []string{"NODE", "DEVICE", "KEY EPOCH", "PUBLIC KEY", "ENDPOINT", "HANDSHAKE", "RX", "TX", "ALLOWED IPS", "WHY"}
 	}
+	if v.several {
+		t.header[0] = "PEER"
+		t.header = append([]string{"NODE"}, t.header...)
+	}
+	return t
+}
+
+func (v *peersView) print(w io.Writer, peers []status.EncryptionPeer) error {
+	t := v.table()
+	v.add(t, "", peers)
+	return t.print(w)
+}
+
+// add makes rows of the peers of a node.
+func (v *peersView) add(t *table, node string, peers []status.EncryptionPeer) {
 	for i := range peers {
 		p := &peers[i]
 		device, handshake, rx, tx, epoch := "-", "-", "-", "-", "-"
@@ -101,14 +172,18 @@ func (v *peersView) print(w io.Writer, peers []status.EncryptionPeer) error {
 				device += " (" + p.Driver + ")"
 			}
 		}
+		var row []string
+		if v.several {
+			row = append(row, node)
+		}
 		why := strings.Join(p.Why, "; ")
 		if v.wide {
-			t.add(orDash(p.Node), device, epoch, orDash(p.PublicKey), orDash(p.Endpoint), handshake, rx, tx, orDash(strings.Join(p.AllowedIPs, ",")), why)
-			continue
+			row = append(row, orDash(p.Node), device, epoch, orDash(p.PublicKey), orDash(p.Endpoint), handshake, rx, tx, orDash(strings.Join(p.AllowedIPs, ",")), why)
+		} else {
+			row = append(row, orDash(p.Node), device, orDash(p.Endpoint), handshake, rx, tx, firstOf(p.AllowedIPs), why)
 		}
-		t.add(orDash(p.Node), device, orDash(p.Endpoint), handshake, rx, tx, firstOf(p.AllowedIPs), why)
+		t.add(row...)
 	}
-	return t.print(w)
 }
 
 func (v *peersView) handshake(p *status.EncryptionPeer) string {

@@ -15,12 +15,13 @@ import (
 func planAreas() []string { return []string{"tunnel", "encryption", "nat", "routing", "bgp", "policy"} }
 
 func planCommand() *cobra.Command {
-	var runDir string
+	var flags *nodeFlags
 	c := &cobra.Command{
 		Use:   "plan [" + strings.Join(planAreas(), "|") + "]",
 		Short: "Print what the local node wants the kernel to be",
 		Long: `Prints the plan of one area, or of all, as the local node compiled it: the state that it wants the
-kernel to have, in canonical text. What differs from it in the kernel is being repaired.`,
+kernel to have, in canonical text. What differs from it in the kernel is being repaired. With a kubeconfig, --node
+says of which node.`,
 		Example: `  weft plan
   weft plan routing`,
 		ValidArgs: planAreas(),
@@ -34,26 +35,31 @@ kernel to have, in canonical text. What differs from it in the kernel is being r
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			get, done, err := flags.oneNode(cmd.Context(), "plans")
+			if err != nil {
+				return err
+			}
+			defer done()
 			if len(args) == 1 {
-				text, err := nodeGet(cmd.Context(), runDir, "plan/"+args[0])
+				text, err := get("plan/" + args[0])
 				if err != nil {
 					return err
 				}
 				_, err = io.WriteString(cmd.OutOrStdout(), cleanLines(string(text)))
 				return err
 			}
-			return allPlans(cmd, runDir)
+			return allPlans(cmd, flags.whose(), get)
 		},
 	}
-	addRunDir(c, &runDir)
+	flags = addNodeFlags(c)
 	return c
 }
 
 // allPlans prints the plan of every area that the node has.
-func allPlans(cmd *cobra.Command, runDir string) error {
+func allPlans(cmd *cobra.Command, whose string, get func(path string) ([]byte, error)) error {
 	printed := 0
 	for _, area := range planAreas() {
-		text, err := nodeGet(cmd.Context(), runDir, "plan/"+area)
+		text, err := get("plan/" + area)
 		var none *notServedError
 		if errors.As(err, &none) {
 			continue
@@ -71,7 +77,7 @@ func allPlans(cmd *cobra.Command, runDir string) error {
 		}
 	}
 	if printed == 0 {
-		return fmt.Errorf("ask the local node in %s for its plans: it serves none of %s; compare `weft version` with `weft status`", runDir, oneOf(planAreas()))
+		return fmt.Errorf("ask %s for its plans: it serves none of %s; compare `weft version` with `weft status`", whose, oneOf(planAreas()))
 	}
 	return nil
 }

@@ -43,7 +43,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use.`,
 		getCommand(), labelCommand(), patchCommand(),
 		statusCommand(), planCommand(), ipamCommand(),
 		peersCommand(), encryptionCommand(), bgpCommand(), controllersCommand(version),
-		whyCommand(), flowsCommand(),
+		whyCommand(), flowsCommand(), askCommand(),
 		versionCommand(version), completionCommand(), installCommand(version), importCommand(), docsCommand(),
 	)
 	return root

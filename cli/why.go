@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -28,7 +27,7 @@ type whyOptions struct {
 
 func whyCommand() *cobra.Command {
 	var o whyOptions
-	var store *storeFlags
+	var flags *nodeFlags
 	c := &cobra.Command{
 		Use:   "why NAMESPACE/POD NAMESPACE/POD PROTOCOL/PORT | why NAMESPACE/POD --egress IP:PORT | why --ingress IP NAMESPACE/POD PROTOCOL/PORT",
 		Short: "Tell whether policy lets a connection begin, and why",
@@ -41,8 +40,10 @@ The last argument is tcp/80, udp/53, sctp/9899, tcp/NAME for a port that the pod
 icmpv6/128/0 (type, code), or a protocol number. With --egress IP:PORT it may be left out for TCP, or
 be the protocol alone. A source port is 40000 unless given.
 
-Nothing is sent. Answers of connections that were allowed pass without being asked. What this node's
-rules counted is shown with --counters. The exit code is 0 whether allowed or denied.`,
+Nothing is sent. Answers of connections that were allowed pass without being asked. With --counters, what the
+rules counted: those of this node, or, where a kubeconfig leads to the cluster, of the nodes of both pods. There
+these nodes are also asked whether the policy that this answer is made of is in force. The exit code is 0
+whether allowed or denied.`,
 		Example: `  weft why shop/web shop/db tcp/5432
   weft why shop/web --egress 192.0.2.1:443
   weft why shop/web --egress 192.0.2.1:53 udp
@@ -50,16 +51,17 @@ rules counted is shown with --counters. The exit code is 0 whether allowed or de
   weft why shop/web shop/db icmp/8 -o json`,
 		Args: func(_ *cobra.Command, args []string) error { return o.check(args) },
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return why(cmd, store, &o, args)
+			return why(cmd, flags, &o, args)
 		},
 	}
-	store = addStoreFlags(c)
+	flags = addNodeFlags(c)
+	c.Flags().Lookup("node").Hidden, c.Flags().Lookup("all-nodes").Hidden = true, true // the pods say which
 	c.Flags().StringVar(&o.egress, "egress", "", "ask about a connection to this `address`, IP or IP:PORT, instead of a pod")
 	c.Flags().StringVar(&o.ingress, "ingress", "", "ask about a connection from this `address`, IP, instead of a pod")
 	c.Flags().StringVar(&o.iface, "interface", "", "the `interface` by which the nodes reach each other, for host endpoints that are for one of that name")
 	c.Flags().Uint16Var(&o.sourcePort, "source-port", 40000, "the `port` that it is sent from")
 	c.Flags().StringVarP(&o.output, "output", "o", "", "output `format`: json")
-	c.Flags().BoolVar(&o.counters, "counters", false, "show what the rules of the local node counted since they were written")
+	c.Flags().BoolVar(&o.counters, "counters", false, "show what the rules of the local node, or of both pods' nodes, counted since they were written")
 	fixedCompletion(c, "output", "json")
 	return c
 }
@@ -127,7 +129,7 @@ type whyStep struct {
 	Counters *flows.Counter `json:"counters,omitempty"`
 }
 
-func why(cmd *cobra.Command, flags *storeFlags, o *whyOptions, args []string) error {
+func why(cmd *cobra.Command, flags *nodeFlags, o *whyOptions, args []string) error {
 	ctx := cmd.Context()
 	store, err := flags.open(ctx)
 	if err != nil {
@@ -142,10 +144,14 @@ func why(cmd *cobra.Command, flags *storeFlags, o *whyOptions, args []string) er
 	if err != nil {
 		return err
 	}
-	if o.counters {
-		if err := answer.count(ctx, flags.runDir); err != nil {
-			return err
-		}
+	switch {
+	case flags.kubernetes():
+		err = answer.askNodes(ctx, flags, q.nodes(), o.counters)
+	case o.counters:
+		err = answer.countHere(ctx, flags.runDir)
+	}
+	if err != nil {
+		return err
 	}
 	if o.output == "json" {
 		b, err := json.Marshal(answer)
@@ -290,61 +296,4 @@ func (e *enforced) asked(at, tier string) []string {
 		}
 	}
 	return list
-}
-
-// count adds what the rules of the local node counted.
-func (a *whyAnswer) count(ctx context.Context, runDir string) error {
-	body, err := nodeGet(ctx, runDir, flows.CountersPath)
-	if err != nil {
-		return err
-	}
-	var list []flows.Counter
-	if err := json.Unmarshal(body, &list); err != nil {
-		return fmt.Errorf("read the counters of the local node in %s: %w; compare `weft version` here and there", runDir, err)
-	}
-	local, err := localNode(ctx, runDir)
-	if err != nil {
-		return err
-	}
-	mine := 0
-	for i := range a.Verdicts {
-		for j := range a.Verdicts[i].Steps {
-			s := &a.Verdicts[i].Steps[j]
-			if s.Node != local || s.Rule == nil && s.Tier == "" {
-				continue
-			}
-			mine++
-			if at := slices.IndexFunc(list, s.counts); at >= 0 {
-				s.Counters = &list[at]
-			}
-		}
-	}
-	if mine == 0 {
-		a.Problems = append(a.Problems, fmt.Sprintf("no counters: nothing of the local node %s decided", local))
-	}
-	return nil
-}
-
-// counts tells whether a counter is of a step's rule, or of the end of its tier.
-func (s *whyStep) counts(c flows.Counter) bool {
-	if s.Rule != nil {
-		return c.Chain == s.Policy && slices.Contains(c.Rules, *s.Rule)
-	}
-	t, err := policy.ParseTag(c.Tag)
-	return err == nil && c.Chain == "" && t.Cause == policy.ByTier && t.Name == policy.TagName(s.Tier) && strings.HasPrefix(s.At, t.Direction.String())
-}
-
-// localNode asks the local node for its name.
-func localNode(ctx context.Context, runDir string) (string, error) {
-	body, err := nodeGet(ctx, runDir, "status")
-	if err != nil {
-		return "", err
-	}
-	var s struct {
-		Node string `json:"node"`
-	}
-	if err := json.Unmarshal(body, &s); err != nil {
-		return "", fmt.Errorf("read the status of the local node in %s: %w; compare `weft version` here and there", runDir, err)
-	}
-	return s.Node, nil
 }

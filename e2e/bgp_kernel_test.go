@@ -34,8 +34,8 @@ func TestBGPMesh(t *testing.T) {
 			}
 		}
 	}
-	if out, err := c.weft("", "bgp", "peers", "--all", "-o", "json"); err != nil || strings.Count(out, `"state": "Established"`) != 12 {
-		t.Errorf("weft bgp peers --all: %v\n%s", err, out)
+	if out, err := c.weft("", "bgp", "peers", "--all-nodes", "-o", "json"); err != nil || strings.Count(out, `"state": "Established"`) != 12 {
+		t.Errorf("weft bgp peers --all-nodes: %v\n%s", err, out)
 	}
 	c.answers("n3")
 	before := c.bgpPeers("n1")

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -144,40 +143,38 @@ var ErrNotServed = errors.New("the node does not serve flows")
 // until the answer ends, ctx does or each returns an error.
 func Read(ctx context.Context, runDir string, q Query, each func(*Line) error) error {
 	socket := filepath.Join(runDir, status.SocketName)
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", socket)
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://unix/"+q.String(), nil)
+	code, body, err := status.Open(ctx, runDir, q.String())
 	if err != nil {
-		return fmt.Errorf("ask %s for flows: %w", socket, err)
+		return err
 	}
-	res, err := transport.RoundTrip(req)
-	if err != nil {
-		return fmt.Errorf("ask %s for flows: %w", socket, err)
-	}
-	defer func() { _ = res.Body.Close() }()
-	switch res.StatusCode {
+	defer func() { _ = body.Close() }()
+	switch code {
 	case http.StatusOK:
 	case http.StatusNotFound:
 		return ErrNotServed
 	default:
-		text, _ := io.ReadAll(io.LimitReader(res.Body, 300))
-		return fmt.Errorf("ask %s for flows: it answers %d: %s", socket, res.StatusCode, strings.TrimSpace(string(text)))
+		text, _ := io.ReadAll(io.LimitReader(body, 300))
+		return fmt.Errorf("ask %s for flows: it answers %d: %s", socket, code, strings.TrimSpace(string(text)))
 	}
-	lines := bufio.NewScanner(res.Body)
+	if err := Lines(body, each); err != nil {
+		return fmt.Errorf("read the flows of %s: %w", socket, err)
+	}
+	return nil
+}
+
+// Lines reads an answer from r and calls each for every line, until r ends or each returns an error, which is returned
+// as it is.
+func Lines(r io.Reader, each func(*Line) error) error {
+	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxLine)
 	for lines.Scan() {
 		l := &Line{}
 		if err := json.Unmarshal(lines.Bytes(), l); err != nil {
-			return fmt.Errorf("read the flows of %s: %w", socket, err)
+			return err
 		}
 		if err := each(l); err != nil {
 			return err
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("read the flows of %s: %w", socket, err)
-	}
-	return nil
+	return lines.Err()
 }

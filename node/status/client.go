@@ -10,14 +10,14 @@ import (
 	"path/filepath"
 )
 
-// maxAnswer bounds what is read of an answer, in bytes: 5,000 peers of some hundred bytes fit well.
-const maxAnswer = 64 << 20
+// MaxAnswer bounds what is read of an answer, in bytes: 5,000 peers of some hundred bytes fit well.
+const MaxAnswer = 64 << 20
 
-var errTooLong = fmt.Errorf("the answer is longer than %d bytes, which is a bug of that node: please report it", maxAnswer)
+var errTooLong = fmt.Errorf("the answer is longer than %d bytes, which is a bug of that node: please report it", MaxAnswer)
 
-// Ask sends GET path to the node that keeps runDir, over its Unix socket, and returns the HTTP
-// status code and the body. An error means that the node did not answer.
-func Ask(ctx context.Context, runDir, path string) (code int, body []byte, err error) {
+// Open sends GET path to the node that keeps runDir, over its Unix socket, and returns the HTTP status code and the
+// body, which ends when the answer or ctx does. The caller closes it. An error means that the node did not answer.
+func Open(ctx context.Context, runDir, path string) (code int, body io.ReadCloser, err error) {
 	socket := filepath.Join(runDir, SocketName)
 	transport := &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -32,15 +32,24 @@ func Ask(ctx context.Context, runDir, path string) (code int, body []byte, err e
 	if err != nil {
 		return 0, nil, fmt.Errorf("ask %s for %s: %w", socket, path, err)
 	}
-	defer func() { _ = res.Body.Close() }()
-	body, err = io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	return res.StatusCode, res.Body, nil
+}
+
+// Ask is Open for an answer that is read whole.
+func Ask(ctx context.Context, runDir, path string) (code int, body []byte, err error) {
+	code, from, err := Open(ctx, runDir, path)
 	if err != nil {
-		return 0, nil, fmt.Errorf("ask %s for %s: %w", socket, path, err)
+		return 0, nil, err
 	}
-	if len(body) > maxAnswer {
-		return 0, nil, fmt.Errorf("ask %s for %s: %w", socket, path, errTooLong)
+	defer func() { _ = from.Close() }()
+	body, err = io.ReadAll(io.LimitReader(from, MaxAnswer+1))
+	if err != nil {
+		return 0, nil, fmt.Errorf("ask %s for %s: %w", filepath.Join(runDir, SocketName), path, err)
 	}
-	return res.StatusCode, body, nil
+	if len(body) > MaxAnswer {
+		return 0, nil, fmt.Errorf("ask %s for %s: %w", filepath.Join(runDir, SocketName), path, errTooLong)
+	}
+	return code, body, nil
 }
 
 // Fetch returns the Status of the node that keeps runDir.
