@@ -15,6 +15,9 @@ demo: ## a three-node cluster on this machine carries pod traffic in each encaps
 	@$(MAKE) --no-print-directory build
 	bin/weft demo
 
+# Packages whose benchmarks need no kernel; make test runs each of them once, so that they keep working.
+COMPILERS := ./model/... ./tunnel ./routing ./nat ./policy ./policy/eval ./encryption ./encryption/wireguard ./node/ipam/block ./internal/reconcile
+
 test: ## all tests; those that need the kernel run in network namespaces of their own, some on other kernels too
 	@hack/setup.sh test
 	go vet ./...
@@ -22,6 +25,7 @@ test: ## all tests; those that need the kernel run in network namespaces of thei
 	cd hack/render && go test ./...
 	@mkdir -p .cache/tests && rm -f .cache/tests/*.json
 	@go build -o .cache/testlog ./internal/testkit/cmd/testlog
+	@go test -run '^$$' -bench . -benchtime 1x $(COMPILERS) >.cache/tests/bench.log 2>&1 || { cat .cache/tests/bench.log; exit 1; }
 	.cache/testlog host -o .cache/tests/host.json go test -json -exec $(CURDIR)/hack/in-netns -timeout 20m $(TESTFLAGS) ./...
 	hack/vmtest.sh -a -o .cache/tests
 	@.cache/testlog compare .cache/tests/*.json
