@@ -3,10 +3,14 @@ package node
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 
+	"weft/internal/kernel"
+	"weft/internal/reconcile"
 	"weft/node/flows"
 	"weft/node/policies"
+	"weft/policy"
 	"weft/policy/conntrack"
 	policyiptables "weft/policy/iptables"
 	policynftables "weft/policy/nftables"
@@ -24,6 +28,21 @@ func (s *service) policyBackend() *backend {
 		}
 	}
 	return b
+}
+
+// PolicyDriver is what writes a policy.Program into a network namespace's kernel.
+type PolicyDriver interface {
+	Apply(context.Context, policy.Update) (reconcile.Result, error)
+	Close()
+}
+
+// OpenPolicyDriver returns the driver of that name, "nftables" or "iptables", without a node service around it: for who measures
+// its rules.
+func OpenPolicyDriver(name string, h *kernel.Handle, log *slog.Logger) PolicyDriver {
+	if name == policyIptables {
+		return policyiptables.New(h, log, policyiptables.Auto)
+	}
+	return policynftables.New(h, log)
 }
 
 // iptablesBackend reads the field of a FelixConfiguration, which is valid, in any case.
