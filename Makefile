@@ -37,13 +37,20 @@ test-kernel: ## kernel tests on stock Debian kernels 6.12 and 6.1, in an emulate
 	@test -e .cache/tests/host.json || { echo "not compared with the tests skipped on this machine: make test makes that list"; exit 0; }; \
 		go run ./internal/testkit/cmd/testlog compare .cache/tests/*.json
 
-bench: ## measure compilers, throughput, CNI times and scale; prints figures with denominators
+bench: ## measure for ten minutes at most: encapsulations, MTUs, changes of mode, healing, policy, CNI, scale; report in bench/results
 	@hack/setup.sh bench
 	@$(MAKE) --no-print-directory build
-	go test -exec $(CURDIR)/hack/in-netns -run '^$$' -bench . ./model/... ./tunnel/... ./routing/... ./node/...
-	go test -exec $(CURDIR)/hack/in-netns -count=1 -v -run 'TestThroughput|TestLatency' ./tunnel/vxlan ./node/cni
-	hack/in-netns bin/weft bench scale
-	hack/in-netns bin/weft bench policy --rate 200
+	hack/in-netns bin/weft bench all --quick
+
+bench-tests: ## tests whose figures docs/performance.md has beside those of make bench, into bench/results
+	@hack/setup.sh test
+	@mkdir -p bench/results
+	WEFT_FIGURES_VERSION=$(VERSION) WEFT_FIGURES=$(CURDIR)/bench/results/$(shell date -u +%F)-$(shell git rev-parse --short=12 HEAD)-tests.jsonl \
+		go test -exec $(CURDIR)/hack/in-netns -count=1 -timeout 30m -run 'TestBGPManyRoutes$$|TestModeChanges|TestSabotage$$' ./e2e
+
+bench-go: ## Go's benchmarks: of the compilers, and of drivers and stores
+	@hack/setup.sh bench
+	go test -exec $(CURDIR)/hack/in-netns -run '^$$' -bench . $(COMPILERS) ./routing/fib ./node/policies ./node/ipam ./node/datastore/etcd ./api/... ./internal/kernel
 
 lint: ## golangci-lint with the project's short list
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0 run ./...
@@ -75,4 +82,4 @@ test-kube: ## tests with real Kubernetes, API server alone and a cluster of two 
 	WEFT_KERNEL_HAS=kube go test -count=1 -exec $(CURDIR)/hack/in-netns -timeout 20m $(TESTFLAGS) -run Kubernetes ./cli ./e2e
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench lint generate verify test-kernel test-kube image
+.PHONY: help build demo test bench bench-go bench-tests lint generate verify test-kernel test-kube image

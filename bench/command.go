@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"weft/bench/compare"
 	"weft/lab"
 )
 
@@ -50,65 +51,13 @@ behind. A lab of that name which is up already is left alone.`,
 	return cmd
 }
 
-// Command returns `weft bench`.
-func Command() *cobra.Command {
+// Command returns `weft bench`; version is this program's.
+func Command(version string) *cobra.Command {
 	cmd := &cobra.Command{Use: "bench", Short: "Measure this project on this machine"}
-	s := &Scale{}
-	scale := &cobra.Command{
-		Use:   "scale",
-		Short: "Measure one node service that knows thousands of nodes",
-		Long: `Bring up a lab of one node, write thousands of Node and IPAMBlock records into its store, and
-measure: process start to all routes in the kernel, one more node from the store to the kernel,
-resident memory, and CPU while nothing changes.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return asRoot(cmd, func(ctx context.Context, out, log io.Writer) error {
-				s.Out, s.Log = out, log
-				_, err := s.Run(ctx)
-				return err
-			})
-		},
-	}
-	scale.Flags().StringVar(&s.Name, "name", "scale", "name of the lab")
-	scale.Flags().IntVar(&s.Nodes, "nodes", 5000, "nodes in the cluster")
-	scale.Flags().IntVar(&s.More, "more", 20, "nodes added one at a time")
-	scale.Flags().DurationVar(&s.Idle, "idle", 30*time.Second, "how long the idle CPU is watched")
-	cmd.AddCommand(scale, policyCommand())
-	return cmd
-}
-
-func policyCommand() *cobra.Command {
-	p := &Policy{}
-	cmd := &cobra.Command{
-		Use:   "policy",
-		Short: "Measure how fast one node service enforces changes of policy",
-		Long: `Bring up a lab of one node, attach pods to it, write policies and endpoints of other nodes into its
-store, and measure: process start to all enforced; for changes of one policy, and of the labels of one
-other pod, the time from before the write until the kernel's rules changed, and the processor time;
-and memory.`,
-		Args: cobra.NoArgs,
-		PreRunE: func(*cobra.Command, []string) error {
-			for flag, n := range map[string]int{"policies": p.Policies, "endpoints": p.Endpoints, "changes": p.Changes, "pods": p.Pods} {
-				if n < 1 {
-					return fmt.Errorf("--%s %d: want 1 or more", flag, n)
-				}
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return asRoot(cmd, func(ctx context.Context, out, log io.Writer) error {
-				p.Out, p.Log = out, log
-				_, err := p.Run(ctx)
-				return err
-			})
-		},
-	}
-	cmd.Flags().StringVar(&p.Name, "name", "policy", "name of the lab")
-	cmd.Flags().IntVar(&p.Policies, "policies", 1000, "GlobalNetworkPolicies in the cluster")
-	cmd.Flags().IntVar(&p.Pods, "pods", 100, "pods of the node")
-	cmd.Flags().IntVar(&p.Endpoints, "endpoints", 5000, "endpoints of other nodes")
-	cmd.Flags().IntVar(&p.Changes, "changes", 100, "changes of each kind, one at a time")
-	cmd.Flags().IntVar(&p.Rate, "rate", 0, "label changes a second for ten seconds; 0: none")
+	cmd.AddCommand(scaleCommand(version), policyCommand(version), mtuCommand(version), serveCommand(), compare.Command(), allCommand(version), reportCommand())
+	cmd.AddCommand(encapCommand(version), wireGuardCommand())
+	cmd.AddCommand(switchCommand(version))
+	cmd.AddCommand(healCommand(version), cniCommand(version))
 	return cmd
 }
 

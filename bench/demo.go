@@ -13,12 +13,9 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	v3 "weft/api/v3"
-	"weft/internal/kernel"
 	"weft/internal/traffic"
 	"weft/lab"
-	"weft/node/datastore"
 	"weft/node/datastore/etcd"
-	"weft/node/status"
 )
 
 // Demo brings a lab up, attaches pods to three nodes through CNI, shows for each mode of their pool
@@ -33,10 +30,8 @@ type Demo struct {
 	Stream time.Duration
 	Pings  int
 
-	lab   *lab.Lab
-	store *etcd.Store
-	pods  map[string][]traffic.Host // of the pool whose mode changes, by node
-	plain map[string]traffic.Host   // of a pool that is never encapsulated, by node
+	cluster
+	plain map[string]traffic.Host // of a pool that is never encapsulated, by node
 }
 
 // demoMode is a mode of the pool.
@@ -92,6 +87,7 @@ func (m demoMode) expected(a, b string) bool {
 // Run shows everything and returns an error when a pair that should talk does not, or a change
 // loses packets. The lab is gone afterwards.
 func (d *Demo) Run(ctx context.Context) (err error) {
+	d.log = d.Log
 	if d.lab, err = lab.New(d.Name, lab.Options{Progress: d.Log}); err != nil {
 		return err
 	}
@@ -141,28 +137,6 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 	return errors.Join(failures(rows), crypt.failure(), lossOf(report), shopFailures(cells))
 }
 
-func (d *Demo) say(format string, args ...any) { fmt.Fprintf(d.Log, format+"\n", args...) }
-
-// apply writes the pool; the nodes follow while they run.
-func (d *Demo) apply(ctx context.Context, name, cidr string, m demoMode) error {
-	return d.put(ctx, "IPPool", name, &v3.IPPool{Spec: v3.IPPoolSpec{CIDR: cidr, BlockSize: 26, VXLANMode: m.vxlan, IPIPMode: m.ipip, NodeSelector: "all()"}})
-}
-
-func (d *Demo) put(ctx context.Context, kindName, name string, o v3.Object) error {
-	kind, _ := v3.LookupKind(kindName)
-	o.GetObjectKind().SetGroupVersionKind(kind.GroupVersion.WithKind(kindName))
-	o.SetName(name)
-	_, err := d.store.Update(ctx, o)
-	if errors.Is(err, datastore.ErrNotFound) {
-		_, err = d.store.Create(ctx, o)
-	}
-	return err
-}
-
-func (d *Demo) setMode(ctx context.Context, m demoMode) error {
-	return d.apply(ctx, demoPool, "10.244.0.0/16", m)
-}
-
 // attach makes the pools and attaches the pods: two of each node, and one for plain routing, which
 // the others are compared with.
 func (d *Demo) attach(ctx context.Context, config lab.Config) error {
@@ -190,24 +164,6 @@ func (d *Demo) attach(ctx context.Context, config lab.Config) error {
 	return d.settled(ctx, demoModes[0])
 }
 
-func (d *Demo) addPod(ctx context.Context, node, name, pool string) (traffic.Host, error) {
-	pod := node + "-" + name
-	fail := func(err error) (traffic.Host, error) {
-		return traffic.Host{}, fmt.Errorf("attach pod demo/%s: %w", pod, err)
-	}
-	begin := time.Now()
-	res, err := d.lab.AddPod(ctx, lab.PodSpec{Node: node, Namespace: "demo", Name: pod, Annotations: map[string]string{podAddress: `["` + pool + `"]`}})
-	if err != nil {
-		return fail(err)
-	}
-	addr, err := firstAddress(res)
-	if err != nil {
-		return fail(err)
-	}
-	d.say("  demo/%-9s %-15s %3d ms", pod, addr, time.Since(begin).Milliseconds())
-	return traffic.Host{Name: pod, Netns: kernel.NetnsPath(d.lab.PodNetns("demo", pod)), Addr: addr}, nil
-}
-
 // firstAddress returns the IPv4 address of a CNI result.
 func firstAddress(res types.Result) (netip.Addr, error) {
 	r, err := types100.GetResult(res)
@@ -216,17 +172,6 @@ func firstAddress(res types.Result) (netip.Addr, error) {
 	}
 	addr, _ := netip.AddrFromSlice(r.IPs[0].Address.IP.To4())
 	return addr, nil
-}
-
-// teachRouter gives the lab's router the way to a pod, as a fabric that speaks BGP with the nodes
-// would know it.
-func (d *Demo) teachRouter(n lab.Node, pod netip.Addr) error {
-	h, err := kernel.OpenAt(kernel.NetnsPath(d.lab.Netns("router")))
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	return h.AddUnderlayRoute(netip.PrefixFrom(pod, pod.BitLen()), n.IP, "to-"+n.Subnet)
 }
 
 // modes measures every pair in every mode.
@@ -250,68 +195,6 @@ func (d *Demo) modes(ctx context.Context) ([]demoRow, error) {
 		}
 	}
 	return rows, nil
-}
-
-// settled waits until every node's paths to the changing pool are as the mode wants them.
-func (d *Demo) settled(ctx context.Context, m demoMode) error {
-	return d.reached(ctx, m.String()+" is in force", m.reach)
-}
-
-// reached waits until every node reaches the changing pool's pods of every other as it should.
-func (d *Demo) reached(ctx context.Context, what string, reach func(a, b string) string) error {
-	return d.until(ctx, what, func() string {
-		for _, node := range demoNodes {
-			for _, peer := range demoNodes {
-				if node == peer {
-					continue
-				}
-				p, err := d.path(ctx, node, peer)
-				if err != nil {
-					return err.Error()
-				}
-				if want := reach(node, peer); p.Reach != want {
-					return fmt.Sprintf("%s reaches %s by %s, want %s (%s)", node, peer, p.Reach, want, p.Why)
-				}
-			}
-		}
-		return ""
-	})
-}
-
-// until asks again and again what is wrong, until nothing is.
-func (d *Demo) until(ctx context.Context, what string, wrong func() string) error {
-	ctx, cancel := context.WithTimeout(ctx, settleLimit)
-	defer cancel()
-	for {
-		w := wrong()
-		if w == "" {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("not within %v: %s: %s", settleLimit, what, w)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-}
-
-// path asks a node how it reaches a peer's block of the changing pool.
-func (d *Demo) path(ctx context.Context, node, peer string) (status.Path, error) {
-	st, err := status.Fetch(ctx, d.lab.NodeRunDir(node))
-	if err != nil {
-		return status.Path{}, err
-	}
-	for _, p := range st.Peers {
-		if p.Node != peer {
-			continue
-		}
-		for _, path := range p.Paths {
-			if dst, err := netip.ParsePrefix(path.Dst); err == nil && dst.Contains(d.pods[peer][0].Addr) {
-				return path, nil
-			}
-		}
-	}
-	return status.Path{}, fmt.Errorf("%s knows no path to the pods of %s", node, peer)
 }
 
 func (d *Demo) measure(ctx context.Context, m demoMode, from, to string) demoRow {

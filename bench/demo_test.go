@@ -8,21 +8,37 @@ import (
 	"weft/internal/traffic"
 )
 
-// The walk under traffic makes each ordered change among the four modes that encapsulate once.
-func TestEveryChange(t *testing.T) {
-	seen := map[[2]int]int{}
-	for i, to := range everyChange[1:] {
-		seen[[2]int{everyChange[i], to}]++
-	}
-	for a := range 4 {
-		for b := range 4 {
-			if want := min(1, max(a-b, b-a)); seen[[2]int{a, b}] != want {
-				t.Errorf("%v to %v: %d times, want %d", demoModes[a], demoModes[b], seen[[2]int{a, b}], want)
+// A walk makes each ordered change among n modes once, and ends where it began: in which VNI and port are changed.
+func TestWalk(t *testing.T) {
+	for _, n := range []int{2, 3, 4, 5} {
+		w := walk(n)
+		seen := map[[2]int]int{}
+		for i, to := range w[1:] {
+			seen[[2]int{w[i], to}]++
+		}
+		for a := range n {
+			for b := range n {
+				if want := min(1, max(a-b, b-a)); seen[[2]int{a, b}] != want {
+					t.Errorf("%d to %d of %d: %d times, want %d", a, b, n, seen[[2]int{a, b}], want)
+				}
 			}
 		}
+		if w[0] != 0 || w[len(w)-1] != 0 {
+			t.Errorf("the walk %v does not begin and end with the first", w)
+		}
 	}
-	if everyChange[0] != 0 || everyChange[len(everyChange)-1] != 0 {
-		t.Error("the walk does not begin and end with VXLAN Always, in which VNI and port are changed")
+}
+
+// The two walks of `weft bench switch` make each change among all modes once.
+func TestNeverWalk(t *testing.T) {
+	seen := map[[2]int]int{}
+	for _, w := range [][]int{demoWalk, neverWalk} {
+		for i, to := range w[1:] {
+			seen[[2]int{w[i], to}]++
+		}
+	}
+	if n := len(demoModes); len(seen) != n*(n-1) || len(demoWalk)+len(neverWalk)-2 != n*(n-1) {
+		t.Errorf("%d different changes, want %d: %v", len(seen), n*(n-1), seen)
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"io"
 	"time"
 
-	v3 "weft/api/v3"
 	"weft/internal/kernel"
 	"weft/internal/traffic"
 	"weft/lab"
@@ -76,18 +75,6 @@ func (d *Demo) encrypted(ctx context.Context, e *encryption) (err error) {
 	}
 	d.say("  off after %d ms", e.off.Milliseconds())
 	return nil
-}
-
-// encrypt switches encryption and returns how long it took until every node followed.
-func (d *Demo) encrypt(ctx context.Context, on bool, reach func(a, b string) string) (time.Duration, error) {
-	f := &v3.FelixConfiguration{}
-	f.Spec.WireguardEnabled = &on
-	begin := time.Now()
-	if err := d.put(ctx, "FelixConfiguration", "default", f); err != nil {
-		return 0, err
-	}
-	err := d.reached(ctx, fmt.Sprintf("wireguardEnabled %v is in force", on), reach)
-	return time.Since(begin), err
 }
 
 // tap reads the packets of every node's uplink for a while.

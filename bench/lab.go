@@ -12,12 +12,17 @@ import (
 )
 
 // withLab runs f with a lab of the layout and its store, and takes the lab down.
-func withLab(ctx context.Context, name, layout string, progress io.Writer, f func(*lab.Lab, *etcd.Store) error) (err error) {
-	l, err := lab.New(name, lab.Options{Progress: progress})
+func withLab(ctx context.Context, name, layout string, progress io.Writer, f func(*lab.Lab, *etcd.Store) error) error {
+	conf, err := lab.Parse([]byte(layout))
 	if err != nil {
 		return err
 	}
-	conf, err := lab.Parse([]byte(layout))
+	return withConfig(ctx, name, conf, progress, f)
+}
+
+// withConfig is withLab for a layout that was read.
+func withConfig(ctx context.Context, name string, conf lab.Config, progress io.Writer, f func(*lab.Lab, *etcd.Store) error) (err error) {
+	l, err := lab.New(name, lab.Options{Progress: progress})
 	if err != nil {
 		return err
 	}

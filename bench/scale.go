@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	v3 "weft/api/v3"
+	"weft/bench/report"
+	"weft/bench/result"
 	"weft/internal/kernel"
 	"weft/lab"
 	"weft/model"
@@ -33,6 +35,9 @@ type Scale struct {
 	Idle  time.Duration // how long the idle CPU is watched
 	Out   io.Writer
 	Log   io.Writer
+
+	Version string
+	sheet   sheet
 }
 
 // ScaleResult is what Scale measured.
@@ -57,12 +62,24 @@ nodes:
   - {name: n1, subnet: rack1}
 `
 
-// Run measures and prints.
+// Run measures and prints; what it measured before an error too.
 func (s *Scale) Run(ctx context.Context) (res ScaleResult, err error) {
+	if err := s.sheet.open(s.Version); err != nil {
+		return res, err
+	}
+	begin := time.Now()
 	err = withLab(ctx, s.Name, scaleLab, s.Log, func(l *lab.Lab, store *etcd.Store) error {
 		return s.measure(ctx, l, store, &res)
 	})
-	return res, err
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	note := report.Note(len(res.More)+len(res.Block), 2*s.More, err, time.Since(begin))
+	return res, errors.Join(err, s.sheet.close(s.Out, "One node service that knows many nodes", note, func(io.Writer, []figure) {
+		if res.Start > 0 {
+			s.print(res)
+		}
+	}))
 }
 
 func (s *Scale) measure(ctx context.Context, l *lab.Lab, store *etcd.Store, res *ScaleResult) error {
@@ -79,6 +96,9 @@ func (s *Scale) measure(ctx context.Context, l *lab.Lab, store *etcd.Store, res 
 	if res.Start, err = m.restart(ctx); err != nil {
 		return err
 	}
+	if err := s.sheet.add("", s.setting(), 0, seconds("start", res.Start), count("nodes", s.Nodes)); err != nil {
+		return err
+	}
 	if err := m.oneMore(ctx, res); err != nil {
 		return err
 	}
@@ -90,9 +110,13 @@ func (s *Scale) measure(ctx context.Context, l *lab.Lab, store *etcd.Store, res 
 	}
 	neigh, err := kernel.NewNeighTable(h, kernel.VXLANDevice).List(ctx)
 	res.Neigh = len(neigh)
-	s.print(*res)
-	return err
+	return errors.Join(err, s.sheet.add("", s.setting(), 0, count("routes", res.Routes), count("neighbours", res.Neigh), seconds("idle", s.Idle),
+		result.Record{Metric: "idle_cpu", Unit: result.Seconds, Value: res.IdleCPU * s.Idle.Seconds()},
+		result.Record{Metric: "idle_share", Unit: result.Count, Value: res.IdleCPU},
+		result.Record{Metric: "memory", Unit: result.Bytes, Value: float64(res.RSS)}))
 }
+
+func (s *Scale) setting() string { return fmt.Sprintf("%d nodes", s.Nodes) }
 
 type scaleRun struct {
 	*Scale
@@ -246,11 +270,16 @@ func (m *scaleRun) oneMore(ctx context.Context, res *ScaleResult) error {
 		})
 	}()
 	defer func() { cancel(); <-done }()
+	told, err := followEchoes(ctx, m.store, v3.KindIPAMBlock)
+	if err != nil {
+		return err
+	}
+	defer told.close()
 	res.Load[0] = loadAverage()
 	for i := m.Nodes; i < m.Nodes+2*m.More; i++ {
-		write, times := m.addNode, &res.More
+		what, write, times := "one_more_node", m.addNode, &res.More
 		if i >= m.Nodes+m.More {
-			write, times = m.writeBlock, &res.Block
+			what, write, times = "one_more_block", m.writeBlock, &res.Block
 			if err := m.writeNode(ctx, i); err != nil {
 				return err
 			}
@@ -258,6 +287,7 @@ func (m *scaleRun) oneMore(ctx context.Context, res *ScaleResult) error {
 		if err := calm(ctx, pid); err != nil {
 			return err
 		}
+		told.drain()
 		begin := time.Now()
 		if err := write(ctx, i); err != nil {
 			return err
@@ -269,7 +299,17 @@ func (m *scaleRun) oneMore(ctx context.Context, res *ScaleResult) error {
 				return fmt.Errorf("the route to %s did not appear within 10 s", scaleBlock(i))
 			}
 		}
-		*times = append(*times, time.Since(begin))
+		took := time.Since(begin)
+		*times = append(*times, took)
+		echo, err := told.after(begin)
+		if err != nil {
+			return err
+		}
+		if err := m.sheet.add("", m.setting(), len(*times), seconds(what, took), seconds(what+"_told", echo[0]),
+			lessIsBetter(what+"_of_told", took.Seconds(), echo[0].Seconds()),
+			control(what+"_of_told", echo[1].Seconds(), echo[0].Seconds())); err != nil {
+			return err
+		}
 	}
 	res.Load[1] = loadAverage()
 	return nil

@@ -106,7 +106,7 @@ func writeChanges(w io.Writer, changes []liveChange, r traffic.Report) {
 	t := newTable(w, "live change", "in force after", "packets sent", "lost")
 	t.SetColumnConfigs([]table.ColumnConfig{{Number: 2, Align: text.AlignRight}, {Number: 3, Align: text.AlignRight}, {Number: 4, Align: text.AlignRight}})
 	for i, c := range changes {
-		if i == len(everyChange)-1 {
+		if i == len(demoWalk)-1 {
 			t.AppendSeparator()
 		}
 		sent, lost := r.Between(c.from, c.to)

@@ -26,6 +26,6 @@ func main() {
 
 func root() *cobra.Command {
 	root := cli.Root(version)
-	root.AddCommand(node.Command(version), node.CleanupCommand(), node.StoreCommand(), node.KeeperCommand(), lab.Command(), bench.DemoCommand(), bench.Command(), userspace.Command(), speaker.Command())
+	root.AddCommand(node.Command(version), node.CleanupCommand(), node.StoreCommand(), node.KeeperCommand(), lab.Command(), bench.DemoCommand(), bench.Command(version), userspace.Command(), speaker.Command())
 	return root
 }

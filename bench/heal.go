@@ -1,0 +1,305 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/cobra"
+
+	"weft/bench/report"
+	"weft/bench/result"
+	"weft/internal/traffic"
+	"weft/lab"
+	"weft/node/datastore/etcd"
+)
+
+// Heal breaks what a node keeps in the kernel while its pods send, and measures until it is whole again.
+type Heal struct {
+	Version string
+	Out     io.Writer
+	Log     io.Writer
+	Quick   bool
+	Times   int
+	Name    string // of the lab
+
+	cluster
+	sheet     sheet
+	progress  *progress
+	done, all int
+	began     time.Time
+	errs      []error
+}
+
+// What the records of a piece of sabotage are; metricSent, metricLost and metricShare as those of a change.
+const (
+	metricHealed   = "heal_time" // seconds, and as a ratio to a look at the same state just before
+	metricLook     = "look_time"
+	metricUnhealed = "not_healed" // pieces that were not healed, of those done: 0 or 1 each
+	// healNode is the node that is broken.
+	healNode = "n1"
+	// healLimit is how long healing may take.
+	healLimit = 20 * time.Second
+	// phaseRest is for how long nothing changes once what was used before has gone.
+	phaseRest = 2 * time.Second
+	// controlTime is for how long nothing may heal while the node service is not there.
+	controlTime = 2 * time.Second
+)
+
+func healCommand(version string) *cobra.Command {
+	h := &Heal{Version: version, sheet: sheet{verb: "heal"}}
+	cmd := &cobra.Command{
+		Use:   "heal",
+		Short: "Break what a node keeps in the kernel and measure until it is whole again",
+		Long: `Bring up a lab of three nodes in two racks and attach two pods to each. While every pod sends every other a packet every
+4 ms, break something on one node, several times each: tunnel devices, routes, nftables, neighbours, forwarding entries,
+sysctls and eBPF programs, WireGuard's process, the BGP speaker and the node service itself. For each: the time until the
+node's state in the kernel is what it was, and packets lost of those sent. The time is also said as a ratio to a look at
+that state. The control is broken while the node service is stopped, and must not heal.
+
+Files in --out: heal.jsonl (a record a line as it is measured) and heal.md. Ctrl-C ends it; what was measured is reported.
+The exit code is 1 when something was not healed within ` + healLimit.String() + `, the control healed or lost nothing, or it ended early.`,
+		Args: cobra.NoArgs,
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
+			if h.Quick && !cmd.Flags().Changed("times") {
+				h.Times = 2
+			}
+			if h.Times < 1 || h.Times > 1000 {
+				return fmt.Errorf("--times %d: want 1 to 1000", h.Times)
+			}
+			return errors.Join(h.sheet.check(), checkName(h.Name))
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return asRoot(cmd, func(ctx context.Context, out, log io.Writer) error {
+				h.Out, h.Log = out, log
+				return h.Run(ctx)
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&h.Quick, "quick", false, "each piece twice: about a minute")
+	f.IntVar(&h.Times, "times", 10, "how often each thing is broken")
+	f.StringVar(&h.Name, "name", "heal", "name of the lab")
+	sheetFlags(cmd, &h.sheet)
+	return cmd
+}
+
+// Run breaks and measures, reports, and leaves the files.
+func (h *Heal) Run(ctx context.Context) error {
+	if err := h.sheet.open(h.Version); err != nil {
+		return err
+	}
+	h.log, h.progress = h.Log, newProgress(h.Log)
+	config := lab.DefaultConfig()
+	err := withConfig(ctx, h.Name, config, h.Log, func(l *lab.Lab, store *etcd.Store) error {
+		h.lab, h.store = l, store
+		if err := h.attachRouted(ctx, config); err != nil {
+			return err
+		}
+		return h.phases(ctx)
+	})
+	h.progress.end()
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	note := report.Note(h.done, h.all, err, time.Since(h.sheet.began))
+	return errors.Join(err, h.sheet.close(h.Out, "Sabotage under traffic, healed", note, writeHeal), errors.Join(h.errs...))
+}
+
+// phases goes through what nodes can be set to; in each, all that can be broken then takes turns.
+func (h *Heal) phases(ctx context.Context) error {
+	phases := healPhases(h)
+	for _, p := range phases {
+		h.all += len(p.pieces) * h.Times
+	}
+	h.all++ // the control
+	h.began = time.Now()
+	for i, p := range phases {
+		if err := p.begin(ctx); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		if _, err := h.quiet(ctx, phaseRest); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		run, err := traffic.Start(ctx, traffic.Config{Hosts: h.hosts(2), Interval: encryptedInterval})
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		var all []healed
+		for round := 1; round <= h.Times && err == nil; round++ {
+			for _, s := range p.pieces {
+				var got healed
+				if got, err = h.breakOne(ctx, run, s, healLimit); err != nil {
+					break
+				}
+				got.round, got.what = round, p.name+": "+s.what
+				all = append(all, got)
+			}
+		}
+		if err == nil && i == 0 {
+			var got healed
+			if got, err = h.control(ctx, run); err == nil {
+				all = append(all, got)
+			}
+		}
+		rep := run.Stop()
+		for _, g := range all {
+			g.sent, g.lost = rep.Between(g.from, g.to)
+			h.judge(g)
+			for _, r := range healRecords(g) {
+				err = errors.Join(err, h.sheet.write(r))
+			}
+		}
+		if err := errors.Join(err, p.end(ctx)); err != nil {
+			return err
+		}
+	}
+	h.progress.show(h.done, h.all, "done", 0)
+	return nil
+}
+
+// healed is what became of one piece of sabotage.
+type healed struct {
+	what       string
+	round      int
+	took, look time.Duration
+	whole      bool // it was healed
+	control    bool
+	from, to   uint64
+	sent, lost uint64
+}
+
+// breakOne does a piece and waits until the state is as before.
+func (h *Heal) breakOne(ctx context.Context, run *traffic.Run, s sabotage, limit time.Duration) (healed, error) {
+	g := healed{what: s.what}
+	before, err := h.quiet(ctx, 0)
+	if err != nil {
+		return g, fmt.Errorf("before %s: %w", s.what, err)
+	}
+	h.progress.show(h.done, h.all, s.what, time.Since(h.began)/time.Duration(max(h.done, 1))*time.Duration(h.all-h.done))
+	begin := time.Now()
+	if _, err := h.state(ctx); err != nil {
+		return g, err
+	}
+	g.look, g.from = time.Since(begin), run.Mark()
+	begin = time.Now()
+	if err := s.do(ctx); err != nil {
+		return g, fmt.Errorf("%s: %w", s.what, err)
+	}
+	for !g.whole && time.Since(begin) < limit {
+		now, err := h.state(ctx)
+		if ctx.Err() != nil {
+			return g, context.Cause(ctx)
+		}
+		g.whole = err == nil && now == before && (s.back == nil || s.back(ctx))
+		g.took = time.Since(begin)
+	}
+	select {
+	case <-ctx.Done():
+		return g, context.Cause(ctx)
+	case <-time.After(lateLoss):
+	}
+	g.to = run.Mark()
+	h.done++
+	return g, nil
+}
+
+// quiet waits until the state has not changed from one look to another, and for rest.
+func (h *Heal) quiet(ctx context.Context, rest time.Duration) (string, error) {
+	last, err := h.state(ctx)
+	since := time.Now()
+	for begin := since; err == nil && time.Since(begin) < healLimit; {
+		select {
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		case <-time.After(50 * time.Millisecond):
+		}
+		var now string
+		now, err = h.state(ctx)
+		if now != last {
+			last, since = now, time.Now()
+		} else if err == nil && time.Since(since) >= rest {
+			return now, nil
+		}
+	}
+	return "", errors.Join(err, fmt.Errorf("the state of %s in the kernel does not come to rest within %v", healNode, healLimit))
+}
+
+// control breaks something while nobody is there to heal it.
+func (h *Heal) control(ctx context.Context, run *traffic.Run) (healed, error) {
+	stop, err := h.stopNode(ctx)
+	if err != nil {
+		return healed{}, err
+	}
+	g, err := h.breakOne(ctx, run, sabotage{what: "routes flushed, the node service stopped", do: h.flushRoutes}, controlTime)
+	g.control = true
+	return g, errors.Join(err, stop())
+}
+
+// judge notes what is wrong.
+func (h *Heal) judge(g healed) {
+	switch {
+	case g.control && (g.whole || g.lost == 0):
+		h.errs = append(h.errs, fmt.Errorf("%s: healed: %v, %d of %d packets lost: whoever looks is blind", g.what, g.whole, g.lost, g.sent))
+	case !g.control && !g.whole:
+		h.errs = append(h.errs, fmt.Errorf("%s: not healed within %v", g.what, healLimit))
+	}
+}
+
+// healRecords are those of one piece.
+func healRecords(g healed) []result.Record {
+	what := g.what
+	if g.control {
+		what = "control: " + what
+	}
+	out := []result.Record{
+		{Metric: metricSent, Unit: result.Count, Value: float64(g.sent)},
+		{Metric: metricLost, Unit: result.Count, Value: float64(g.lost)},
+		{Metric: metricLook, Unit: result.Seconds, Value: g.look.Seconds()},
+		{Metric: metricUnhealed, Unit: result.Count, Value: map[bool]float64{false: 1}[g.whole]},
+	}
+	if g.whole && !g.control {
+		out = append(out,
+			result.Record{Metric: metricHealed, Unit: result.Seconds, Value: g.took.Seconds()},
+			result.Record{Metric: metricHealed, Unit: result.Ratio, Value: g.took.Seconds() / max(g.look.Seconds(), 1e-6), Better: result.Less})
+	}
+	for i := range out {
+		out[i].Setting, out[i].Round = what, g.round
+	}
+	return out
+}
+
+// writeHeal prints a line for each kind of sabotage.
+func writeHeal(w io.Writer, all []figure) {
+	t := newTable(w, "broken under traffic", "times", "healed", "after, median", "at most", "packets sent", "lost", "lost, median")
+	var order []string
+	of := map[string]map[string]figure{}
+	for _, f := range all {
+		if f.Unit == result.Ratio {
+			continue
+		}
+		if of[f.Setting] == nil {
+			of[f.Setting], order = map[string]figure{}, append(order, f.Setting)
+		}
+		of[f.Setting][f.Metric] = f
+	}
+	slices.SortStableFunc(order, func(a, b string) int { // controls last
+		return len(strings.TrimPrefix(b, "control")) - len(b) - len(strings.TrimPrefix(a, "control")) + len(a)
+	})
+	for _, what := range order {
+		f := of[what]
+		times := f[metricUnhealed].N
+		row := table.Row{what, times, float64(times) - f[metricUnhealed].Sum, "-", "-", fmt.Sprintf("%.0f", f[metricSent].Sum), fmt.Sprintf("%.0f", f[metricLost].Sum), fmt.Sprintf("%.0f", f[metricLost].Value)}
+		if took, ok := f[metricHealed]; ok {
+			row[3], row[4] = inUnit(result.Seconds, took.Value), inUnit(result.Seconds, took.Most)
+		}
+		t.AppendRow(row)
+	}
+	t.Render()
+	fmt.Fprintln(w, "Healed is when the node's state in the kernel is what it was, the look at it included. Sent and lost are of all times together, between all pods.")
+}

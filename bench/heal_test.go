@@ -1,0 +1,53 @@
+package bench
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"weft/bench/result"
+)
+
+func TestHealRecords(t *testing.T) {
+	value := func(g healed, metric string, unit result.Unit) (float64, bool) {
+		for _, r := range healRecords(g) {
+			if r.Metric == metric && r.Unit == unit {
+				return r.Value, true
+			}
+		}
+		return 0, false
+	}
+	g := healed{what: "routes", took: 300 * time.Millisecond, look: 100 * time.Millisecond, whole: true, sent: 10, lost: 1}
+	if v, ok := value(g, metricHealed, result.Ratio); !ok || v < 2.99 || v > 3.01 {
+		t.Errorf("ratio to a look: %v %v, want 3", v, ok)
+	}
+	if v, _ := value(g, metricUnhealed, result.Count); v != 0 {
+		t.Errorf("not healed: %v", v)
+	}
+	g.whole = false
+	if _, ok := value(g, metricHealed, result.Seconds); ok {
+		t.Error("what was not healed has a time")
+	}
+	h := &Heal{}
+	for _, c := range []struct {
+		g    healed
+		want string
+	}{
+		{healed{what: "a", whole: true}, ""}, {healed{what: "b"}, "b: not healed"},
+		{healed{what: "c", control: true, sent: 5, lost: 2}, ""}, {healed{what: "d", control: true, whole: true, lost: 1}, "blind"}, {healed{what: "e", control: true, sent: 5}, "0 of 5"},
+	} {
+		h.errs = nil
+		h.judge(c.g)
+		if (len(h.errs) == 0) != (c.want == "") || len(h.errs) > 0 && !strings.Contains(h.errs[0].Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.g.what, h.errs, c.want)
+		}
+	}
+	var text strings.Builder
+	records := append(healRecords(g), healRecords(healed{what: "stopped", control: true, sent: 7, lost: 7})...)
+	for i := range records {
+		records[i].Experiment = "heal"
+	}
+	if writeHeal(&text, figures(records)); !strings.Contains(text.String(), "control: stopped") {
+		t.Errorf("got:\n%s", text.String())
+	}
+}
