@@ -8,8 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"weft/bench/result"
 	"weft/internal/kernel"
 	"weft/internal/testkit"
+	"weft/internal/testkit/figures"
 	"weft/internal/testkit/router"
 	"weft/node/status"
 )
@@ -55,6 +57,10 @@ protocol bgp origin { local as 64512; neighbor 198.18.0.1 as 64513; ipv4 { impor
 	})
 	m.phase("BIRD killed", gone, 0, func() { m.bird.Kill(t) })
 	t.Logf("memory of node service and speaker: %d MiB with no route, %d MiB with %d, at most %d MiB", none, with, m.n, m.most)
+	figures.Write(t, "bgp", result.Record{Metric: "memory", Unit: result.Bytes, Value: float64(m.most << 20)},
+		// Measured once each, although two phases are compared with each.
+		result.Record{Metric: "bird_installed", Unit: result.Seconds, Setting: "announced", Value: come.Seconds()},
+		result.Record{Metric: "bird_installed", Unit: result.Seconds, Setting: "withdrawn", Value: gone.Seconds()})
 	if m.most > 450 && !testkit.Emulated() { // 347 to 379, as collections of garbage happen to fall
 		t.Errorf("the node service and the speaker took %d MiB, want at most 450", m.most)
 	}
@@ -110,6 +116,9 @@ func (m *many) phase(what string, yard time.Duration, want int, do func()) {
 	if testkit.Emulated() {
 		return
 	}
+	figures.Write(t, "bgp", result.Record{Metric: "installed", Unit: result.Seconds, Setting: what, Value: installed.Seconds()},
+		result.Record{Metric: "routes", Unit: result.Count, Setting: what, Value: float64(m.n)},
+		result.Record{Metric: "processor_time", Unit: result.Seconds, Setting: what, Value: (busyNode + busySpeaker).Seconds()})
 	if installed > time.Minute && installed > 20*yard { // on a busy machine; the processor time below says more
 		t.Errorf("%s: took %v, and BIRD %v", what, installed, yard)
 	}

@@ -8,7 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"weft/bench/result"
 	"weft/internal/testkit"
+	"weft/internal/testkit/figures"
 	"weft/internal/traffic"
 	"weft/node/status"
 )
@@ -215,6 +217,7 @@ func (c *cluster) through(r *traffic.Run, steps []step) traffic.Report {
 // whole wants that nothing was lost and no TCP stream broke.
 func (c *cluster) whole(what string, rep traffic.Report) {
 	c.t.Helper()
+	before := c.t.Failed()
 	c.t.Logf("%s: %v", what, rep)
 	total := rep.Total()
 	all, broken, _ := rep.Streams()
@@ -226,6 +229,27 @@ func (c *cluster) whole(what string, rep traffic.Report) {
 	if each < chances {
 		c.t.Errorf("%s: each pair sent %d packets, want %d or more for losses to show", what, each, chances)
 	}
+	if !before {
+		figures.Write(c.t, "modes", wholeness(what, rep)...)
+	}
+}
+
+// wholeness is what a run that nothing else disturbed lost and broke, none when it sent too little for that to show. What
+// was lost is recorded, too: else it would always be none.
+func wholeness(what string, rep traffic.Report) []result.Record {
+	total := rep.Total()
+	all, broken, _ := rep.Streams()
+	if all == 0 || total.Sent < uint64(chances*len(rep.Pairs)) {
+		return nil
+	}
+	return append(lossOf(what, total),
+		result.Record{Metric: "streams_broken", Unit: result.Count, Setting: what, Value: float64(broken)},
+		result.Record{Metric: "streams", Unit: result.Count, Setting: what, Value: float64(all)})
+}
+
+func lossOf(what string, total traffic.Pair) []result.Record {
+	return []result.Record{{Metric: "lost", Unit: result.Count, Setting: what, Value: float64(total.Lost)},
+		{Metric: "sent", Unit: result.Count, Setting: what, Value: float64(total.Sent)}}
 }
 
 // in is the cluster as a subtest sees it.

@@ -10,6 +10,7 @@ import (
 
 	v3 "weft/api/v3"
 	"weft/internal/kernel"
+	"weft/internal/testkit/figures"
 	"weft/internal/traffic"
 	"weft/node/datastore"
 )
@@ -129,5 +130,6 @@ func TestModeChangesControl(t *testing.T) {
 	if total.Lost == 0 {
 		t.Errorf("control: 0 of %d packets lost although nobody waited for n2: the test of the changes measures nothing", total.Sent)
 	}
+	figures.Write(t, "modes", lossOf("control: senders do not wait", total)...)
 	t.Logf("control: %d of %d packets lost when senders do not wait for their peers, longest gap %v", total.Lost, total.Sent, total.LongestGap.Round(time.Millisecond))
 }

@@ -1,0 +1,51 @@
+// Package figures lets a test that measures something leave what it measured as records, for docs/performance.md
+// (make bench-tests).
+package figures
+
+import (
+	"cmp"
+	"crypto/rand"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"weft/bench/report"
+	"weft/bench/result"
+)
+
+const (
+	// file is where records are appended; unset: nowhere. version is the program's, as make knows it.
+	file    = "WEFT_FIGURES"
+	version = "WEFT_FIGURES_VERSION"
+)
+
+// Write appends records of an experiment, completed with what all have, and the load average at this moment.
+func Write(t testing.TB, experiment string, records ...result.Record) {
+	t.Helper()
+	name := os.Getenv(file)
+	if name == "" {
+		return
+	}
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Fatalf("write figures: %v", err)
+	}
+	defer f.Close()
+	run := strings.ToLower(rand.Text()[:12])
+	write := func(r result.Record) {
+		r.Schema, r.Run, r.Time, r.Version, r.Machine = result.Schema, run, time.Now().UTC(), cmp.Or(os.Getenv(version), "unknown"), result.ThisMachine()
+		r.Experiment = cmp.Or(r.Experiment, experiment)
+		if err := result.NewWriter(f).Write(r); err != nil {
+			t.Fatalf("write figures: %v", err)
+		}
+	}
+	for _, r := range records {
+		write(r)
+	}
+	load, _ := os.ReadFile("/proc/loadavg")
+	if v, err := strconv.ParseFloat(strings.SplitN(string(load), " ", 2)[0], 64); err == nil {
+		write(result.Record{Experiment: report.Suite, Metric: report.LoadAverage, Unit: result.Count, Value: v, Setting: "after " + experiment})
+	}
+}
