@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"weft/internal/testkit"
+	"weft/internal/testkit/kube"
 )
 
 // A cluster is installed by its manifests, and does what a cluster is for: pods on both nodes get ready, talk across
@@ -14,16 +15,20 @@ import (
 // replaced, and the encapsulation changed, under traffic.
 func TestCluster(t *testing.T) {
 	testkit.LeakCheck(t)
-	r := install(t, "vxlan")
+	r := install(t, kube.StartWhole(t), "vxlan", "nftables")
 	web := r.web()
 	for _, part := range []struct {
 		name string
 		test func(*testing.T, *rig, []pod)
 	}{
-		{"carry", carry}, {"service", service}, {"policy", policyHolds}, {"control", streamsCount}, {"restart", restart}, {"modes", modes}, {"bgp", speak}, {"encrypt", encrypt},
+		{"afar", fromAfar},
+		{"carry", carry}, {"service", service}, {"policy", policyHolds}, {"control", streamsCount}, {"restart", restart}, {"runtime", runtimeRestarts}, {"away", apiAway},
+		{"modes", modes}, {"bgp", speak}, {"encrypt", encrypt}, {"privileges", privileges}, {"rights", rights},
+		{"reboot", reboot}, // late, since it adds a machine
+		{"gone", gone},     // last, since it deletes a node
 	} {
 		t.Run(part.name, func(t *testing.T) {
-			part.test(t, &rig{r.Whole, t}, web)
+			part.test(t, &rig{r.Whole, t, r.t}, web)
 		})
 	}
 }
@@ -36,10 +41,9 @@ func carry(t *testing.T, r *rig, web []pod) {
 			if from == to {
 				continue
 			}
-			var c counts
-			out := r.Kubectl(t, "exec", from.name, "--", "/testpod", "udp", to.ip+":7000", "500", "1ms")
-			if err := json.Unmarshal([]byte(out), &c); err != nil {
-				t.Fatal(err)
+			c := r.udp(from.name, to.ip+":7000", 500)
+			if c.Answered != c.Sent {
+				t.Errorf("%s to %s: %+v", from.node, to.node, c)
 			}
 			sent, answered = sent+c.Sent, answered+c.Answered
 		}
@@ -168,8 +172,8 @@ func (r *rig) rollout() {
 func weftPods(t *testing.T, r *rig) string {
 	t.Helper()
 	out := r.Kubectl(t, "-n", "kube-system", "get", "pods", "-l", "k8s-app=weft-node", "-o", "jsonpath={.items[*].metadata.name}")
-	if len(strings.Fields(out)) != 2 {
-		t.Errorf("the node service runs in the pods %q, want 2", out)
+	if n := len(strings.Fields(out)); n != len(r.Machines) {
+		t.Errorf("the node service runs in the pods %q, want %d", out, len(r.Machines))
 	}
 	return out
 }

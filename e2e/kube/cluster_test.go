@@ -1,9 +1,11 @@
 package kube
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,7 +21,8 @@ const serviceURL = "http://10.96.7.7/"
 // rig is a cluster with this project on two machines.
 type rig struct {
 	*kube.Whole
-	t *testing.T
+	t    *testing.T // that runs
+	life *testing.T // what the cluster ends with
 }
 
 // pod is what a test has to know of one.
@@ -44,13 +47,13 @@ func manifests(t *testing.T, path string) string {
 	return filepath.Join(root, "manifests", path)
 }
 
-// install does what docs/kubernetes.md says, with an overlay, on two new machines.
-func install(t *testing.T, overlay string) *rig {
+// install does what docs/kubernetes.md says, with an overlay, on two new machines whose service proxy has a mode.
+func install(t *testing.T, w *kube.Whole, overlay, proxy string) *rig {
 	t.Helper()
 	images := []string{kube.Image(t, "weft"), kube.Image(t, "testpod")}
-	r := &rig{kube.StartWhole(t), t}
+	r := &rig{w, t, t}
 	for range 2 {
-		r.AddMachine(t, "nftables", images...)
+		r.AddMachine(t, proxy, images...)
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -58,11 +61,13 @@ func install(t *testing.T, overlay string) *rig {
 		}
 	})
 	begin := time.Now()
-	r.Kubectl(t, "apply", "-k", manifests(t, "crds"))
-	r.Kubectl(t, "wait", "--for=condition=Established", "crd", "--all")
-	r.Kubectl(t, "apply", "-k", manifests(t, "overlays/"+overlay))
+	out, err := exec.Command(manifests(t, "../bin/weft"), "install", "--overlay", overlay, "--kubeconfig", r.Kubeconfig(t, kube.Admin, "")).CombinedOutput()
+	if err != nil {
+		t.Fatalf("weft install: %v: %s", err, out)
+	}
+	t.Logf("weft install took %v: %s", time.Since(begin).Round(10*time.Millisecond), out[bytes.LastIndexByte(bytes.TrimSpace(out), '\n')+1:])
 	r.AwaitNodes(t, 60*time.Second)
-	t.Logf("nodes ready %v after the first of the three commands", time.Since(begin).Round(10*time.Millisecond))
+	t.Logf("nodes ready after %v", time.Since(begin).Round(10*time.Millisecond))
 	return r
 }
 
@@ -167,12 +172,10 @@ func (r *rig) web() []pod {
 func (r *rig) tellADD() {
 	r.t.Helper()
 	var took []time.Duration
-	for l := range strings.Lines(r.Kubectl(r.t, "-n", "kube-system", "logs", "-l", "k8s-app=weft-node", "--tail=-1")) {
-		if _, text, found := strings.Cut(l, "command=ADD"); found {
-			_, text, _ = strings.Cut(text, "took=")
-			if d, err := time.ParseDuration(strings.TrimSpace(text)); err == nil {
-				took = append(took, d.Round(time.Millisecond))
-			}
+	for _, l := range r.adds() {
+		_, text, _ := strings.Cut(l, "took=")
+		if d, err := time.ParseDuration(strings.TrimSpace(text)); err == nil {
+			took = append(took, d.Round(time.Millisecond))
 		}
 	}
 	r.t.Logf("CNI ADD of these took the node service %v", took)

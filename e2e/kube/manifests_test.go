@@ -1,18 +1,22 @@
 package kube
 
 import (
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
 
-	"os"
-
 	"sigs.k8s.io/yaml"
+
+	carried "weft/cli/install"
+	"weft/internal/testkit/kube"
+	"weft/manifests/rendered"
 )
 
 // Every file of a folder of manifests is in the folder's list.
 func TestListsAreWhole(t *testing.T) {
-	for _, folder := range []string{"crds", "rbac", "base", "overlays/vxlan", "overlays/ipip", "overlays/crosssubnet", "overlays/bgp", "overlays/wireguard"} {
+	for _, folder := range []string{"crds", "rbac", "controllers", "base", "overlays/vxlan", "overlays/ipip", "overlays/crosssubnet", "overlays/bgp", "overlays/wireguard"} {
 		dir := manifests(t, folder)
 		var list struct{ Resources []string }
 		b, err := os.ReadFile(filepath.Join(dir, "kustomization.yaml"))
@@ -27,6 +31,21 @@ func TestListsAreWhole(t *testing.T) {
 			if name := filepath.Base(f); name != "kustomization.yaml" && !slices.Contains(list.Resources, name) {
 				t.Errorf("%s/kustomization.yaml does not list %s", folder, name)
 			}
+		}
+	}
+}
+
+// What the binary carries is what Kustomize makes of the overlays now.
+func TestRenderedIsCurrent(t *testing.T) {
+	kubectl := kube.Binary(t, "kubectl")
+	for _, overlay := range carried.Overlays() {
+		want, err := exec.Command(kubectl, "kustomize", manifests(t, "overlays/"+overlay)).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		have, err := rendered.Files.ReadFile("weft-" + overlay + ".yaml")
+		if err != nil || string(have) != string(want) {
+			t.Errorf("manifests/rendered/weft-%s.yaml is not what kubectl kustomize makes of the overlay (%v): make generate", overlay, err)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package kube
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +31,7 @@ func modes(t *testing.T, r *rig, web []pod) {
 // speak applies the overlay without encapsulation, and waits until both nodes' BGP speakers have their session.
 func speak(t *testing.T, r *rig, web []pod) {
 	sent, lost := r.stream("bgp", web, func() {
+		r.Kubectl(t, "apply", "-k", manifests(t, "crds"))
 		r.Kubectl(t, "apply", "-k", manifests(t, "overlays/bgp"))
 		r.awaitPath("direct")
 	})
@@ -67,8 +69,16 @@ func encrypt(t *testing.T, r *rig, web []pod) {
 		t.Errorf("to WireGuard: %d of %d packets were lost", lost, sent)
 	}
 	r.encrypted(web)
-	// The processes that have the devices end with their container: what that costs is told in docs/kubernetes.md.
-	r.stream("again", web, r.rollout)
+	devices := r.processes("wireguard-userspace")
+	if sent, lost = r.stream("rolled", web, r.rollout); lost != 0 {
+		t.Errorf("%d of %d encrypted packets were lost while the node service was replaced", lost, sent)
+	}
+	if now := r.processes("wireguard-userspace"); len(devices) != len(r.Machines) || !slices.Equal(now, devices) {
+		t.Errorf("the processes that have WireGuard's devices are %v, want one a node as before: %v", now, devices)
+	}
+	if speakers := r.processes("bgp-speaker"); len(speakers) != len(r.Machines) {
+		t.Errorf("the BGP speakers are %v, want one a node", speakers)
+	}
 	r.encrypted(web)
 }
 
@@ -122,4 +132,21 @@ func pathOf(routes string) string {
 		}
 	}
 	return path
+}
+
+// processes returns those of a subcommand on all machines, with when they began.
+func (r *rig) processes(subcommand string) (all []string) {
+	r.t.Helper()
+	for _, m := range r.Machines {
+		out, err := m.Try(r.t, "ps", "-eo", "pid,lstart,args", "--no-headers")
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		for l := range strings.Lines(out) {
+			if f := strings.Fields(l); len(f) > 7 && f[7] == subcommand {
+				all = append(all, m.Name+" "+strings.Join(f[:8], " "))
+			}
+		}
+	}
+	return all
 }
