@@ -74,24 +74,8 @@ func (m *policyRun) flood(ctx context.Context, res *PolicyResult) error {
 	for len(m.events) > 0 {
 		<-m.events
 	}
-	// One more change, behind all others: how long it takes is how far behind the node is.
-	mark := time.Now()
-	if err := m.changePolicy(ctx, m.Changes+1); err != nil {
+	if res.RateBehind, err = m.behind(ctx); err != nil {
 		return err
-	}
-	want, err := m.store.Get(ctx, datastore.Key{Kind: "GlobalNetworkPolicy", Name: globalPolicy((m.Changes+1)*37%m.Policies, 0).Name})
-	if err != nil || want == nil {
-		return fmt.Errorf("read the last change back: %w", err)
-	}
-	for quiet := time.NewTimer(5 * time.Second); ; {
-		select {
-		case at := <-m.events:
-			res.RateBehind = at.Sub(mark)
-			quiet.Reset(time.Second)
-			continue
-		case <-quiet.C:
-		}
-		break
 	}
 	m.mu.Lock()
 	res.RateTimes, res.RateMissed, m.written = m.flooded, res.RateMissed+len(m.written), nil
@@ -100,4 +84,25 @@ func (m *policyRun) flood(ctx context.Context, res *PolicyResult) error {
 		return fmt.Errorf("the kernel's rules did not change within 5 s of the last of %d label changes (%d of them came into the kernel)", m.Rate*seconds, len(res.RateTimes))
 	}
 	return nil
+}
+
+// behind makes one more change, behind all others: how long it takes is how far behind the node is. 0: it never came.
+func (m *policyRun) behind(ctx context.Context) (behind time.Duration, err error) {
+	mark := time.Now()
+	if err := m.changePolicy(ctx, m.Changes+1); err != nil {
+		return 0, err
+	}
+	want, err := m.store.Get(ctx, datastore.Key{Kind: "GlobalNetworkPolicy", Name: globalPolicy((m.Changes+1)*37%m.Policies, 0).Name})
+	if err != nil || want == nil {
+		return 0, fmt.Errorf("read the last change back: %w", err)
+	}
+	for quiet := time.NewTimer(5 * time.Second); ; {
+		select {
+		case at := <-m.events:
+			behind = at.Sub(mark)
+			quiet.Reset(time.Second)
+		case <-quiet.C:
+			return behind, nil
+		}
+	}
 }
