@@ -10,6 +10,7 @@ import (
 	"time"
 
 	v3 "weft/api/v3"
+	"weft/bench/mtu"
 	"weft/internal/kernel"
 	"weft/internal/traffic"
 	"weft/lab"
@@ -122,21 +123,7 @@ func (c *cluster) until(ctx context.Context, what string, wrong func() string) e
 
 // path asks a node how it reaches a peer's block of the changing pool.
 func (c *cluster) path(ctx context.Context, node, peer string) (status.Path, error) {
-	st, err := status.Fetch(ctx, c.lab.NodeRunDir(node))
-	if err != nil {
-		return status.Path{}, err
-	}
-	for _, p := range st.Peers {
-		if p.Node != peer {
-			continue
-		}
-		for _, path := range p.Paths {
-			if dst, err := netip.ParsePrefix(path.Dst); err == nil && dst.Contains(c.pods[peer][0].Addr) {
-				return path, nil
-			}
-		}
-	}
-	return status.Path{}, fmt.Errorf("%s knows no path to the pods of %s", node, peer)
+	return mtu.PathTo(ctx, c.lab, node, peer, c.pods[peer][0].Addr)
 }
 
 // outer waits until every node sends VXLAN with this outer header only.

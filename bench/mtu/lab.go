@@ -144,7 +144,7 @@ func (b *Lab) Paths(ctx context.Context) ([]*Path, error) {
 			return nil, fmt.Errorf("%s: %w", p.Name, err)
 		}
 		b.clients = append(b.clients, c)
-		way, err := b.way(ctx, p)
+		way, err := Way(ctx, b.lab, p.From, p.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -206,7 +206,7 @@ func (b *Lab) reached(ctx context.Context, p LabPath, to netip.Addr) (missing st
 	ctx, cancel := context.WithTimeoutCause(ctx, settleLimit, fmt.Errorf("not within %v", settleLimit))
 	defer cancel()
 	for {
-		path, err := b.path(ctx, p.From, p.To, to)
+		path, err := PathTo(ctx, b.lab, p.From, p.To, to)
 		if err == nil && path.Reach == p.Reach {
 			return "", nil
 		}
@@ -221,8 +221,9 @@ func (b *Lab) reached(ctx context.Context, p LabPath, to netip.Addr) (missing st
 	}
 }
 
-func (b *Lab) path(ctx context.Context, node, peer string, to netip.Addr) (status.Path, error) {
-	st, err := status.Fetch(ctx, b.lab.NodeRunDir(node))
+// PathTo asks a node of a lab how it reaches an address of a peer's pods.
+func PathTo(ctx context.Context, l *lab.Lab, node, peer string, to netip.Addr) (status.Path, error) {
+	st, err := status.Fetch(ctx, l.NodeRunDir(node))
 	if err != nil {
 		return status.Path{}, err
 	}
@@ -239,13 +240,14 @@ func (b *Lab) path(ctx context.Context, node, peer string, to netip.Addr) (statu
 	return status.Path{}, fmt.Errorf("%s knows no path to %v of %s", node, to, peer)
 }
 
-// way returns what does the encapsulation on the nodes, by the kind of its device.
-func (b *Lab) way(ctx context.Context, p LabPath) (string, error) {
-	st, err := status.Fetch(ctx, b.lab.NodeRunDir(p.From))
+// Way returns what does an encapsulation (see LabPath.Name) on a node of a lab that uses it: "kernel", or "ebpf" for ipip,
+// or the driver of wireguard; empty where nothing does it.
+func Way(ctx context.Context, l *lab.Lab, node, encapsulation string) (string, error) {
+	st, err := status.Fetch(ctx, l.NodeRunDir(node))
 	if err != nil {
 		return "", err
 	}
-	switch p.Name {
+	switch encapsulation {
 	case "vxlan":
 		return "kernel", nil
 	case "wireguard":
@@ -254,13 +256,13 @@ func (b *Lab) way(ctx context.Context, p LabPath) (string, error) {
 		}
 		return st.Encryption.Driver, nil
 	case "ipip":
-		h, err := kernel.OpenAt(kernel.NetnsPath(b.lab.Netns(p.From)))
+		h, err := kernel.OpenAt(kernel.NetnsPath(l.Netns(node)))
 		if err != nil {
 			return "", err
 		}
 		defer h.Close()
-		l, _, err := h.LinkByName(ctx, kernel.IPIPDevice)
-		if l.Kind == kernel.KindIPIP {
+		device, _, err := h.LinkByName(ctx, kernel.IPIPDevice)
+		if device.Kind == kernel.KindIPIP {
 			return "kernel", err
 		}
 		return "ebpf", err
