@@ -92,6 +92,9 @@ func TestMTUBetweenHosts(t *testing.T) {
 	if fits["none"] != 1500 || fits["vxlan"] != 1450 {
 		t.Errorf("what fits: %v, want 1500 plainly and 1450 by VXLAN", fits)
 	}
+	if md, err := os.ReadFile(filepath.Join(dir, "report.md")); err != nil || !strings.Contains(string(md), "IPIP was not measured: ") {
+		t.Errorf("the report does not say why IPIP is missing: %v\n%s", err, md)
+	}
 	if after := links(); after != before {
 		t.Errorf("links before:\n%s and after:\n%s", before, after)
 	}

@@ -52,9 +52,10 @@ func mtuCommand(version string) *cobra.Command {
 with one stream and with several, segments sent again, processor time for a gigabit, times from request to
 answer, and packets a second. Rounds alternate between all of them. Recommend an MTU for each and an encapsulation.
 
-Without HOST it brings up a lab of four nodes and measures between their pods; nothing of the machine's own network is
-touched. With the address of a HOST on which weft bench serve runs, it measures between that one and this one: plain routing,
-VXLAN and WireGuard, by devices of their own that are gone when it ends.
+Without HOST it brings up a lab of four nodes, measures between their pods and takes the lab down; nothing of the machine's
+own network is touched. With the address of a HOST on which weft bench serve runs, it measures between that one and this one:
+plain routing, VXLAN and WireGuard, by devices of their own that are gone when it ends. Not IPIP, which has no port: a second
+tunnel between the same two addresses would take the packets of a node service's.
 
 Files in --out: mtu.jsonl (a record a line as it is measured), report.md, plot.svg and plot.png. Ctrl-C ends the
 measuring; what was measured is reported.`,
@@ -155,7 +156,11 @@ func (m *MTU) Run(ctx context.Context) error {
 		err = context.Cause(ctx)
 	}
 	done, all := e.Done()
-	return errors.Join(err, file.Sync(), m.report(report.Note(done, all, err, time.Since(m.began))))
+	note := report.Note(done, all, err, time.Since(m.began))
+	if m.Host.IsValid() {
+		note = strings.TrimSpace(note + " " + mtu.WithoutIPIP)
+	}
+	return errors.Join(err, file.Sync(), m.report(note))
 }
 
 func (m *MTU) onLab(ctx context.Context, e *mtu.Experiment, p *progress) error {
