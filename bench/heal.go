@@ -12,28 +12,13 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
-	"weft/bench/report"
 	"weft/bench/result"
 	"weft/internal/traffic"
-	"weft/lab"
-	"weft/node/datastore/etcd"
 )
 
 // Heal breaks what a node keeps in the kernel while its pods send, and measures until it is whole again.
 type Heal struct {
-	Version string
-	Out     io.Writer
-	Log     io.Writer
-	Quick   bool
-	Times   int
-	Name    string // of the lab
-
-	cluster
-	sheet     sheet
-	progress  *progress
-	done, all int
-	began     time.Time
-	errs      []error
+	trafficVerb
 }
 
 // What the records of a piece of sabotage are; metricSent, metricLost and metricShare as those of a change.
@@ -52,11 +37,11 @@ const (
 )
 
 func healCommand(version string) *cobra.Command {
-	h := &Heal{Version: version, sheet: sheet{verb: "heal"}}
-	cmd := &cobra.Command{
-		Use:   "heal",
-		Short: "Break what a node keeps in the kernel and measure until it is whole again",
-		Long: `Bring up a lab of three nodes in two racks and attach two pods to each. While every pod sends every other a packet every
+	h := &Heal{}
+	return h.command(version, trafficKind{
+		verb:  "heal",
+		short: "Break what a node keeps in the kernel and measure until it is whole again",
+		long: `Bring up a lab of three nodes in two racks and attach two pods to each. While every pod sends every other a packet every
 4 ms, break something on one node, several times each: tunnel devices, routes, nftables, neighbours, forwarding entries,
 sysctls and eBPF programs, WireGuard's process, the BGP speaker and the node service itself. For each: the time until the
 node's state in the kernel is what it was, and packets lost of those sent. The time is also said as a ratio to a look at
@@ -64,51 +49,10 @@ that state. The control is broken while the node service is stopped, and must no
 
 Files in --out: heal.jsonl (a record a line as it is measured) and heal.md. Ctrl-C ends it; what was measured is reported.
 The exit code is 1 when something was not healed within ` + healLimit.String() + `, the control healed or lost nothing, or it ended early.`,
-		Args: cobra.NoArgs,
-		PreRunE: func(cmd *cobra.Command, _ []string) error {
-			if h.Quick && !cmd.Flags().Changed("times") {
-				h.Times = 2
-			}
-			if h.Times < 1 || h.Times > 1000 {
-				return fmt.Errorf("--times %d: want 1 to 1000", h.Times)
-			}
-			return errors.Join(h.sheet.check(), checkName(h.Name))
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return asRoot(cmd, func(ctx context.Context, out, log io.Writer) error {
-				h.Out, h.Log = out, log
-				return h.Run(ctx)
-			})
-		},
-	}
-	f := cmd.Flags()
-	f.BoolVar(&h.Quick, "quick", false, "each piece twice: about a minute")
-	f.IntVar(&h.Times, "times", 10, "how often each thing is broken")
-	f.StringVar(&h.Name, "name", "heal", "name of the lab")
-	sheetFlags(cmd, &h.sheet)
-	return cmd
-}
-
-// Run breaks and measures, reports, and leaves the files.
-func (h *Heal) Run(ctx context.Context) error {
-	if err := h.sheet.open(h.Version); err != nil {
-		return err
-	}
-	h.log, h.progress = h.Log, newProgress(h.Log)
-	config := lab.DefaultConfig()
-	err := withConfig(ctx, h.Name, config, h.Log, func(l *lab.Lab, store *etcd.Store) error {
-		h.lab, h.store = l, store
-		if err := h.attachRouted(ctx, config); err != nil {
-			return err
-		}
-		return h.phases(ctx)
+		flag: "times", often: "how often each thing is broken", times: 10, most: 1000,
+		quick: "each piece twice: about a minute", quickTimes: 2,
+		title: "Sabotage under traffic, healed", measure: h.phases, print: writeHeal,
 	})
-	h.progress.end()
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	note := report.Note(h.done, h.all, err, time.Since(h.sheet.began))
-	return errors.Join(err, h.sheet.close(h.Out, "Sabotage under traffic, healed", note, writeHeal), errors.Join(h.errs...))
 }
 
 // phases goes through what nodes can be set to; in each, all that can be broken then takes turns.
@@ -118,7 +62,6 @@ func (h *Heal) phases(ctx context.Context) error {
 		h.all += len(p.pieces) * h.Times
 	}
 	h.all++ // the control
-	h.began = time.Now()
 	for i, p := range phases {
 		if err := p.begin(ctx); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
@@ -159,7 +102,7 @@ func (h *Heal) phases(ctx context.Context) error {
 			return err
 		}
 	}
-	h.progress.show(h.done, h.all, "done", 0)
+	h.show("done")
 	return nil
 }
 
@@ -181,7 +124,7 @@ func (h *Heal) breakOne(ctx context.Context, run *traffic.Run, s sabotage, limit
 	if err != nil {
 		return g, fmt.Errorf("before %s: %w", s.what, err)
 	}
-	h.progress.show(h.done, h.all, s.what, time.Since(h.began)/time.Duration(max(h.done, 1))*time.Duration(h.all-h.done))
+	h.show(s.what)
 	begin := time.Now()
 	if _, err := h.state(ctx); err != nil {
 		return g, err

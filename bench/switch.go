@@ -10,28 +10,14 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
-	"weft/bench/report"
 	"weft/bench/result"
 	"weft/internal/kernel"
 	"weft/internal/traffic"
-	"weft/lab"
-	"weft/node/datastore/etcd"
 )
 
 // Switch changes how pods reach each other while they send, and counts what that costs.
 type Switch struct {
-	Version string
-	Out     io.Writer
-	Log     io.Writer
-	Quick   bool
-	Rounds  int
-	Name    string // of the lab
-
-	cluster
-	sheet     sheet
-	progress  *progress
-	done, all int
-	errs      []error
+	trafficVerb
 }
 
 // What the records of a change are.
@@ -46,11 +32,11 @@ const (
 )
 
 func switchCommand(version string) *cobra.Command {
-	s := &Switch{Version: version, sheet: sheet{verb: "switch"}}
-	cmd := &cobra.Command{
-		Use:   "switch",
-		Short: "Change mode, VNI, port and encryption under traffic and count what is lost",
-		Long: `Bring up a lab of three nodes in two racks and attach two pods to each. While every pod sends every other 1,000 packets a
+	s := &Switch{}
+	return s.command(version, trafficKind{
+		verb:  "switch",
+		short: "Change mode, VNI, port and encryption under traffic and count what is lost",
+		long: `Bring up a lab of three nodes in two racks and attach two pods to each. While every pod sends every other 1,000 packets a
 second and a TCP stream, change the mode of their pool between all five modes in all directions, then VNI and port of
 VXLAN; and switch encryption on and off at 250 packets a second. For each change: packets lost of those sent, the time
 until every node uses the new way, and the longest time of a pair without a packet. Beside them a window in which
@@ -58,73 +44,10 @@ nothing changes, and, as a control that loses, a change made the naive way: the 
 
 Files in --out: switch.jsonl (a record a line as it is measured) and switch.md. Ctrl-C ends it; what was measured is
 reported. The exit code is 1 when a change lost a packet or broke a stream, the control lost none, or it ended early.`,
-		Args: cobra.NoArgs,
-		PreRunE: func(cmd *cobra.Command, _ []string) error {
-			if s.Quick && !cmd.Flags().Changed("rounds") {
-				s.Rounds = 1
-			}
-			if s.Rounds < 1 || s.Rounds > 100 {
-				return fmt.Errorf("--rounds %d: want 1 to 100", s.Rounds)
-			}
-			return errors.Join(s.sheet.check(), checkName(s.Name))
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return asRoot(cmd, func(ctx context.Context, out, log io.Writer) error {
-				s.Out, s.Log = out, log
-				return s.Run(ctx)
-			})
-		},
-	}
-	f := cmd.Flags()
-	f.BoolVar(&s.Quick, "quick", false, "one round: about half a minute")
-	f.IntVar(&s.Rounds, "rounds", 3, "how often every change is made")
-	f.StringVar(&s.Name, "name", "switch", "name of the lab")
-	sheetFlags(cmd, &s.sheet)
-	return cmd
-}
-
-// Run makes the changes, reports, and leaves the files.
-func (s *Switch) Run(ctx context.Context) error {
-	if err := s.sheet.open(s.Version); err != nil {
-		return err
-	}
-	s.log, s.progress = s.Log, newProgress(s.Log)
-	config := lab.DefaultConfig()
-	err := withConfig(ctx, s.Name, config, s.Log, func(l *lab.Lab, store *etcd.Store) error {
-		s.lab, s.store = l, store
-		if err := s.attachRouted(ctx, config); err != nil {
-			return err
-		}
-		return s.rounds(ctx)
+		flag: "rounds", often: "how often every change is made", times: 3, most: 100,
+		quick: "one round: about half a minute", quickTimes: 1,
+		title: "Changes under traffic", measure: s.rounds, print: writeSwitch,
 	})
-	s.progress.end()
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	note := report.Note(s.done, s.all, err, time.Since(s.sheet.began))
-	return errors.Join(err, s.sheet.close(s.Out, "Changes under traffic", note, writeSwitch), errors.Join(s.errs...))
-}
-
-// attachRouted attaches two pods to each node, and gives the router between the racks the way to them: so that they talk
-// in every mode.
-func (c *cluster) attachRouted(ctx context.Context, config lab.Config) error {
-	if err := c.setMode(ctx, demoModes[0]); err != nil {
-		return err
-	}
-	c.pods = map[string][]traffic.Host{}
-	for _, n := range config.Nodes {
-		for _, name := range []string{"a", "b"} {
-			h, err := c.addPod(ctx, n.Name, name, demoPool)
-			if err != nil {
-				return err
-			}
-			c.pods[n.Name] = append(c.pods[n.Name], h)
-			if err := c.teachRouter(n, h.Addr); err != nil {
-				return err
-			}
-		}
-	}
-	return c.settled(ctx, demoModes[0])
 }
 
 // neverWalk makes each change to and from the last of demoModes, which encapsulates nothing.
@@ -187,15 +110,14 @@ func (s *Switch) naive() liveChange {
 
 func (s *Switch) rounds(ctx context.Context) error {
 	for _, r := range s.runs() {
-		s.all += s.Rounds * len(r.changes)
+		s.all += s.Times * len(r.changes)
 	}
-	began := time.Now()
-	for round := 1; round <= s.Rounds; round++ {
+	for round := 1; round <= s.Times; round++ {
 		for _, r := range s.runs() {
-			s.progress.show(s.done, s.all, fmt.Sprintf("round %d", round), time.Duration(s.all-s.done)*time.Second)
+			s.show(fmt.Sprintf("round %d", round))
 			rep, err := s.underTraffic(ctx, s.hosts(r.hosts), r.interval, r.changes, func(c *liveChange) {
 				s.done++
-				s.progress.show(s.done, s.all, fmt.Sprintf("round %d, %s", round, c.what), time.Since(began)/time.Duration(s.done)*time.Duration(s.all-s.done))
+				s.show(fmt.Sprintf("round %d, %s", round, c.what))
 			})
 			for _, rec := range switchRecords(r.changes, rep) {
 				rec.Round = round
