@@ -12,6 +12,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
+	"weft/bench/mtu"
 	"weft/bench/result"
 	"weft/internal/traffic"
 )
@@ -32,6 +33,8 @@ const (
 	healLimit = 20 * time.Second
 	// phaseRest is for how long nothing changes once what was used before has gone.
 	phaseRest = 2 * time.Second
+	// stoppedRest is for how long nothing changes once the node service was killed.
+	stoppedRest = 300 * time.Millisecond
 	// controlTime is for how long nothing may heal while the node service is not there.
 	controlTime = 2 * time.Second
 )
@@ -45,12 +48,14 @@ func healCommand(version string) *cobra.Command {
 4 ms, break something on one node, several times each: tunnel devices, routes, nftables, neighbours, forwarding entries,
 sysctls and eBPF programs, WireGuard's process, the BGP speaker and the node service itself. For each: the time until the
 node's state in the kernel is what it was, and packets lost of those sent. The time is also said as a ratio to a look at
-that state. The control is broken while the node service is stopped, and must not heal.
+that state. Each is done once before, while the node service is stopped, and has to change that state; the control is
+broken then too, under traffic, and must not heal.
 
 Files in --out: heal.jsonl (a record a line as it is measured) and heal.md. Ctrl-C ends it; what was measured is reported.
-The exit code is 1 when something was not healed within ` + healLimit.String() + `, the control healed or lost nothing, or it ended early.`,
+The exit code is 1 when something was not healed within ` + healLimit.String() + ` or changed nothing, the control healed or lost nothing, or it
+ended early.`,
 		flag: "times", often: "how often each thing is broken", times: 10, most: 1000,
-		quick: "each piece twice: about a minute", quickTimes: 2,
+		quick: "each piece twice: about two minutes", quickTimes: 2,
 		title: "Sabotage under traffic, healed", measure: h.phases, print: writeHeal,
 	})
 }
@@ -66,44 +71,56 @@ func (h *Heal) phases(ctx context.Context) error {
 		if err := p.begin(ctx); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
-		if _, err := h.quiet(ctx, phaseRest); err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
+		pieces, err := h.possible(ctx, p)
+		if err == nil {
+			err = h.breaks(ctx, pieces)
 		}
-		run, err := traffic.Start(ctx, traffic.Config{Hosts: h.hosts(2), Interval: encryptedInterval})
-		if err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
-		}
-		var all []healed
-		for round := 1; round <= h.Times && err == nil; round++ {
-			for _, s := range p.pieces {
-				var got healed
-				if got, err = h.breakOne(ctx, run, s, healLimit); err != nil {
-					break
-				}
-				got.round, got.what = round, p.name+": "+s.what
-				all = append(all, got)
-			}
-		}
-		if err == nil && i == 0 {
-			var got healed
-			if got, err = h.control(ctx, run); err == nil {
-				all = append(all, got)
-			}
-		}
-		rep := run.Stop()
-		for _, g := range all {
-			g.sent, g.lost = rep.Between(g.from, g.to)
-			h.judge(g)
-			for _, r := range healRecords(g) {
-				err = errors.Join(err, h.sheet.write(r))
-			}
+		if err == nil {
+			err = h.rounds(ctx, p.name, pieces, i == 0)
 		}
 		if err := errors.Join(err, p.end(ctx)); err != nil {
-			return err
+			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
 	h.show("done")
 	return nil
+}
+
+// rounds lets all pieces of a phase take turns, and the control after them, and writes what became of each.
+func (h *Heal) rounds(ctx context.Context, phase string, pieces []sabotage, control bool) error {
+	if _, err := h.quiet(ctx, phaseRest); err != nil {
+		return err
+	}
+	run, err := traffic.Start(ctx, traffic.Config{Hosts: h.hosts(2), Interval: encryptedInterval})
+	if err != nil {
+		return err
+	}
+	var all []healed
+	for round := 1; round <= h.Times && err == nil; round++ {
+		for _, s := range pieces {
+			var got healed
+			if got, err = h.breakOne(ctx, run, s, healLimit); err != nil {
+				break
+			}
+			got.round, got.what = round, phase+": "+s.what
+			all = append(all, got)
+		}
+	}
+	if err == nil && control {
+		var got healed
+		if got, err = h.control(ctx, run); err == nil {
+			all = append(all, got)
+		}
+	}
+	rep := run.Stop()
+	for _, g := range all {
+		g.sent, g.lost = rep.Between(g.from, g.to)
+		h.judge(g)
+		for _, r := range healRecords(g) {
+			err = errors.Join(err, h.sheet.write(r))
+		}
+	}
+	return err
 }
 
 // healed is what became of one piece of sabotage.
@@ -134,14 +151,10 @@ func (h *Heal) breakOne(ctx context.Context, run *traffic.Run, s sabotage, limit
 	if err := s.do(ctx); err != nil {
 		return g, fmt.Errorf("%s: %w", s.what, err)
 	}
-	for !g.whole && time.Since(begin) < limit {
-		now, err := h.state(ctx)
-		if ctx.Err() != nil {
-			return g, context.Cause(ctx)
-		}
-		g.whole = err == nil && now == before && (s.back == nil || s.back(ctx))
-		g.took = time.Since(begin)
+	if g.whole, err = h.heals(ctx, before, s.back, begin.Add(limit)); err != nil {
+		return g, err
 	}
+	g.took = time.Since(begin)
 	select {
 	case <-ctx.Done():
 		return g, context.Cause(ctx)
@@ -150,6 +163,73 @@ func (h *Heal) breakOne(ctx context.Context, run *traffic.Run, s sabotage, limit
 	g.to = run.Mark()
 	h.done++
 	return g, nil
+}
+
+// heals waits until the state is as before and back says so too, where there is one. It tells whether that was so in time.
+func (h *Heal) heals(ctx context.Context, before string, back func(context.Context) bool, end time.Time) (bool, error) {
+	for time.Now().Before(end) {
+		now, err := h.state(ctx)
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+		if err == nil && now == before && (back == nil || back(ctx)) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// possible leaves out pieces for which this kernel has nothing to break.
+func (h *Heal) possible(ctx context.Context, p healPhase) ([]sabotage, error) {
+	var out []sabotage
+	for _, s := range p.pieces {
+		if s.only != nil {
+			way, err := mtu.Way(ctx, h.lab, healNode, s.only[0])
+			if err != nil {
+				return nil, err
+			}
+			if way != s.only[1] {
+				h.progress.say("%s: %s is left out: %s is done by %s here, not by %s", p.name, s.what, s.only[0], way, s.only[1])
+				h.all -= h.Times
+				continue
+			}
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// breaks does each piece that ends no process once while the node service is stopped: it has to change the state that
+// shows, under traffic, that it was healed.
+func (h *Heal) breaks(ctx context.Context, pieces []sabotage) error {
+	whole, err := h.quiet(ctx, phaseRest)
+	if err != nil {
+		return err
+	}
+	for _, s := range pieces {
+		if s.process {
+			continue
+		}
+		h.progress.say("while the node service is stopped: %s", s.what)
+		start, err := h.stopNode(ctx)
+		if err != nil {
+			return err
+		}
+		if _, err = h.quiet(ctx, stoppedRest); err == nil {
+			err = s.changes(ctx, h.state)
+		}
+		if err := errors.Join(err, start()); err != nil {
+			return err
+		}
+		healed, err := h.heals(ctx, whole, nil, time.Now().Add(healLimit))
+		if err == nil && !healed {
+			err = fmt.Errorf("%s, with the node service stopped: not whole within %v of starting it again", s.what, healLimit)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // quiet waits until the state has not changed from one look to another, and for rest.

@@ -1,6 +1,8 @@
 package bench
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -49,5 +51,47 @@ func TestHealRecords(t *testing.T) {
 	}
 	if writeHeal(&text, figures(records)); !strings.Contains(text.String(), "control: stopped") {
 		t.Errorf("got:\n%s", text.String())
+	}
+}
+
+// What changes nothing of what is looked at is refused, as is what cannot be done or looked at.
+func TestSabotageChanges(t *testing.T) {
+	state, broken := "", errors.New("no such device")
+	look := func(context.Context) (string, error) {
+		if state == "unreadable" {
+			return "", broken
+		}
+		return state, nil
+	}
+	for _, c := range []struct {
+		becomes, want string
+		err           error
+	}{
+		{"whole", "it changed nothing", nil}, {"other", "", nil}, {"whole", broken.Error(), broken}, {"unreadable", broken.Error(), nil},
+	} {
+		state = "whole"
+		s := sabotage{what: "routes flushed", do: func(context.Context) error { state = c.becomes; return c.err }}
+		err := s.changes(t.Context(), look)
+		if (err == nil) != (c.want == "") || err != nil && (!strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), s.what)) {
+			t.Errorf("to %q, %v: got %v, want %q", c.becomes, c.err, err, c.want)
+		}
+	}
+	state = "unreadable"
+	if err := (sabotage{what: "a"}).changes(t.Context(), look); !errors.Is(err, broken) {
+		t.Errorf("of what cannot be looked at: %v", err)
+	}
+}
+
+func TestReplaced(t *testing.T) {
+	for _, c := range []struct {
+		ended, now []int
+		want       bool
+	}{
+		{[]int{7}, []int{8}, true}, {[]int{7}, []int{7}, false}, {[]int{7}, nil, false},
+		{[]int{7, 9}, []int{8}, false}, {[]int{7, 9}, []int{9, 10}, false}, {[]int{7}, []int{8, 10}, true},
+	} {
+		if got := replaced(c.ended, c.now); got != c.want {
+			t.Errorf("%v after %v: %v, want %v", c.now, c.ended, got, c.want)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -25,6 +26,30 @@ type sabotage struct {
 	what string
 	do   func(context.Context) error
 	back func(context.Context) bool // nil: the kernel's state says it all
+	// process: it ends processes, and what they keep in the kernel stays.
+	process bool
+	// only is an encapsulation, and what does it where there is something to break; nil: there always is.
+	only *[2]string
+}
+
+// changes does a piece where nobody heals. That what is looked at is then as before is an error: it would count as
+// healed at once.
+func (s sabotage) changes(ctx context.Context, look func(context.Context) (string, error)) error {
+	before, err := look(ctx)
+	if err != nil {
+		return fmt.Errorf("before %s: %w", s.what, err)
+	}
+	if err := s.do(ctx); err != nil {
+		return fmt.Errorf("%s: %w", s.what, err)
+	}
+	after, err := look(ctx)
+	if err == nil && after == before {
+		err = errors.New("it changed nothing of what is looked at, so that nobody could tell whether it is healed")
+	}
+	if err != nil {
+		return fmt.Errorf("%s, with the node service stopped: %w", s.what, err)
+	}
+	return nil
 }
 
 // healPhase is what nodes are set to, and what can be broken then.
@@ -43,6 +68,8 @@ func healPhases(h *Heal) []healPhase {
 		}}
 	}
 	wireGuard := func(string, string) string { return wireGuardMode }
+	wireGuardKilled := h.replacing("process killed", userspace.CommandName, killAll)
+	wireGuardKilled.only = &[2]string{"wireguard", "userspace"}
 	return []healPhase{
 		{"VXLAN", none, none, []sabotage{
 			sh("tunnel device deleted", "ip link del "+kernel.VXLANDevice),
@@ -53,30 +80,28 @@ func healPhases(h *Heal) []healPhase {
 			sh("nftables table deleted", "nft delete table inet "+kernel.NFTable),
 			sh("nftables ruleset flushed", "nft flush ruleset"),
 			sh("forwarding turned off", "sysctl -qw net.ipv4.ip_forward=0"),
-			{what: "node service killed and started", do: func(ctx context.Context) error {
+			h.replacing("node service killed and started", "node", func(ctx context.Context, _ []int) error {
 				start, err := h.stopNode(ctx)
 				if err != nil {
 					return err
 				}
 				return start()
-			}},
+			}),
 		}},
 		{"IPIP", func(ctx context.Context) error { return h.comeTo(ctx, demoModes[2]) }, func(ctx context.Context) error { return h.comeTo(ctx, demoModes[0]) }, []sabotage{
 			sh("tunnel device deleted", "ip link del "+kernel.IPIPDevice),
-			{what: "eBPF programs and clsact filters removed", do: h.detach},
+			{what: "eBPF programs and clsact filters removed", do: h.detach, only: &[2]string{"ipip", "ebpf"}},
 		}},
 		{"WireGuard", func(ctx context.Context) error { _, err := h.encrypt(ctx, true, wireGuard); return err },
-			func(ctx context.Context) error { _, err := h.encrypt(ctx, false, demoModes[0].reach); return err }, []sabotage{
-				h.killing("process killed", userspace.CommandName),
-			}},
-		{"BGP", none, none, []sabotage{h.killing("speaker killed", speaker.CommandName)}},
+			func(ctx context.Context) error { _, err := h.encrypt(ctx, false, demoModes[0].reach); return err }, []sabotage{wireGuardKilled}},
+		{"BGP", none, none, []sabotage{h.replacing("speaker killed", speaker.CommandName, killAll)}},
 	}
 }
 
 func (h *Heal) netns() string { return kernel.NetnsPath(h.lab.Netns(healNode)) }
 
 func (h *Heal) flushRoutes(ctx context.Context) error {
-	_, err := run(ctx, h.netns(), "ip", "route", "flush", "proto", "87")
+	_, err := run(ctx, h.netns(), "ip", "route", "flush", "proto", strconv.Itoa(kernel.RouteProtocol))
 	return err
 }
 
@@ -114,30 +139,36 @@ func (h *Heal) processes(command string) (pids []int) {
 	return pids
 }
 
-// killing kills the processes of the node, which are in its network namespace, that run a subcommand of weft. It is
-// healed when others run.
-func (h *Heal) killing(what, command string) sabotage {
-	var killed []int
-	return sabotage{what: what,
-		do: func(context.Context) error {
-			if killed = h.processes(command); len(killed) == 0 {
+// replacing ends the processes of the node, which are in its network namespace, that run a subcommand of weft. It is
+// healed when as many others run.
+func (h *Heal) replacing(what, command string, end func(ctx context.Context, pids []int) error) sabotage {
+	var ended []int
+	return sabotage{what: what, process: true,
+		do: func(ctx context.Context) error {
+			if ended = h.processes(command); len(ended) == 0 {
 				return fmt.Errorf("no process of %s runs weft %s", healNode, command)
 			}
-			var errs []error
-			for _, pid := range killed {
-				errs = append(errs, unix.Kill(pid, unix.SIGKILL))
-			}
-			return errors.Join(errs...)
+			return end(ctx, ended)
 		},
-		back: func(context.Context) bool {
-			return slices.ContainsFunc(h.processes(command), func(pid int) bool { return !slices.Contains(killed, pid) })
-		}}
+		back: func(context.Context) bool { return replaced(ended, h.processes(command)) }}
 }
 
-// detach takes away whatever programs are attached to the tunnel's and the underlay's links.
-func (h *Heal) detach(ctx context.Context) error {
-	detached := 0
-	err := kernel.Do(h.netns(), func() error {
+// replaced tells whether now are as many processes as those that were ended, and none of them.
+func replaced(ended, now []int) bool {
+	return len(now) >= len(ended) && !slices.ContainsFunc(now, func(pid int) bool { return slices.Contains(ended, pid) })
+}
+
+func killAll(_ context.Context, pids []int) error {
+	var errs []error
+	for _, pid := range pids {
+		errs = append(errs, unix.Kill(pid, unix.SIGKILL))
+	}
+	return errors.Join(errs...)
+}
+
+// hooks calls f for each TCX hook of the tunnel's and the underlay's links. A kernel without TCX has none.
+func (h *Heal) hooks(f func(l net.Interface, at ebpf.AttachType, there []link.AttachedProgram)) error {
+	return kernel.Do(h.netns(), func() error {
 		links, err := net.Interfaces()
 		if err != nil {
 			return err
@@ -147,24 +178,33 @@ func (h *Heal) detach(ctx context.Context) error {
 				continue
 			}
 			for _, at := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
-				there, err := link.QueryPrograms(link.QueryOptions{Target: l.Index, Attach: at})
-				if err != nil {
-					continue // this kernel has no such hook
-				}
-				for _, p := range there.Programs {
-					if detachProgram(l.Index, at, p.ID) == nil {
-						detached++
-					}
+				if there, err := link.QueryPrograms(link.QueryOptions{Target: l.Index, Attach: at}); err == nil {
+					f(l, at, there.Programs)
 				}
 			}
 		}
 		return nil
 	})
+}
+
+// detach takes away whatever programs are attached to the tunnel's and the underlay's links.
+func (h *Heal) detach(ctx context.Context) error {
+	detached := 0
+	err := h.hooks(func(l net.Interface, at ebpf.AttachType, there []link.AttachedProgram) {
+		for _, p := range there {
+			if detachProgram(l.Index, at, p.ID) == nil {
+				detached++
+			}
+		}
+	})
 	if err != nil || detached > 0 {
 		return err
 	}
-	_, err = run(ctx, h.netns(), "sh", "-c", "for d in eth0 "+kernel.IPIPDevice+"; do tc qdisc del dev $d clsact; done 2>/dev/null; true")
-	return err
+	const clsact = "none=1; for d in eth0 " + kernel.IPIPDevice + "; do tc qdisc del dev $d clsact 2>/dev/null && none=0; done; exit $none"
+	if _, err := run(ctx, h.netns(), "sh", "-c", clsact); err != nil {
+		return fmt.Errorf("neither programs nor filters are at the links of %s: %w", healNode, err)
+	}
+	return nil
 }
 
 func detachProgram(index int, at ebpf.AttachType, id ebpf.ProgramID) error {
@@ -177,16 +217,17 @@ func detachProgram(index int, at ebpf.AttachType, id ebpf.ProgramID) error {
 }
 
 // stateScript prints what a node keeps in the kernel, as the tools of the system see it.
-const stateScript = `
-ip -4 -o route show table all proto 87; ip -6 -o route show table all proto 87; ip -4 rule
+var stateScript = strings.NewReplacer("PROTO", strconv.Itoa(kernel.RouteProtocol), "IPIP", kernel.IPIPDevice, "TABLE", kernel.NFTable).Replace(`
+ip -4 -o route show table all proto PROTO; ip -6 -o route show table all proto PROTO; ip -4 rule
 ip -d -o link show | grep -o 'weft-[^:]*:.*'
 ip -o addr show | grep weft
 ip -4 neigh show nud permanent
 bridge fdb show | grep dst
-for d in eth0 weft-ipip; do tc filter show dev $d ingress; tc filter show dev $d egress; done 2>/dev/null
+for d in eth0 IPIP; do tc filter show dev $d ingress; tc filter show dev $d egress; done 2>/dev/null
 sysctl net.ipv4.ip_forward
 echo ==nft
-nft -s list table inet ` + kernel.NFTable
+nft -s list table inet TABLE 2>/dev/null || echo none
+`)
 
 var (
 	stateNoise    = regexp.MustCompile(`(?m)^\d+: |\\ |pref medium|@if\d+|state \w+|qlen \d+|valid_lft.*|expires \w+|linkdown|dead|ifindex \d+|id \d+ tag \w+|link-netnsid \d+`)
@@ -222,24 +263,8 @@ func (h *Heal) state(ctx context.Context) (string, error) {
 
 // programs are the names of those that are attached to the tunnel's and the underlay's links.
 func (h *Heal) programs() (out []string, err error) {
-	err = kernel.Do(h.netns(), func() error {
-		links, err := net.Interfaces()
-		if err != nil {
-			return err
-		}
-		for _, l := range links {
-			if l.Name != "eth0" && !strings.HasPrefix(l.Name, "weft-") {
-				continue
-			}
-			for _, at := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
-				there, err := link.QueryPrograms(link.QueryOptions{Target: l.Index, Attach: at})
-				if err != nil {
-					continue
-				}
-				out = append(out, fmt.Sprintf("%d programs at %v of %s", len(there.Programs), at, l.Name))
-			}
-		}
-		return nil
+	err = h.hooks(func(l net.Interface, at ebpf.AttachType, there []link.AttachedProgram) {
+		out = append(out, fmt.Sprintf("%d programs at %v of %s", len(there), at, l.Name))
 	})
 	return out, err
 }
