@@ -200,36 +200,55 @@ func (h *Heal) possible(ctx context.Context, p healPhase) ([]sabotage, error) {
 }
 
 // breaks does each piece that ends no process once while the node service is stopped: it has to change the state that
-// shows, under traffic, that it was healed.
+// shows, under traffic, that it was healed. One stop serves as many as find something to break behind others; the last
+// ones of a phase break least.
 func (h *Heal) breaks(ctx context.Context, pieces []sabotage) error {
+	pieces = slices.DeleteFunc(slices.Clone(pieces), func(s sabotage) bool { return s.process })
+	slices.Reverse(pieces)
 	whole, err := h.quiet(ctx, phaseRest)
+	for err == nil && len(pieces) > 0 {
+		var done int
+		if done, err = h.stopped(ctx, pieces); err == nil {
+			pieces = pieces[done:]
+			err = h.whole(ctx, whole)
+		}
+	}
+	return err
+}
+
+// stopped kills the node service, does pieces until one changes nothing, and starts it again. It returns how many did, and
+// an error when already the first one did not.
+func (h *Heal) stopped(ctx context.Context, pieces []sabotage) (done int, err error) {
+	start, err := h.stopNode(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	for _, s := range pieces {
-		if s.process {
-			continue
-		}
-		h.progress.say("while the node service is stopped: %s", s.what)
-		start, err := h.stopNode(ctx)
-		if err != nil {
-			return err
-		}
-		if _, err = h.quiet(ctx, stoppedRest); err == nil {
-			err = s.changes(ctx, h.state)
-		}
-		if err := errors.Join(err, start()); err != nil {
-			return err
-		}
-		healed, err := h.heals(ctx, whole, nil, time.Now().Add(healLimit))
-		if err == nil && !healed {
-			err = fmt.Errorf("%s, with the node service stopped: not whole within %v of starting it again", s.what, healLimit)
-		}
-		if err != nil {
-			return err
+	if _, err = h.quiet(ctx, stoppedRest); err == nil {
+		done, err = changing(ctx, pieces, h.state)
+	}
+	return done, errors.Join(err, start())
+}
+
+// changing does pieces until one changes nothing: that it is the first one is an error.
+func changing(ctx context.Context, pieces []sabotage, look func(context.Context) (string, error)) (done int, err error) {
+	for i, s := range pieces {
+		if err := s.changes(ctx, look); err != nil {
+			if i == 0 || ctx.Err() != nil {
+				return i, err
+			}
+			return i, nil // those before may have left it nothing: it comes first next time
 		}
 	}
-	return nil
+	return len(pieces), nil
+}
+
+// whole waits until the state is as it was before the node service was stopped.
+func (h *Heal) whole(ctx context.Context, before string) error {
+	healed, err := h.heals(ctx, before, nil, time.Now().Add(healLimit))
+	if err == nil && !healed {
+		err = fmt.Errorf("what was broken while the node service was stopped is not whole within %v of starting it again", healLimit)
+	}
+	return err
 }
 
 // quiet waits until the state has not changed from one look to another, and for rest.

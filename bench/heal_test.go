@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -79,6 +80,26 @@ func TestSabotageChanges(t *testing.T) {
 	state = "unreadable"
 	if err := (sabotage{what: "a"}).changes(t.Context(), look); !errors.Is(err, broken) {
 		t.Errorf("of what cannot be looked at: %v", err)
+	}
+}
+
+// A piece that others left nothing to break is done again on the whole state, where it has to change something.
+func TestSabotageInTurns(t *testing.T) {
+	state := map[string]bool{"table": true, "routes": true}
+	look := func(context.Context) (string, error) { return fmt.Sprint(state), nil }
+	removes := func(what string) sabotage {
+		return sabotage{what: what, do: func(context.Context) error { delete(state, what); return nil }}
+	}
+	pieces := []sabotage{removes("table"), removes("routes"), removes("table")}
+	if done, err := changing(t.Context(), pieces, look); done != 2 || err != nil {
+		t.Errorf("%d done, %v; want the first 2", done, err)
+	}
+	if done, err := changing(t.Context(), pieces[2:], look); done != 0 || err == nil {
+		t.Errorf("%d done, %v; want an error: the table is not there", done, err)
+	}
+	state["table"] = true
+	if done, err := changing(t.Context(), pieces[2:], look); done != 1 || err != nil {
+		t.Errorf("%d done, %v; want 1", done, err)
 	}
 }
 
