@@ -47,8 +47,8 @@ func allCommand(version string) *cobra.Command {
 all records in one file of the name DATE-COMMIT.jsonl in --out, with a report of the same name in Markdown and plots.
 The machine, its kernel, the commit and the load average before and after each are in the file.
 
-An experiment that fails, or takes more than half of --budget, is named in the report and makes the exit code 1; the
-others go on. Ctrl-C ends all and keeps what was measured.`,
+An experiment that fails, or takes more than its share of --budget (of the time that is left 2/(n+1) with n to go), is
+named in the report and makes the exit code 1; the others go on. Ctrl-C ends all and keeps what was measured.`,
 		Example: `  weft bench all --quick
   weft bench all --quick encap mtu --out /tmp/results`,
 		ValidArgs: experiments,

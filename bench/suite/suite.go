@@ -27,17 +27,19 @@ type Part struct {
 // Suite runs parts.
 type Suite struct {
 	Parts  []Part
-	Budget time.Duration // for all of them; no part gets more than its Share of it
-	Share  float64
-	Grace  time.Duration // from the time a part is told to end until it is killed
-	Base   result.Record // what this suite's own records have
-	Out    io.Writer     // what parts print
-	Log    io.Writer
+	Budget time.Duration // for all of them
+	// Share is how much of the time that is left a part may take, with n of them left: Share/(n+1). With 2, the usual one,
+	// the first of seven gets a quarter and the last one all that is left, and none can leave nothing to those behind it.
+	Share float64
+	Grace time.Duration // from the time a part is told to end until it is killed
+	Base  result.Record // what this suite's own records have
+	Out   io.Writer     // what parts print
+	Log   io.Writer
 }
 
 // New returns a suite with limits that fit many labs one after the other.
 func New(version string, parts []Part) *Suite {
-	return &Suite{Parts: parts, Share: 0.5, Grace: 30 * time.Second,
+	return &Suite{Parts: parts, Share: 2, Grace: 30 * time.Second,
 		Base: result.Record{Schema: result.Schema, Experiment: report.Suite, Run: strings.ToLower(rand.Text()[:12]), Version: version,
 			Commit: result.Commit(), Machine: result.ThisMachine()}}
 }
@@ -62,7 +64,7 @@ func (s *Suite) Run(ctx context.Context, file io.Writer) ([]result.Record, error
 	for i, p := range s.Parts {
 		fmt.Fprintf(s.Log, "== %s, %d of %d; %v of %v are over\n", p.Name, i+1, len(s.Parts), time.Since(begin).Round(time.Second), s.Budget)
 		start := time.Now()
-		err := s.part(ctx, p, dir, b)
+		err := s.part(ctx, p, s.share(ctx, len(s.Parts)-i), dir, b)
 		b.own(report.PartTime, result.Seconds, time.Since(start).Seconds(), p.Name)
 		b.load("after " + p.Name)
 		if err != nil {
@@ -80,15 +82,20 @@ func (s *Suite) Run(ctx context.Context, file io.Writer) ([]result.Record, error
 	return b.all, nil
 }
 
-// part runs one and takes over what it wrote.
-func (s *Suite) part(ctx context.Context, p Part, dir string, b *book) error {
+// share is how long a part may take when n of them are left, itself one of them.
+func (s *Suite) share(ctx context.Context, n int) time.Duration {
+	end, _ := ctx.Deadline()
+	return (time.Duration(float64(time.Until(end)) * s.Share / float64(n+1))).Round(100 * time.Millisecond)
+}
+
+// part runs one for no longer than the limit and takes over what it wrote.
+func (s *Suite) part(ctx context.Context, p Part, limit time.Duration, dir string, b *book) error {
 	if p.Argv == nil {
 		return fmt.Errorf("this program has no weft bench %s", p.Name)
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("not begun: %w", context.Cause(ctx))
 	}
-	limit := time.Duration(float64(s.Budget) * s.Share)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("its share of the time, %v, is over", limit))
 	defer cancel()
 	own := filepath.Join(dir, p.Name)
