@@ -95,7 +95,7 @@ func (o *Owner) intact(ctx context.Context) bool {
 	if err != nil || len(there.chains) != len(have.Chains) || len(there.sets) != len(have.Sets) || len(there.flowTables) != len(have.FlowTables) || len(there.counters) != len(have.Counters) {
 		return false
 	}
-	rules, err := o.countRules()
+	rules, err := o.countRules("")
 	if err != nil {
 		return false
 	}
@@ -119,10 +119,14 @@ func (o *Owner) intact(ctx context.Context) bool {
 	return true
 }
 
-// countRules counts the rules of each chain of the table, by one dump.
-func (o *Owner) countRules() (map[string]int, error) {
+// countRules counts the rules of each chain of the table, by one dump; with a name, of that chain alone.
+func (o *Owner) countRules(chain string) (map[string]int, error) {
+	filter := []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: append([]byte(kernel.NFTable), 0)}}
+	if chain != "" {
+		filter = append(filter, netlink.Attribute{Type: unix.NFTA_RULE_CHAIN, Data: append([]byte(chain), 0)})
+	}
 	rules := map[string]int{}
-	err := o.dump(unix.NFT_MSG_GETRULE, []netlink.Attribute{{Type: unix.NFTA_RULE_TABLE, Data: append([]byte(kernel.NFTable), 0)}}, func(ad *netlink.AttributeDecoder) error {
+	err := o.dump(unix.NFT_MSG_GETRULE, filter, func(ad *netlink.AttributeDecoder) error {
 		chain, ok := chainIn(ad)
 		if ok {
 			rules[chain]++

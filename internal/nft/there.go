@@ -33,7 +33,8 @@ func (o *Owner) HasChain(ctx context.Context, name string) (bool, error) {
 	return false, nil
 }
 
-// Enforcing tells whether the kernel has all of these chains, each with a rule at least.
+// Enforcing tells whether the kernel has all of these chains, each with a rule at least. It asks for these alone: an earlier
+// process may have left many thousands of others.
 func (o *Owner) Enforcing(ctx context.Context, chains ...string) (bool, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -43,18 +44,15 @@ func (o *Owner) Enforcing(ctx context.Context, chains ...string) (bool, error) {
 	if err := o.open(); err != nil {
 		return false, err
 	}
-	rules, err := o.countRules()
-	for range 5 {
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-		rules, err = o.countRules()
-	}
-	if err != nil {
-		o.close() // answers may still be under way on this socket
-		return false, fmt.Errorf("count nftables rules: %w", err)
-	}
 	for _, c := range chains {
+		rules, err := o.countRules(c)
+		for tries := 0; errors.Is(err, unix.EINTR) && tries < 5; tries++ {
+			rules, err = o.countRules(c)
+		}
+		if err != nil {
+			o.close() // answers may still be under way on this socket
+			return false, fmt.Errorf("count the rules of nftables chain %s: %w", c, err)
+		}
 		if rules[c] == 0 {
 			return false, nil
 		}
