@@ -36,4 +36,16 @@ func TestAllocsOfATransaction(t *testing.T) {
 		allocs.Most(t, 35, build(changes{elements: []elementsChange{{set: set, add: element(1), del: element(2)}}}))
 	})
 	t.Run("chain", func(t *testing.T) { allocs.Most(t, 570, build(changes{rules: []Chain{chain}})) })
+	many := make([]nftables.SetElement, elementsPerMessage)
+	for i := range many {
+		many[i].Key = []byte{10, 0, byte(i >> 8), byte(i)}
+	}
+	spec := nftables.Set{Name: "weft-t-set", Table: table()}
+	t.Run("keys", func(t *testing.T) {
+		allocs.Most(t, 8, func() {
+			if err := (&Tx{nft: &nftables.Conn{}, table: table()}).addElements(&spec, many); err != nil {
+				t.Fatal(err)
+			}
+		})
+	})
 }

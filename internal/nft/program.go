@@ -68,11 +68,21 @@ type Set struct {
 	// Elements returns the content. It is called when the set is written as a whole, and by Sync.
 	// In an interval set that is no concatenation, KeyEnd is the last key of a range, Key the first.
 	Elements func() []nftables.SetElement
+	// Size, which may be nil, returns how many elements Elements would.
+	Size func() int
 }
 
 // Empty tells whether nothing is wanted.
 func (p Program) Empty() bool {
 	return len(p.Counters)+len(p.Sets)+len(p.FlowTables)+len(p.Chains) == 0
+}
+
+// Len returns how many elements the set has, without making them where Size is there.
+func (s Set) Len() int {
+	if s.Size != nil {
+		return s.Size()
+	}
+	return len(s.elements())
 }
 
 func (s Set) elements() []nftables.SetElement {

@@ -117,7 +117,7 @@ func (tx *Tx) DelSet(name string) {
 // AddElements adds elements to a set that is there, or was added in this transaction.
 func (tx *Tx) AddElements(spec nftables.Set, e []nftables.SetElement) error {
 	tx.res.Added += len(e)
-	return tx.elements(spec, e, "add elements to", tx.nft.SetAddElements)
+	return tx.elements(spec, e, "add elements to", tx.addElements)
 }
 
 // DelElements removes elements, each of which must be in the set.

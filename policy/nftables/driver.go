@@ -121,10 +121,10 @@ func (d *Driver) replace(ctx context.Context, u policy.Update) (reconcile.Result
 // attributes is lost without an error.
 func (d *Driver) verify(ctx context.Context, sets []nft.Set) error {
 	for _, set := range sets {
-		if set.Spec.Interval || set.Elements == nil {
+		if set.Spec.Interval {
 			continue
 		}
-		want := len(set.Elements())
+		want := set.Len()
 		if want < manyMembers {
 			continue
 		}

@@ -114,7 +114,8 @@ func (t *setState) spec(n table) lib.Set {
 func (s *state) kernelSets(t *setState) []nft.Set {
 	var list []nft.Set
 	for _, n := range t.tables() {
-		list = append(list, nft.Set{Spec: t.spec(n), Elements: func() []lib.SetElement {
+		spec := t.spec(n)
+		list = append(list, nft.Set{Spec: spec, Elements: func() []lib.SetElement {
 			if t.layout == ranged {
 				e := make([]lib.SetElement, 0, len(t.widest))
 				for p := range t.widest {
@@ -124,24 +125,40 @@ func (s *state) kernelSets(t *setState) []nft.Set {
 			}
 			members := s.program.Sets[t.id]
 			e := make([]lib.SetElement, 0, members.Len())
+			keys := make([]byte, 0, members.Len()*int(spec.KeyType.Bytes))
 			for m := range members.All() {
 				if n.bits < 0 || m.Prefix.Bits() == n.bits {
-					e = append(e, memberElement(m))
+					from := len(keys)
+					keys = appendKey(keys, m)
+					e = append(e, lib.SetElement{Key: keys[from:len(keys):len(keys)]})
 				}
 			}
 			return e
+		}, Size: func() int {
+			if n.bits >= 0 {
+				return t.counts[n.bits]
+			}
+			return s.program.Sets[t.id].Len()
 		}})
 	}
 	return list
 }
 
 // memberElement is the element of an address, or of a prefix of its table's length, with or without a port.
-func memberElement(m policy.Member) lib.SetElement {
-	key := m.Prefix.Addr().AsSlice()
+func memberElement(m policy.Member) lib.SetElement { return lib.SetElement{Key: appendKey(nil, m)} }
+
+func appendKey(key []byte, m policy.Member) []byte {
+	if a := m.Prefix.Addr(); a.Is4() {
+		four := a.As4()
+		key = append(key, four[:]...)
+	} else {
+		sixteen := a.As16()
+		key = append(key, sixteen[:]...)
+	}
 	if m.Protocol != 0 {
 		key = append(key, byte(m.Protocol), 0, 0, 0, byte(m.Port>>8), byte(m.Port), 0, 0)
 	}
-	return lib.SetElement{Key: key}
+	return key
 }
 
 // addSet begins a set as the Program has it.
