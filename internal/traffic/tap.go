@@ -82,25 +82,25 @@ func OpenTap(netns, device string, cookie []byte) (*Tap, error) {
 
 func (t *Tap) read() {
 	b := make([]byte, 1<<17)
-	for {
-		n, _, err := unix.Recvfrom(t.fd, b, 0)
-		if err == nil {
+	for flags := 0; ; {
+		n, _, err := unix.Recvfrom(t.fd, b, flags)
+		switch {
+		case err == nil:
 			t.seen.Packets++
 			if bytes.Contains(b[:n], t.cookie) {
 				if t.seen.Clear++; t.seen.First == nil {
 					t.seen.First = bytes.Clone(b[:n])
 				}
 			}
-			continue
-		}
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENETDOWN) {
+		case errors.Is(err, unix.EINTR):
+		case !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.ENETDOWN):
 			t.err = err
 			return
-		}
-		select {
-		case <-t.quit:
+		case flags != 0:
 			return
-		default:
+		}
+		if closed(t.quit) {
+			flags = unix.MSG_DONTWAIT // what is there by now; more may come for ever
 		}
 	}
 }

@@ -161,3 +161,36 @@ func TestThroughput(t *testing.T) {
 		t.Errorf("without a link: %v", err)
 	}
 }
+
+// A tap reads all that has passed when it is stopped, and does not wait for an end of what goes on.
+func TestTapStopsUnderTraffic(t *testing.T) {
+	hosts, _ := rig(t, 2)
+	tap, err := OpenTap(hosts[0].Netns, "eth0", Cookie)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Start(t.Context(), Config{Hosts: []Host{hosts[0], hosts[2]}, Interval: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Stop()
+	testkit.Eventually(t, 10*time.Second, "1,000 packets", func() bool { return r.Mark() >= 1000 })
+	passed, begin := r.Mark()-1, time.Now()
+	stopped := make(chan Seen, 1)
+	go func() {
+		seen, err := tap.Stop()
+		if err != nil {
+			t.Error(err)
+		}
+		stopped <- seen
+	}()
+	select {
+	case seen := <-stopped:
+		t.Logf("stopped after %v", time.Since(begin))
+		if uint64(seen.Clear) < 2*passed {
+			t.Errorf("%d of %d packets were read, want %d at least in clear", seen.Clear, seen.Packets, 2*passed)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("a tap that is stopped goes on as long as there is traffic")
+	}
+}
