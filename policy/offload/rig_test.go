@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -104,14 +105,28 @@ type conversation struct {
 // talk opens a connection to port 7 of an address, and makes it one that may be offloaded.
 func (r *rig) talk(network string, from, server testkit.NS, to netip.Addr) *conversation {
 	r.t.Helper()
-	c := &conversation{t: r.t, size: 64}
-	var stop func()
+	r.serve(network, server)
+	return r.dial(network, from, netip.AddrPortFrom(to, 7))
+}
+
+// serve answers at port 7 until the test ends, or until stop is called.
+func (r *rig) serve(network string, server testkit.NS) (stop func()) {
+	r.t.Helper()
 	server.Do(r.t, func() (err error) { stop, err = echo(network); return err })
+	stop = sync.OnceFunc(stop)
+	r.t.Cleanup(stop)
+	return stop
+}
+
+// dial is talk to somebody who serves already.
+func (r *rig) dial(network string, from testkit.NS, to netip.AddrPort) *conversation {
+	r.t.Helper()
+	c := &conversation{t: r.t, size: 64}
 	from.Do(r.t, func() (err error) {
-		c.client, err = net.Dial(network, netip.AddrPortFrom(to, 7).String())
+		c.client, err = net.Dial(network, to.String())
 		return err
 	})
-	r.t.Cleanup(func() { _ = c.client.Close(); stop() })
+	r.t.Cleanup(func() { _ = c.client.Close() })
 	c.rounds(1)
 	if network == "udp" {
 		time.Sleep(2200 * time.Millisecond) // until then it counts as a question and its answer
