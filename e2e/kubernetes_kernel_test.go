@@ -71,6 +71,7 @@ func TestKubernetesStore(t *testing.T) {
 	testkit.Eventually(t, 30*time.Second, "the tunnel's other end answers", reaches)
 
 	kubernetesPods(t, w, sockets)
+	kubernetesRequests(t, w, sockets[0])
 
 	w.MustDo(t, http.MethodPatch, "/api/v1/nodes/host0", map[string]any{"metadata": map[string]any{"labels": map[string]any{"rack": "2"}}})
 	took := testkit.Eventually(t, 20*time.Second, "a label follows", func() bool { n := record("host0"); return n.Labels["rack"] == "2" })

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	v3 "weft/api/v3"
+	"weft/node/datastore"
+	"weft/node/ipam"
 )
 
 const (
@@ -12,29 +14,78 @@ const (
 	// them is good enough.
 	listWait = 500 * time.Millisecond
 	// heardWait is how long what the store said may take to come by the watch, heardPause how often to look.
-	heardWait  = time.Second
+	heardWait  = 500 * time.Millisecond
 	heardPause = time.Millisecond
 )
 
-// hearOfPools waits until the watch has brought all pools as they are now. So whoever applies a pool and then starts a
-// pod gets an address of that pool.
+// hearOfPools returns when the watch is good enough for an ADD to choose a pool by.
+//
+// In Kubernetes that is at once while the watch is in sync: a consistent list costs as much as all else that an ADD asks,
+// and buys little. What the watch has is some milliseconds old, so that the ADD does what it would have done had it come
+// that much earlier. It may take an address of a pool that was disabled or deleted just now: addresses and blocks are
+// taken by compare-and-swap all the same, so nobody else has them; a list could be overtaken in the same way; and the
+// block goes back like any block whose pool went while it was in use. It may leave out a family that got its first pool
+// just now, as a pod that came before the pool. What it must not do is to refuse a pod for want of a pool that is there:
+// then IPAM asks freshPools.
+//
+// With etcd, where the list is the cheapest of requests, whoever applies pools and then attaches a pod at once has it by
+// just those pools.
 func (s *service) hearOfPools(ctx context.Context) {
-	asked, cancel := context.WithTimeout(ctx, listWait)
-	defer cancel()
-	list, err := s.store.List(asked, v3.KindIPPool)
-	if err != nil {
-		return // IPAM itself will say what is wrong with the store
+	if state, _ := s.cluster.inSync(); s.host == nil || state != datastore.StateInSync {
+		s.awaitPools(ctx)
 	}
-	now := make(map[string]string, len(list.Items))
+}
+
+// awaitPools lists the pools and waits until the watch has brought them as they are now. It returns the list if the watch
+// did not in time, and nil where the store did not answer: IPAM itself will say what is wrong with it.
+func (s *service) awaitPools(ctx context.Context) (ahead *datastore.List) {
+	for range 2 { // what is in the list may have gone again: then the watch never brings it
+		asked, cancel := context.WithTimeout(ctx, listWait)
+		list, err := s.store.List(asked, v3.KindIPPool)
+		cancel()
+		if err != nil {
+			return nil
+		}
+		now := make(map[string]string, len(list.Items))
+		for _, o := range list.Items {
+			now[o.GetName()] = o.GetResourceVersion()
+		}
+		for _, r := range list.Rejected {
+			now[r.Key.Name] = "" // the last good one stays in force
+		}
+		for end := time.Now().Add(heardWait); time.Now().Before(end) && ctx.Err() == nil; time.Sleep(heardPause) {
+			if s.cluster.knowsPools(now) {
+				return nil
+			}
+		}
+		ahead = list
+	}
+	return ahead
+}
+
+// freshPools is ipamView with the pools that the store has now, whether the watch has brought them or not.
+func (s *service) freshPools(ctx context.Context) (*ipam.Cluster, error) {
+	list := s.awaitPools(ctx)
+	v, err := s.cluster.ipamView(ctx)
+	if err != nil || list == nil {
+		return v, err
+	}
+	known := make(map[string]*v3.IPPool, len(v.Pools))
+	for _, p := range v.Pools {
+		known[p.Name] = p
+	}
+	v.Pools = nil
 	for _, o := range list.Items {
-		now[o.GetName()] = o.GetResourceVersion()
+		if p, ok := o.(*v3.IPPool); ok {
+			v.Pools = append(v.Pools, p)
+		}
 	}
 	for _, r := range list.Rejected {
-		now[r.Key.Name] = "" // the last good one stays in force
+		if p := known[r.Key.Name]; p != nil {
+			v.Pools = append(v.Pools, p)
+		}
 	}
-	for end := time.Now().Add(heardWait); !s.cluster.knowsPools(now) && time.Now().Before(end) && ctx.Err() == nil; {
-		time.Sleep(heardPause)
-	}
+	return v, nil
 }
 
 // knowsPools tells whether the watch has brought these pools, by name in their versions or later ones, and

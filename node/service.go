@@ -283,7 +283,7 @@ func (s *service) build(ctx context.Context) error {
 	s.guard = guard.New(s.handle)
 	s.offload = &offloader{driver: offload.New(s.handle, s.log)}
 	s.drivers = s.served(tunnels)
-	s.ipam = ipam.New(s.store, s.cfg.NodeName, ipam.Options{View: s.cluster.ipamView, InUse: s.inUse, Log: s.log})
+	s.ipam = ipam.New(s.store, s.cfg.NodeName, ipam.Options{View: s.cluster.ipamView, Fresh: s.freshPools, InUse: s.inUse, Log: s.log})
 	s.engine = &engine{log: s.log, cluster: s.cluster, underlay: s.underlay, compiler: topology.NewCompiler(s.drivers),
 		endpoints: s.registry.Endpoints, metrics: s.metrics, store: storePorts(s.endpoints),
 		announcer: &announcer{kick: func() { s.publish.Kick() }, again: func() { s.engine.runner.Kick() }, now: time.Now}}

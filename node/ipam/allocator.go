@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
+
+	"k8s.io/apimachinery/pkg/types"
 
 	v3 "weft/api/v3"
 	"weft/model"
@@ -73,7 +76,21 @@ func (a *Allocator) Assign(ctx context.Context, r Request) (Assignment, error) {
 	if err != nil {
 		return Assignment{}, fmt.Errorf("assign addresses to %s: read pools and settings: %w", r.owner(), err)
 	}
-	t, err := a.newTask(cluster, &r, families)
+	got, err := a.assign(ctx, cluster, &r, families)
+	var refused *ExhaustedError
+	if a.opts.Fresh == nil || r.use() != UseWorkload || !errors.As(err, &refused) {
+		return got, err
+	}
+	fresh, freshErr := a.opts.Fresh(ctx)
+	if freshErr != nil || samePools(cluster.Pools, fresh.Pools) {
+		return got, err // View was right, or nobody knows better
+	}
+	return a.assign(ctx, fresh, &r, families)
+}
+
+// assign is Assign by what cluster says.
+func (a *Allocator) assign(ctx context.Context, cluster *Cluster, r *Request, families []model.Family) (Assignment, error) {
+	t, err := a.newTask(cluster, r, families)
 	if err != nil {
 		return Assignment{}, err
 	}
@@ -82,6 +99,22 @@ func (a *Allocator) Assign(ctx context.Context, r Request) (Assignment, error) {
 		return Assignment{}, err
 	}
 	return t.assignment(), nil
+}
+
+// samePools tells whether a and b are the same pools, as they were stored.
+func samePools(a, b []*v3.IPPool) bool {
+	type stored struct {
+		uid     types.UID
+		version string
+	}
+	versions := func(pools []*v3.IPPool) map[string]stored {
+		m := make(map[string]stored, len(pools))
+		for _, p := range pools {
+			m[p.Name] = stored{p.UID, p.ResourceVersion}
+		}
+		return m
+	}
+	return maps.Equal(versions(a), versions(b))
 }
 
 // task is one call of Assign.

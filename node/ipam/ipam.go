@@ -100,6 +100,9 @@ type View func(ctx context.Context) (*Cluster, error)
 type Options struct {
 	// View is where pools and settings come from; StoreView(store, node) when nil.
 	View View
+	// Fresh, optional, is View with the pools that the store has at this moment. It is asked before a workload's request is
+	// refused: a pool that was made just now may not have come to View yet.
+	Fresh View
 	// InUse tells that something on this host uses the address although its block may say that it
 	// is free (after the store lost its last writes, say). Such an address is skipped and logged.
 	InUse func(netip.Addr) bool
