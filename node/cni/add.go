@@ -50,8 +50,8 @@ type adding struct {
 }
 
 // add attaches a container: all of it, or nothing is left behind.
-func (s *Server) add(ctx context.Context, r *rpc.Request, netns *os.File, steps *stepTimes) ([]byte, error) {
-	op, err := s.prepare(ctx, r, netns, steps)
+func (s *Server) add(ctx context.Context, r *rpc.Request, from caller, steps *stepTimes) ([]byte, error) {
+	op, err := s.prepare(ctx, r, from.netns, steps)
 	if err != nil {
 		return nil, err
 	}
@@ -60,6 +60,10 @@ func (s *Server) add(ctx context.Context, r *rpc.Request, netns *os.File, steps 
 		return nil, err
 	}
 	defer unlock()
+	// A runtime that has given up DELs, and where that was done already nobody would DEL again.
+	if from.gone() {
+		return nil, rpc.Errorf(rpc.CodeTryAgain, "the plugin was ended before pod %s was attached", op.a.id())
+	}
 	if err := s.makeRoom(ctx, &op.a); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -113,6 +114,39 @@ func TestFailureDuringAdd(t *testing.T) {
 		}
 		node.stop(t)
 	}
+}
+
+// A runtime that gives up kills the plugin and DELs: an ADD that waits meanwhile, for a node that is not ready say,
+// attaches nothing afterwards.
+func TestPluginKilledBeforeDel(t *testing.T) {
+	r := newRig(t, true)
+	r.start(testNode{})
+	notReady := filepath.Join(r.dir, "not-ready")
+	if err := os.WriteFile(notReady, []byte("the store has not been read yet"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const pods = 3
+	for i := range pods {
+		rt := r.runtime(fmt.Sprintf("c%d", i), fmt.Sprintf("p%d", i), testkit.NewNetns(t).Path)
+		ctx, kill := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		if _, err := r.cni.AddNetworkList(ctx, r.list, rt); err == nil || !strings.Contains(err.Error(), "killed") {
+			t.Errorf("ADD whose plugin is killed: got %v", err)
+		}
+		kill()
+		if err := r.del(rt); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := os.Remove(notReady); err != nil {
+		t.Fatal(err)
+	}
+	ns := testkit.NewNetns(t)
+	r.mustAdd(r.runtime("last", "last", ns.Path)) // began later, and waited for the same
+	if err := r.del(r.runtime("last", "last", ns.Path)); err != nil {
+		t.Error(err)
+	}
+	r.node.stop(t) // which waits for the calls under way
+	r.nothingLeft(pods + 1)
 }
 
 func countLines(s string) (n int) {

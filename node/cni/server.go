@@ -112,8 +112,14 @@ func (s *Server) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// caller is the plugin that asks: the network namespace that it sent along, or nil, and whether it has gone.
+type caller struct {
+	netns *os.File
+	gone  func() bool
+}
+
 // call answers one request. It never panics: a bug costs one call and is logged with its stack.
-func (s *Server) call(ctx context.Context, r *rpc.Request, netns *os.File) (resp rpc.Response) {
+func (s *Server) call(ctx context.Context, r *rpc.Request, from caller) (resp rpc.Response) {
 	start, steps := time.Now(), &stepTimes{}
 	ctx, cancel := context.WithTimeout(ctx, addTimeout)
 	defer cancel()
@@ -124,22 +130,22 @@ func (s *Server) call(ctx context.Context, r *rpc.Request, netns *os.File) (resp
 		}
 		s.report(r, resp.Error, time.Since(start), steps)
 	}()
-	out, err := s.dispatch(ctx, r, netns, steps)
+	out, err := s.dispatch(ctx, r, from, steps)
 	if err != nil {
 		return rpc.Response{Error: asRPC(r.Command, err)}
 	}
 	return rpc.Response{Result: out}
 }
 
-func (s *Server) dispatch(ctx context.Context, r *rpc.Request, netns *os.File, steps *stepTimes) ([]byte, error) {
+func (s *Server) dispatch(ctx context.Context, r *rpc.Request, from caller, steps *stepTimes) ([]byte, error) {
 	switch r.Command {
 	case rpc.Add:
 		defer s.markAdding(key{r.ContainerID, r.IfName})()
-		return s.add(ctx, r, netns, steps)
+		return s.add(ctx, r, from, steps)
 	case rpc.Del:
 		return nil, s.del(ctx, r)
 	case rpc.Check:
-		return nil, s.check(ctx, r, netns)
+		return nil, s.check(ctx, r, from.netns)
 	case rpc.GC:
 		return nil, s.gc(ctx, r)
 	case rpc.Status:

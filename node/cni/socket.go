@@ -117,11 +117,25 @@ func (s *Server) serve(ctx context.Context, c *net.UnixConn) {
 			defer netns.Close()
 		}
 	}
-	resp := s.call(ctx, r, netns)
+	resp := s.call(ctx, r, caller{netns, func() bool { return hungUp(c) }})
 	if resp.Error != nil {
 		resp.Error.CNIVersion = versionOf(r.Config)
 	}
 	s.answer(c, resp)
+}
+
+// hungUp tells whether the plugin has closed its socket for both directions (unix(7): POLLHUP), as when it was killed.
+func hungUp(c *net.UnixConn) (gone bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return true
+	}
+	err = raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd)}}
+		n, err := unix.Poll(p, 0)
+		gone = err == nil && n == 1 && p[0].Revents&unix.POLLHUP != 0
+	})
+	return gone || err != nil
 }
 
 // versionOf is the version that an error object carries.
