@@ -12,7 +12,9 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -22,6 +24,7 @@ const usage = `usage: pod                        wait for a signal, and reap chi
        pod serve ADDRESS          answer HTTP with the host's name and UDP with what came
        pod udp ADDRESS N INTERVAL send N packets, print how many were answered
        pod http URL N             N requests, each over a connection of its own; print who answered
+       pod overflows              print how many packets found no room in a UDP socket of the pod
        pod stop                   end the container's first process, which then prints what it has`
 
 func main() {
@@ -39,6 +42,8 @@ func run(ctx context.Context, args []string) error {
 		return pause(ctx)
 	case args[0] == "stop":
 		return syscall.Kill(1, syscall.SIGTERM)
+	case args[0] == "overflows" && len(args) == 1:
+		return printed(overflows())
 	case args[0] == "serve" && len(args) == 2:
 		return serve(ctx, args[1])
 	case args[0] == "udp" && len(args) == 4:
@@ -89,6 +94,7 @@ func serve(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
+	_ = packets.(*net.UDPConn).SetReadBuffer(readBuffer)
 	go func() {
 		b := make([]byte, 2048)
 		for {
@@ -118,6 +124,32 @@ type counts struct {
 	Refused int `json:"refused"`
 	// LongestMS is the longest time without an answer, in milliseconds.
 	LongestMS int64 `json:"longestMS"`
+	// Overflowed are answers for which there was no room in the socket.
+	Overflowed int `json:"overflowed"`
+}
+
+// readBuffer, in bytes, is more than the kernel gives: a process of a busy machine is given its turn late.
+const readBuffer = 4 << 20
+
+// overflows is how many packets have come to this network namespace and found no room in a UDP socket: the column
+// RcvbufErrors of proc_net_snmp.
+func overflows() (n int, err error) {
+	text, err := os.ReadFile("/proc/net/snmp")
+	if err != nil {
+		return 0, err
+	}
+	var names []string
+	for l := range strings.Lines(string(text)) {
+		f := strings.Fields(l)
+		if len(f) == 0 || f[0] != "Udp:" {
+			continue
+		}
+		if i := slices.Index(names, "RcvbufErrors"); i > 0 && i < len(f) {
+			return strconv.Atoi(f[i])
+		}
+		names = f
+	}
+	return 0, errors.New("/proc/net/snmp: no RcvbufErrors of UDP")
 }
 
 // late is for how long the last answers are waited for: on a busy machine a process may have to wait for its turn.
@@ -131,6 +163,11 @@ func ask(ctx context.Context, address string, n int, interval time.Duration) (c 
 		return c, err
 	}
 	defer func() { _ = conn.Close() }()
+	_ = conn.(*net.UDPConn).SetReadBuffer(readBuffer)
+	before, err := overflows()
+	if err != nil {
+		return c, err
+	}
 	var done sync.WaitGroup
 	done.Go(func() {
 		seen, last := make([]bool, n), time.Now()
@@ -162,7 +199,9 @@ func ask(ctx context.Context, address string, n int, interval time.Duration) (c 
 	_ = conn.SetReadDeadline(time.Now().Add(late))
 	done.Wait()
 	c.Sent, c.Refused = sent, refused
-	return c, nil
+	after, err := overflows()
+	c.Overflowed = after - before
+	return c, err
 }
 
 // get makes n requests and counts the answers by their text.
