@@ -47,7 +47,7 @@ func (p Plan) on(there func(device string) bool) Plan {
 // other: the kernel would look for the way back by that device and, without a route there, take the pod for a neighbour.
 //
 // UDP to a service stays with the rules: kube-proxy deletes the entries of an endpoint that died, so that
-// their clients get to another one, and before Linux 6.4 cannot while the connection is in a flow table.
+// their clients get to another one, and before Linux 6.4 may not be able to while the connection is in a flow table.
 func program(p Plan) nft.Program {
 	if len(p.Pods) == 0 {
 		return nft.Program{}

@@ -161,8 +161,8 @@ func TestUDPToServices(t *testing.T) {
 	}
 	c.rounds(rounds)
 
-	// What went somewhere before that became a service's address is offloaded, since nobody could know. Before Linux 6.4
-	// its entry cannot be deleted.
+	// What went somewhere before that became a service's address is offloaded, since nobody could know. Its entry can
+	// be deleted as well, but for some kernels before 6.4.
 	stop = r.serve("udp", r.a)
 	defer stop()
 	outer := r.dial("udp", r.b, netip.MustParseAddrPort("10.0.9.2:7"))
