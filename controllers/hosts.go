@@ -14,7 +14,6 @@ import (
 
 	v3 "weft/api/v3"
 	"weft/internal/reconcile"
-	"weft/model/selector"
 	"weft/node/datastore"
 )
 
@@ -145,8 +144,11 @@ func planHosts(nodes map[string]*v3.Node, have map[string]*v3.HostEndpoint, want
 				want = append(want, hostOf(nodes[node]))
 			}
 		}
+		templates := templatesOf(wanted.Templates)
 		for _, node := range all {
-			want = append(want, hostsBy(wanted.Templates, nodes[node])...)
+			for _, t := range templates {
+				want = append(want, t.hosts(nodes[node])...)
+			}
 		}
 		for _, o := range want {
 			if !names[o.Name] { // template b of node a has the name of node a-b's
@@ -192,52 +194,16 @@ func has(is, want map[string]string) bool {
 	return true
 }
 
-// hostsBy returns the host endpoints of a node by templates: of the interfaces that have certain addresses. A template whose selector does not parse selects nothing, and so does one that goes by names of interfaces,
-// which no record tells.
-func hostsBy(templates []v3.HostEndpointTemplate, n *v3.Node) []*v3.HostEndpoint {
-	var out []*v3.HostEndpoint
-	for _, t := range templates {
-		if t.NodeSelector != "" {
-			if s, err := selector.Parse(t.NodeSelector); err != nil || !s.Matches(n.Labels) {
-				continue
-			}
-		}
-		addrs := slices.DeleteFunc(texts(v3.AllNodeAddresses(n)), func(a string) bool { return !within(a, t.InterfaceCIDRs) })
-		if len(addrs) == 0 || t.InterfacePattern != "" {
-			continue
-		}
-		o := hostOf(n)
-		o.Name = n.Name + "-" + t.GenerateName + hostSuffix
-		if t.GenerateName == "" {
-			o.Name = n.Name + hostSuffix
-		}
-		maps.Copy(o.Labels, t.Labels)
-		o.Labels[CreatedBy] = ByController
-		o.Annotations = maps.Clone(t.Annotations)
-		o.Spec.InterfaceName, o.Spec.ExpectedIPs = "", addrs
-		out = append(out, o)
-	}
-	return out
-}
-
-// within tells whether an address is of one of the ranges.
-func within(address string, cidrs []string) bool {
-	a, err := netip.ParseAddr(address)
-	return err == nil && slices.ContainsFunc(cidrs, func(c string) bool {
-		p, err := netip.ParsePrefix(c)
-		return err == nil && p.Contains(a)
-	})
-}
-
-// hostOf returns the host endpoint of all interfaces of a node: it has the node's labels and all its addresses.
+// hostOf returns the host endpoint of all interfaces of a node: it has the node's labels and all its
+// addresses.
 func hostOf(n *v3.Node) *v3.HostEndpoint {
 	info, _ := v3.LookupKind(v3.KindHostEndpoint)
 	o := info.New().(*v3.HostEndpoint)
-	o.Name = n.Name + hostSuffix
+	o.Name = hostName(n.Name)
 	o.Labels = map[string]string{}
 	maps.Copy(o.Labels, n.Labels)
 	o.Labels[CreatedBy] = ByController
-	o.Spec = v3.HostEndpointSpec{Node: n.Name, InterfaceName: hostsAllIfcs, Profiles: []string{hostProfile}, ExpectedIPs: texts(v3.AllNodeAddresses(n))}
+	o.Spec = v3.HostEndpointSpec{Node: n.Name, InterfaceName: hostsAllIfcs, Profiles: []string{hostProfile}, ExpectedIPs: texts(addressesOf(n))}
 	return o
 }
 

@@ -131,7 +131,7 @@ func TestHostEndpointTemplates(t *testing.T) {
 	wanted := &v3.AutoHostEndpointConfig{AutoCreate: v3.ControllerEnabled, Templates: []v3.HostEndpointTemplate{
 		{GenerateName: "x", NodeSelector: "role == 'edge'", InterfaceCIDRs: []string{"192.0.2.0/24", "10.0.0.0/8"}, Labels: map[string]string{"role": "x", "zone": "1"}, Annotations: map[string]string{"k": "v"}},
 		{GenerateName: "bad", NodeSelector: "role === ", InterfaceCIDRs: []string{"0.0.0.0/0"}},
-		{GenerateName: "pattern", InterfacePattern: "eth.*", InterfaceCIDRs: []string{"0.0.0.0/0"}},
+		{GenerateName: "pattern", InterfacePattern: "eth.*", InterfaceCIDRs: []string{"0.0.0.0/0"}}, // no record tells of interfaces
 	}}
 	names := func(hosts []*v3.HostEndpoint) (out []string) {
 		for _, h := range hosts {

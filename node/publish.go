@@ -45,6 +45,9 @@ type publisher struct {
 	// known yet.
 	relies    func() (say model.Reliance, ok bool)
 	encryptor *encryptor
+	// again asks for another pass, later.
+	again      func(time.Duration)
+	interfaces interfacesHold // left is guarded by mu
 	// unsure tells that the last write may have arrived or not: the next one is made even if the
 	// record, as far as it is known, says the same already.
 	unsure bool
@@ -123,6 +126,7 @@ func (p *publisher) publish(ctx context.Context) error {
 		return err
 	}
 	setRecord(want, addrs, topology.PublishedOnLink(under, addrs), tunnel.VTEPMAC(p.self))
+	p.setInterfaces(have, want, under, addrs)
 	// Before the first run the record stays as an earlier process left it: its kernel still does.
 	if say, ok := p.announced.take(); ok {
 		want.Status.Tunnels = &v3.NodeTunnels{Receives: endsTo(say.Receives), Sends: endsTo(say.Sends), EncryptedOnly: say.EncryptedOnly}
@@ -178,7 +182,11 @@ func (p *publisher) withoutAddress(err error) error {
 func (p *publisher) problems() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Clone(p.troubles)
+	troubles := slices.Clone(p.troubles)
+	if s := p.interfaces.unsaid(); s != "" {
+		troubles = append(troubles, s)
+	}
+	return troubles
 }
 
 // write creates or updates the record when it differs.

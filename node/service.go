@@ -313,7 +313,7 @@ func (s *service) build(ctx context.Context) error {
 	s.metrics.registry.MustRegister(&policyCollector{s.enforcer}, &encryptionCollector{s}, &bgpCollector{s.speaker})
 	s.publisher = &publisher{self: model.NodeName(s.cfg.NodeName), cfg: s.cfg.Address, log: s.log, store: s.store,
 		stores: storeAddresses(ctx, s.endpoints), cluster: s.cluster, underlay: s.underlay,
-		host: s.host, announced: s.engine.announcer, relies: s.speaker.handover.take, encryptor: s.encryptor, tunnels: &nodeTunnel{s.ipam, s.cfg.NodeName}}
+		host: s.host, announced: s.engine.announcer, relies: s.speaker.handover.take, again: func(d time.Duration) { time.AfterFunc(d, s.publish.Kick) }, encryptor: s.encryptor, tunnels: &nodeTunnel{s.ipam, s.cfg.NodeName}}
 	s.publish = reconcile.NewRunner(s.publisher.run, reconcile.RunnerOptions{
 		RetryMin: retryMin, RetryMax: retryMax, Resync: s.cfg.Resync})
 	s.registry.OnChange(s.engine.runner.Kick)

@@ -166,16 +166,18 @@ type HostEndpointTemplate struct {
 	// +kubebuilder:validation:MaxLength=253
 	GenerateName string `json:"generateName,omitempty"`
 
-	// InterfaceCIDRs select the addresses of the endpoints.
+	// InterfaceCIDRs select the addresses of the endpoints: those of the node that are in one of these ranges; with interfacePattern,
+	// those of the interface, all when empty.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxItems=64
 	InterfaceCIDRs []string `json:"interfaceCIDRs,omitempty"`
 
-	// InterfacePattern selects interfaces.
+	// InterfacePattern is a regular expression that selects interfaces by their names, of which it need match a part only. Each
+	// has an endpoint of its own. Without it there is one endpoint, of addresses.
 	//
 	// +optional
-	InterfacePattern string `json:"interfacePattern,omitempty"`
+	InterfacePattern regexpText `json:"interfacePattern,omitempty"`
 
 	// Labels of the endpoints, beside those of the node.
 	//
@@ -316,6 +318,9 @@ func validateTemplates(r *felixRules, templates []HostEndpointTemplate) {
 		}
 		if len(t.InterfaceCIDRs) > 64 {
 			r.add(field.ErrorList{field.TooMany(at.Index(i).Child("interfaceCIDRs"), len(t.InterfaceCIDRs), 64)})
+		}
+		if t.InterfacePattern != "" {
+			r.add(checkRegexp(at.Index(i).Child("interfacePattern"), t.InterfacePattern))
 		}
 	}
 }

@@ -139,7 +139,7 @@ type NodeSpec struct {
 	// +kubebuilder:validation:MaxItems=1024
 	Addresses []NodeAddress `json:"addresses,omitempty"`
 
-	// Interfaces of the node.
+	// Interfaces of the node that have addresses, without those of pods and tunnels. The node writes them.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxItems=1024

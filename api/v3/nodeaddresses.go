@@ -6,6 +6,12 @@ import (
 	"strings"
 )
 
+// The most that a node says of its interfaces, and that is made of it.
+const (
+	MaxHostInterfaces = 64
+	MaxHostAddresses  = 64 // of all of them together
+)
+
 // AllNodeAddresses returns the addresses of a node and of its tunnels, sorted, each once. What does not parse is left out.
 func AllNodeAddresses(n *Node) []netip.Addr {
 	texts := []string{n.Spec.IPv4VXLANTunnelAddr, n.Spec.IPv6VXLANTunnelAddr}

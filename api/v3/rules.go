@@ -205,6 +205,9 @@ func checkInterface(path *field.Path, s string) field.ErrorList {
 	return invalid(path, excerpt(s), `want an interface name: 1 to %d letters, digits, "_", "." and "-"`, maxInterfaceName)
 }
 
+// IsInterfaceName tells whether s can stand where a resource names an interface; the kernel allows more.
+func IsInterfaceName(s string) bool { return isName(s, maxInterfaceName) }
+
 func checkPortName(path *field.Path, s string) field.ErrorList {
 	const most = 128
 	if isName(s, most) {

@@ -71,7 +71,7 @@ func WithoutEffect(o v3.Object) ([]string, error) {
 			return nil, err
 		}
 		spec, _ := m["spec"].(map[string]any)
-		fields = append(controllersWithoutEffect("", spec), patterns(o)...)
+		fields = controllersWithoutEffect("", spec)
 	case *v3.BGPConfiguration, *v3.BGPPeer, *v3.BGPFilter, *v3.CalicoNodeStatus, *v3.Node:
 		var err error
 		if fields, err = bgpWithoutEffect(o); err != nil {
@@ -116,21 +116,6 @@ func controllersWithoutEffect(path string, part map[string]any) []string {
 			text += fmt.Sprintf("=%v", value)
 		}
 		fields = append(fields, text)
-	}
-	return fields
-}
-
-// patterns names the templates of host endpoints that go by names of interfaces.
-func patterns(c *v3.KubeControllersConfiguration) []string {
-	node := c.Spec.Controllers.Node
-	if node == nil || node.HostEndpoint == nil {
-		return nil
-	}
-	var fields []string
-	for i, t := range node.HostEndpoint.Templates {
-		if t.InterfacePattern != "" {
-			fields = append(fields, fmt.Sprintf("spec.controllers.node.hostEndpoint.templates[%d].interfacePattern (no record tells a node's interfaces: the template makes no host endpoint; use interfaceCIDRs alone)", i))
-		}
 	}
 	return fields
 }
