@@ -72,15 +72,17 @@ image: ## a container image of the static binaries in bin/weft-image.tar, for "c
 # The packages of these tests; one that needs Kubernetes and is not here is skipped by make test.
 KUBE_PACKAGES := ./internal/testkit/kube ./api/schema ./node/datastore/kube ./controllers ./cli/install ./e2e/identity ./e2e/kube ./e2e/kubescale
 
-test-kube: ## tests with real Kubernetes, API server alone and clusters of two nodes; the first time it builds it from source, some 8 minutes. SHORT=1 leaves out most of upstream's slow suite
+test-kube: ## tests with real Kubernetes, API server alone and clusters of two nodes; the first time it builds it from source, some 8 minutes. SHORT=1: what continuous integration runs
 	@hack/setup.sh test-kube
 	@hack/kubetools.sh >/dev/null
 	@$(MAKE) --no-print-directory image
 	@go build -trimpath -ldflags '-s -w' -o bin/testpod ./internal/testkit/kube/pod
 	@cd hack/image && go run . -o ../../bin/testpod-image.tar -tag localhost/testpod:1 ../../bin/testpod
-	WEFT_KERNEL_HAS=kube go test -count=1 -exec $(CURDIR)/hack/in-netns -timeout 20m $(TESTFLAGS) $(KUBE_PACKAGES)
+	WEFT_KERNEL_HAS=kube go test -count=1 -exec $(CURDIR)/hack/in-netns -timeout 20m $(if $(SHORT),-short) $(TESTFLAGS) $(KUBE_PACKAGES)
+ifndef SHORT
 	@hack/conformance.sh
-	WEFT_KERNEL_HAS=kube go test -count=1 -exec $(CURDIR)/hack/in-netns -timeout 40m $(if $(SHORT),-short) $(TESTFLAGS) ./e2e/conformance
+	WEFT_KERNEL_HAS=kube go test -count=1 -exec $(CURDIR)/hack/in-netns -timeout 40m $(TESTFLAGS) ./e2e/conformance
+endif
 	WEFT_KERNEL_HAS=kube go test -count=1 -exec $(CURDIR)/hack/in-netns -timeout 20m $(TESTFLAGS) -run Kubernetes ./cli ./e2e
 
 .DEFAULT_GOAL := help

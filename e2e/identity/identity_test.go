@@ -121,7 +121,9 @@ func TestIdentity(t *testing.T) {
 		return
 	}
 	t.Run("others", func(t *testing.T) { r.others(t, all) })
-	t.Run("mutants", func(t *testing.T) { r.mutants(t, all) })
+	if !testing.Short() {
+		t.Run("mutants", func(t *testing.T) { r.mutants(t, all) })
+	}
 	t.Run("unmarked", func(t *testing.T) { r.unmarked(t) })
 	t.Run("control", func(t *testing.T) { r.control(t, all) })
 }

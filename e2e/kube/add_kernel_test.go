@@ -18,6 +18,9 @@ const maxADD = 100 * time.Millisecond
 
 // What CNI ADD costs when kubelet asks for it: how long the node service takes, and what it asks of the API server.
 func TestCostOfADD(t *testing.T) {
+	if testing.Short() {
+		t.Skip("measures 108 pods")
+	}
 	testkit.LeakCheck(t)
 	r := install(t, kube.StartWhole(t), "vxlan", "nftables")
 	const rounds, batches, each = 3, 9, 4 // a kubelet takes no more pods than one round has

@@ -82,6 +82,9 @@ var needed = []struct {
 
 // Each privilege of the manifests is taken away once, where IPIP, BGP and WireGuard are all in use, and is missed.
 func TestPrivilegesAreNeeded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("replaces the node service ten times")
+	}
 	testkit.LeakCheck(t)
 	r := install(t, kube.StartWhole(t), "bgp", "nftables")
 	r.Kubectl(t, "patch", "ippool", "default-ipv4-ippool", "--type=merge", "-p", `{"spec":{"ipipMode":"Always"}}`)
