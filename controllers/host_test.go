@@ -70,15 +70,21 @@ type record struct {
 	again chan struct{}
 }
 
-func (r *record) OnState(datastore.State, error) {}
+// OnState has the record looked for: one that was deleted before the first list is no change after it.
+func (r *record) OnState(datastore.State, error) { r.kick() }
+
 func (r *record) OnChanges(changes []datastore.Change) {
 	for _, c := range changes {
 		if c.Key == (datastore.Key{Kind: v3.KindNode, Name: r.node}) && c.Object == nil {
-			select {
-			case r.again <- struct{}{}:
-			default:
-			}
+			r.kick()
 		}
+	}
+}
+
+func (r *record) kick() {
+	select {
+	case r.again <- struct{}{}:
+	default:
 	}
 }
 
