@@ -16,7 +16,7 @@ import (
 // outage is for how long the API server is away.
 func outage() time.Duration {
 	if testing.Short() {
-		return 20 * time.Second
+		return 35 * time.Second
 	}
 	return time.Minute
 }

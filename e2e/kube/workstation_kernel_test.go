@@ -67,6 +67,13 @@ func (w *workstation) run(args ...string) (out, errs string, code int) {
 func (w *workstation) says(command string, patterns ...string) string {
 	w.t.Helper()
 	out, errs, code := w.run(strings.Fields(command)...)
+	for range 3 { // on a busy machine a node's answer, by way of API server and kubelet, may come too late
+		if code == 0 || !strings.Contains(errs, "no answer within") {
+			break
+		}
+		w.t.Logf("%s: %s", command, errs)
+		out, errs, code = w.run(strings.Fields(command)...)
+	}
 	if code != 0 {
 		w.t.Errorf("%s: exit code %d\n%s%s", command, code, out, errs)
 	}
