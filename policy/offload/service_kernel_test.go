@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vishvananda/netlink"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"weft/internal/testkit"
@@ -60,28 +60,41 @@ func (r *rig) nft(rules string) {
 	}
 }
 
-// toService selects what kube-proxy deletes: UDP to an address and port whose answers come from somebody.
-type toService struct{ to, answers netip.AddrPort }
-
-func (f toService) MatchConntrackFlow(c *netlink.ConntrackFlow) bool {
-	dst, _ := netip.AddrFromSlice(c.Forward.DstIP)
-	src, _ := netip.AddrFromSlice(c.Reverse.SrcIP)
-	return c.Forward.Protocol == unix.IPPROTO_UDP && netip.AddrPortFrom(dst.Unmap(), c.Forward.DstPort) == f.to &&
-		netip.AddrPortFrom(src.Unmap(), c.Reverse.SrcPort) == f.answers
-}
-
-// forget deletes the entry as kube-proxy does.
-func (r *rig) forget(to, answers string) (err error) {
+// forget deletes the entry of a UDP connection, by its original direction, as kube-proxy does.
+func (r *rig) forget(c *conversation) error {
 	r.t.Helper()
-	n := uint(0)
-	r.node.Do(r.t, func() error {
-		n, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.InetFamily(unix.AF_INET),
-			toService{netip.MustParseAddrPort(to), netip.MustParseAddrPort(answers)})
+	from, to := netip.MustParseAddrPort(c.client.LocalAddr().String()), netip.MustParseAddrPort(c.client.RemoteAddr().String())
+	e := netlink.NewAttributeEncoder()
+	e.ByteOrder = binary.BigEndian
+	e.Nested(1, func(e *netlink.AttributeEncoder) error { // CTA_TUPLE_ORIG
+		e.Nested(1, func(e *netlink.AttributeEncoder) error { // CTA_TUPLE_IP
+			e.Bytes(1, from.Addr().AsSlice())
+			e.Bytes(2, to.Addr().AsSlice())
+			return nil
+		})
+		e.Nested(2, func(e *netlink.AttributeEncoder) error { // CTA_TUPLE_PROTO
+			e.Uint8(1, unix.IPPROTO_UDP)
+			e.Uint16(2, from.Port())
+			e.Uint16(3, to.Port())
+			return nil
+		})
 		return nil
 	})
-	if err == nil && n != 1 {
-		r.t.Errorf("%d entries to %s were deleted, want 1", n, to)
+	attrs, err := e.Encode()
+	if err != nil {
+		r.t.Fatal(err)
 	}
+	const del = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2 // IPCTNL_MSG_CT_DELETE
+	r.node.Do(r.t, func() error {
+		conn, dialErr := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+		if dialErr != nil {
+			return dialErr
+		}
+		defer conn.Close()
+		_, err = conn.Execute(netlink.Message{Header: netlink.Header{Type: del, Flags: netlink.Request | netlink.Acknowledge},
+			Data: append([]byte{unix.AF_INET, unix.NFNETLINK_V0, 0, 0}, attrs...)})
+		return nil
+	})
 	return err
 }
 
@@ -156,7 +169,7 @@ func TestUDPToServices(t *testing.T) {
 	stop()
 	r.serve("udp", r.peer)
 	r.proxy("second")
-	if err := r.forget(service, "10.0.1.2:7"); err != nil {
+	if err := r.forget(c); err != nil {
 		t.Fatal(err)
 	}
 	c.rounds(rounds)
@@ -169,7 +182,7 @@ func TestUDPToServices(t *testing.T) {
 	r.passesNow(outer)
 	r.proxy("first")
 	r.nft("add element ip proxy services { 10.0.9.2 . udp . 7 : goto pick }")
-	switch err := r.forget("10.0.9.2:7", "10.0.9.2:7"); {
+	switch err := r.forget(outer); {
 	case errors.Is(err, unix.EBUSY):
 		t.Logf("this kernel does not delete the entry of an offloaded connection: %v", err)
 	case err != nil:
