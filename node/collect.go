@@ -2,7 +2,9 @@ package node
 
 import (
 	"context"
+	"math"
 	"runtime"
+	"runtime/debug"
 	runtimemetrics "runtime/metrics"
 	"time"
 )
@@ -14,16 +16,36 @@ const (
 	restShare = 0.25
 	// restFactor times what a collection took is when the next may be: while run follows run, each rest is a short one.
 	restFactor = 8
+	// startPause is between two looks whether a node has started, as far as collecting goes.
+	startPause = 200 * time.Millisecond
+	// startHeap, in bytes, is what a node that starts may have before the first collection.
+	startHeap = 128 << 20
 )
+
+// collectLate has the first collection wait until there is startHeap, or until the node has started and rests: a start
+// makes much that is dropped when all is in the kernel, and many small collections cost it a tenth of its time. After that
+// a smaller heap is worth more than fewer collections, since a node is mostly idle.
+func collectLate() {
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(startHeap)
+	dropped := &struct{ self *int }{new(int)} // by the first collection
+	runtime.AddCleanup(dropped, func(struct{}) {
+		debug.SetGCPercent(50)
+		debug.SetMemoryLimit(math.MaxInt64)
+	}, struct{}{})
+}
 
 // collector collects garbage while nothing happens, so that the next change does not meet a
 // collection half way: in a cluster of thousands this takes longer than the change itself. It never
 // collects twice without much having been allocated between.
 type collector struct {
-	ran chan struct{} // of capacity 1: a run ended
+	ran     chan struct{} // of capacity 1: a run ended
+	started func() bool   // the node has: until then nothing is collected here
 }
 
-func newCollector() *collector { return &collector{ran: make(chan struct{}, 1)} }
+func newCollector() *collector {
+	return &collector{ran: make(chan struct{}, 1), started: func() bool { return true }}
+}
 
 // kick tells that a run ended. It never blocks.
 func (c *collector) kick() {
@@ -38,6 +60,7 @@ func (c *collector) run(ctx context.Context) error {
 	rest := time.NewTimer(time.Hour)
 	rest.Stop()
 	var next time.Time
+	fresh := true // nothing has been collected here
 	for {
 		select {
 		case <-ctx.Done():
@@ -47,7 +70,10 @@ func (c *collector) run(ctx context.Context) error {
 		case <-rest.C:
 			if wait := time.Until(next); wait > 0 {
 				rest.Reset(max(wait, restTime))
-			} else if worthCollecting() {
+			} else if fresh && !c.started() {
+				rest.Reset(startPause)
+			} else if fresh || worthCollecting() {
+				fresh = false
 				began := time.Now()
 				runtime.GC()
 				next = time.Now().Add(restFactor * time.Since(began))

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -34,9 +33,8 @@ Stopping it, even by SIGKILL, leaves the kernel as it is: traffic goes on.`,
 		return err
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		// A node is mostly idle: a smaller heap is worth more than fewer collections.
-		if os.Getenv("GOGC") == "" {
-			debug.SetGCPercent(50)
+		if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+			collectLate()
 		}
 		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 		defer stop()

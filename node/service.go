@@ -144,6 +144,7 @@ func (s *service) run(ctx context.Context, server *etcd.Server) error {
 	g.Go(func() error { return s.reporter.Run(ctx) })
 	g.Go(func() error { return s.flows.Run(ctx) })
 	g.Go(func() error { return s.engine.runner.Run(ctx) })
+	s.engine.collector.started = func() bool { return s.enforcer.ready() == nil }
 	g.Go(func() error { return s.engine.collector.run(ctx) })
 	g.Go(func() error { return s.encryptor.run(ctx, s.engine.current) })
 	g.Go(func() error { return s.rotator.run(ctx) })

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -133,10 +136,25 @@ func (s *Store) pages(ctx context.Context, kinds []string, f func(*datastore.Lis
 	return nil
 }
 
+// collect decodes objects, a share of them on each processor.
 func (s *Store) collect(l *datastore.List, kvs []*mvccpb.KeyValue) {
-	if l.Items == nil {
-		l.Items = make([]v3.Object, 0, len(kvs))
+	parts := make([]datastore.List, max(1, min(runtime.GOMAXPROCS(0), len(kvs)/decodeAtOnce)))
+	share := (len(kvs) + len(parts) - 1) / len(parts)
+	var wg sync.WaitGroup
+	for i := range parts {
+		wg.Go(func() { s.decodeAll(&parts[i], kvs[min(i*share, len(kvs)):min((i+1)*share, len(kvs))]) })
 	}
+	wg.Wait()
+	l.Items = slices.Grow(l.Items, len(kvs))
+	for _, p := range parts {
+		l.Items, l.Rejected = append(l.Items, p.Items...), append(l.Rejected, p.Rejected...)
+	}
+}
+
+// decodeAtOnce is how many objects at least are worth another goroutine.
+const decodeAtOnce = 64
+
+func (s *Store) decodeAll(l *datastore.List, kvs []*mvccpb.KeyValue) {
 	for _, kv := range kvs {
 		key, ok, err := s.keys.parse(string(kv.Key))
 		if !ok {
