@@ -45,6 +45,7 @@ func (p Plan) on(there func(device string) bool) Plan {
 // that is held (kernel.HeldMark) is kept out: what is under way while the table is emptied must not put it back. One
 // whose packets come in by another device than its answers leave by waits, as while both ends change how they reach each
 // other: the kernel would look for the way back by that device and, without a route there, take the pod for a neighbour.
+// The same rule keeps out what IPVS balances, whose entries do not say that they are translated: see TestIPVS.
 //
 // UDP to a service stays with the rules: kube-proxy deletes the entries of an endpoint that died, so that
 // their clients get to another one, and before Linux 6.4 may not be able to while the connection is in a flow table.
