@@ -18,26 +18,29 @@ const (
 	restFactor = 8
 	// startPause is between two looks whether a node has started, as far as collecting goes.
 	startPause = 200 * time.Millisecond
-	// startHeap, in bytes, is what a node that starts may have before the first collection.
-	startHeap = 128 << 20
+	// startMemory, in bytes, is what a node that starts may have of the runtime's memory before the first collection.
+	startMemory = 128 << 20
+	// restPercent is by how much the heap may grow between two collections: a node is mostly idle, so that a smaller heap
+	// is worth more than fewer collections.
+	restPercent = 50
 )
 
-// collectLate has the first collection wait until there is startHeap, or until the node has started and rests: a start
-// makes much that is dropped when all is in the kernel, and many small collections cost it a tenth of its time. After that
-// a smaller heap is worth more than fewer collections, since a node is mostly idle.
+// collectLate has the first collection wait until there is startMemory, or until the node has started and rests: a start
+// makes much that is dropped when all is in the kernel, and many small collections cost it a tenth of its time.
 func collectLate() {
 	debug.SetGCPercent(-1)
-	debug.SetMemoryLimit(startHeap)
-	dropped := &struct{ self *int }{new(int)} // by the first collection
+	debug.SetMemoryLimit(startMemory)
+	// The first collection drops it. Without a pointer in it, it would share its memory with others, and could stay.
+	dropped := &struct{ self *int }{new(int)}
 	runtime.AddCleanup(dropped, func(struct{}) {
-		debug.SetGCPercent(50)
+		debug.SetGCPercent(restPercent)
 		debug.SetMemoryLimit(math.MaxInt64)
 	}, struct{}{})
 }
 
 // collector collects garbage while nothing happens, so that the next change does not meet a
-// collection half way: in a cluster of thousands this takes longer than the change itself. It never
-// collects twice without much having been allocated between.
+// collection half way: in a cluster of thousands this takes longer than the change itself. It collects once
+// when the node has started, and after that never twice without much having been allocated between.
 type collector struct {
 	ran     chan struct{} // of capacity 1: a run ended
 	started func() bool   // the node has: until then nothing is collected here

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -33,8 +34,11 @@ Stopping it, even by SIGKILL, leaves the kernel as it is: traffic goes on.`,
 		return err
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
-			collectLate()
+		if os.Getenv("GOGC") == "" {
+			debug.SetGCPercent(restPercent)
+			if os.Getenv("GOMEMLIMIT") == "" {
+				collectLate()
+			}
 		}
 		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
