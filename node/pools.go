@@ -37,14 +37,14 @@ func (s *service) hearOfPools(ctx context.Context) {
 }
 
 // awaitPools lists the pools and waits until the watch has brought them as they are now. It returns the list if the watch
-// did not in time, and nil where the store did not answer: IPAM itself will say what is wrong with it.
+// did not in time, and nil where the store never answered: IPAM itself will say what is wrong with it.
 func (s *service) awaitPools(ctx context.Context) (ahead *datastore.List) {
 	for range 2 { // what is in the list may have gone again: then the watch never brings it
 		asked, cancel := context.WithTimeout(ctx, listWait)
 		list, err := s.store.List(asked, v3.KindIPPool)
 		cancel()
 		if err != nil {
-			return nil
+			return ahead
 		}
 		now := make(map[string]string, len(list.Items))
 		for _, o := range list.Items {

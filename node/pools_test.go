@@ -110,6 +110,12 @@ func TestFreshPools(t *testing.T) {
 		{"the watch stands still", poolStore{pools: []v3.Object{aPool("a", "6"), aPool("b", "7")}}, nil, []string{"a6", "b7"}, 2, 2 * heardWait},
 		{"one is gone, and the watch stands still", poolStore{}, nil, nil, 2, 2 * heardWait},
 		{"one that cannot be read stays as it was", poolStore{pools: []v3.Object{aPool("b", "7")}, broken: map[string]error{"a": errors.New("no")}}, nil, []string{"a5", "b7"}, 2, 2 * heardWait},
+		{"the watch stands still, and the store answers once", poolStore{pools: []v3.Object{aPool("a", "6"), aPool("b", "7")}},
+			func(s *service, asked int) {
+				if asked == 2 {
+					s.store.(*poolStore).err = datastore.ErrUnavailable
+				}
+			}, []string{"a6", "b7"}, 2, heardWait},
 		{"the store does not answer", poolStore{err: datastore.ErrUnavailable}, nil, []string{"a5"}, 1, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
