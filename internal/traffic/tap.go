@@ -92,8 +92,8 @@ func (t *Tap) read() {
 					t.seen.First = bytes.Clone(b[:n])
 				}
 			}
-		case errors.Is(err, unix.EINTR):
-		case !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.ENETDOWN):
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ENETDOWN): // the device went down: what came before is still to be read
+		case !errors.Is(err, unix.EAGAIN):
 			t.err = err
 			return
 		case flags != 0:
