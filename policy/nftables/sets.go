@@ -115,17 +115,25 @@ func (s *state) kernelSets(t *setState) []nft.Set {
 	var list []nft.Set
 	for _, n := range t.tables() {
 		spec := t.spec(n)
-		list = append(list, nft.Set{Spec: spec, Elements: func() []lib.SetElement {
+		size := func() int {
+			switch {
+			case t.layout == ranged:
+				return len(t.widest)
+			case n.bits >= 0:
+				return t.counts[n.bits]
+			}
+			return s.program.Sets[t.id].Len()
+		}
+		list = append(list, nft.Set{Spec: spec, Size: size, Elements: func() []lib.SetElement {
+			e := make([]lib.SetElement, 0, size())
 			if t.layout == ranged {
-				e := make([]lib.SetElement, 0, len(t.widest))
 				for p := range t.widest {
 					e = append(e, nft.Range(p))
 				}
 				return e
 			}
 			members := s.program.Sets[t.id]
-			e := make([]lib.SetElement, 0, members.Len())
-			keys := make([]byte, 0, members.Len()*int(spec.KeyType.Bytes))
+			keys := make([]byte, 0, size()*int(spec.KeyType.Bytes))
 			for m := range members.All() {
 				if n.bits < 0 || m.Prefix.Bits() == n.bits {
 					from := len(keys)
@@ -134,11 +142,6 @@ func (s *state) kernelSets(t *setState) []nft.Set {
 				}
 			}
 			return e
-		}, Size: func() int {
-			if n.bits >= 0 {
-				return t.counts[n.bits]
-			}
-			return s.program.Sets[t.id].Len()
 		}})
 	}
 	return list
