@@ -85,7 +85,7 @@ func (s *Suite) Run(ctx context.Context, file io.Writer) ([]result.Record, error
 // share is how long a part may take when n of them are left, itself one of them.
 func (s *Suite) share(ctx context.Context, n int) time.Duration {
 	end, _ := ctx.Deadline()
-	return (time.Duration(float64(time.Until(end)) * s.Share / float64(n+1))).Round(100 * time.Millisecond)
+	return time.Duration(float64(time.Until(end)) * s.Share / float64(n+1))
 }
 
 // part runs one for no longer than the limit and takes over what it wrote.
@@ -96,7 +96,7 @@ func (s *Suite) part(ctx context.Context, p Part, limit time.Duration, dir strin
 	if ctx.Err() != nil {
 		return fmt.Errorf("not begun: %w", context.Cause(ctx))
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("its share of the time, %v, is over", limit))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("its share of the time, %v, is over", limit.Round(100*time.Millisecond)))
 	defer cancel()
 	own := filepath.Join(dir, p.Name)
 	if err := os.Mkdir(own, 0o755); err != nil {

@@ -157,7 +157,7 @@ func TestNoPartTakesAll(t *testing.T) {
 // The time for all ends the part that runs and begins no other.
 func TestBudget(t *testing.T) {
 	s, log := newSuite(t, "one hangs", "two good")
-	s.Budget, s.Grace, s.Share = 3*time.Second, 2*time.Second, 3
+	s.Budget, s.Grace, s.Share = 3*time.Second, 2*time.Second, 4 // a third of four times what is left: all, and more
 	records, err := s.Run(t.Context(), &bytes.Buffer{})
 	failed := strings.Join(report.Failed(records), "\n")
 	if err == nil || !strings.Contains(failed, "one: the time for all, 3s, is over") || !strings.Contains(failed, "two: not begun") {
