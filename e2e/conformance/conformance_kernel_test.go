@@ -4,12 +4,10 @@ import (
 	"context"
 	"encoding/xml"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -80,9 +78,6 @@ func (r *rig) nameImages(t *testing.T) {
 	}
 }
 
-// short is what is run of the suite of ClusterNetworkPolicy with -short: of each tier something, and what failed once.
-var short = []string{"CNPAdminTierIntegration", "CNPAdminTierIngressTCP", "CNPAdminTierEgressUDP", "CNPBaselineTierEgressNodePeers", "CNPBaselineTierIngressNamedPort"}
-
 // suite runs the conformance suite of ClusterNetworkPolicy, and returns how its tests ended, by their names.
 func (r *rig) suite(t *testing.T, run string) (ended map[string]string, output string) {
 	t.Helper()
@@ -121,13 +116,8 @@ func (r *rig) clusterNetworkPolicy(t *testing.T) {
 	if len(has) < 24 {
 		t.Errorf("the suite has %d tests, want at least 24", len(has))
 	}
-	run := "TestConformance$"
-	if testing.Short() {
-		maps.DeleteFunc(has, func(name string, _ bool) bool { return !slices.Contains(short, name) })
-		run += "/^(" + strings.Join(short, "|") + ")$"
-	}
 	begin := time.Now()
-	ended, out := r.suite(t, run)
+	ended, out := r.suite(t, "TestConformance$")
 	passed := 0
 	for name := range has {
 		if ended[name] == "PASS" {
@@ -137,7 +127,7 @@ func (r *rig) clusterNetworkPolicy(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d tests of the conformance suite of ClusterNetworkPolicy passed, in %v", passed, len(has), time.Since(begin).Round(time.Second))
-	if testing.Short() && len(has) != len(short) || len(ended) != len(has) {
+	if len(ended) != len(has) {
 		t.Errorf("%d of %d tests ran, want all", len(ended), len(has))
 	}
 	if t.Failed() {

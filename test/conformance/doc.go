@@ -1,4 +1,4 @@
-// Package conformance pins what the conformance tests of network policy are built from: see hack/kubetools.sh.
+// Package conformance pins what the conformance tests of network policy are built from: see hack/conformance.sh.
 package conformance
 
 import (
