@@ -257,13 +257,20 @@ func TestWayChanges(t *testing.T) {
 	lossless := testkit.RenamesWhileUp(t)
 	was, changes := n1.way, []way{{EBPF, false}, {Kernel, false}}
 	if _, old := hooksOf(n1.h).(clsact); !old {
-		changes = append(changes, way{EBPF, true}, way{Kernel, false})
+		changes = append(changes, way{EBPF, true}, way{Kernel, false}, way{EBPF, true}, way{Kernel, false})
 	}
-	// Where a clsact qdisc comes or goes the kernel drops what the link sends meanwhile, whoever asks: here it stays.
+	// Where a clsact qdisc comes or goes the kernel drops what the link sends meanwhile, whoever asks: here it stays, but
+	// for the last two changes.
 	testkit.Run(t, n1.NS, "tc", "qdisc", "add", "dev", "eth0", "clsact")
 	testkit.Run(t, n1.NS, "tc", "filter", "add", "dev", "eth0", "egress", "pref", "99", "matchall", "action", "pass")
-	for _, w := range changes {
-		what := fmt.Sprintf("way %s to %s", was, w)
+	for i, w := range changes {
+		what, bearable := fmt.Sprintf("way %s to %s", was, w), uint64(0)
+		if i >= 4 {
+			what, bearable = what+", with its qdisc", 3
+		}
+		if i == 4 {
+			testkit.Run(t, n1.NS, "tc", "qdisc", "del", "dev", "eth0", "clsact")
+		}
 		r := flow(t, n1, n2)
 		flows(t, r)
 		n1.driver.Close()
@@ -278,7 +285,7 @@ func TestWayChanges(t *testing.T) {
 		flows(t, r)
 		p := r.Stop().Total()
 		t.Logf("%s: %d of %d packets lost, longest gap %v", what, p.Lost, p.Sent, p.LongestGap.Round(time.Millisecond))
-		if lossless && p.Lost > 0 || p.Sent == 0 {
+		if lossless && p.Lost > bearable || p.Sent == 0 {
 			t.Errorf("%s: %d of %d packets lost: %v", what, p.Lost, p.Sent, p.Missing)
 		}
 		if !ping(t, n1, n2) || !ping(t, n2, n1, "-s", "1452", "-M", "do") {
