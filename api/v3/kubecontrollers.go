@@ -171,7 +171,7 @@ type HostEndpointTemplate struct {
 	//
 	// +optional
 	// +kubebuilder:validation:MaxItems=64
-	InterfaceCIDRs []string `json:"interfaceCIDRs,omitempty"`
+	InterfaceCIDRs []rangeText `json:"interfaceCIDRs,omitempty"`
 
 	// InterfacePattern is a regular expression that selects interfaces by their names, of which it need match a part only. Each
 	// has an endpoint of its own. Without it there is one endpoint, of addresses.
@@ -192,7 +192,7 @@ type HostEndpointTemplate struct {
 	// NodeSelector selects the nodes.
 	//
 	// +optional
-	NodeSelector string `json:"nodeSelector,omitempty"`
+	NodeSelector selectorText `json:"nodeSelector,omitempty"`
 }
 
 // KubeControllersConfigurationStatus is what controllers say that they do.
@@ -318,6 +318,10 @@ func validateTemplates(r *felixRules, templates []HostEndpointTemplate) {
 		}
 		if len(t.InterfaceCIDRs) > 64 {
 			r.add(field.ErrorList{field.TooMany(at.Index(i).Child("interfaceCIDRs"), len(t.InterfaceCIDRs), 64)})
+		}
+		r.add(checkCIDRs(at.Index(i).Child("interfaceCIDRs"), t.InterfaceCIDRs, 0))
+		if t.NodeSelector != "" {
+			r.add(checkSelector(at.Index(i).Child("nodeSelector"), t.NodeSelector))
 		}
 		if t.InterfacePattern != "" {
 			r.add(checkRegexp(at.Index(i).Child("interfacePattern"), t.InterfacePattern))

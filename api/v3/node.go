@@ -139,7 +139,9 @@ type NodeSpec struct {
 	// +kubebuilder:validation:MaxItems=1024
 	Addresses []NodeAddress `json:"addresses,omitempty"`
 
-	// Interfaces of the node that have addresses, without those of pods and tunnels. The node writes them.
+	// Interfaces of the node and their addresses. The node writes them: without lo, those which by their names are of pods, containers,
+	// virtual machines, service proxies or tunnels (docs/resources.md lists them), and those whose names have other characters than
+	// letters, digits, '_', '.' and '-'; at most 64, and 64 addresses of all of them.
 	//
 	// +optional
 	// +kubebuilder:validation:MaxItems=1024

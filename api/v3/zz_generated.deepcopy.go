@@ -2359,7 +2359,7 @@ func (in *HostEndpointTemplate) DeepCopyInto(out *HostEndpointTemplate) {
 	*out = *in
 	if in.InterfaceCIDRs != nil {
 		in, out := &in.InterfaceCIDRs, &out.InterfaceCIDRs
-		*out = make([]string, len(*in))
+		*out = make([]rangeText, len(*in))
 		copy(*out, *in)
 	}
 	if in.Labels != nil {
