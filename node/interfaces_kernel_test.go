@@ -28,6 +28,7 @@ func TestPublishedInterfacesOfAKernel(t *testing.T) {
 	for i, name := range []string{"docker0", "kube-ipvs0", "br-0123", "eth1", "bond0"} {
 		fmt.Fprintf(&batch, "link add %s type bridge\nlink set %s up\naddr add 10.2.%d.1/24 dev %s\n", name, name, i, name)
 	}
+	batch.WriteString("link add eth7 type bridge\n")
 	batch.WriteString("link add eth0 type veth peer name up0 netns " + pods.Name + "\nlink set eth0 up\naddr add 192.0.2.1/24 dev eth0\naddr add 2001:db8::1/64 dev eth0 nodad\naddr add 10.99.0.1/32 dev lo\nlink set lo up\n")
 	cmd := exec.Command("ip", "-n", ns.Name, "-batch", "-")
 	cmd.Stdin = strings.NewReader(batch.String())
@@ -39,9 +40,9 @@ func TestPublishedInterfacesOfAKernel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, left := publishedInterfaces(u, []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")})
-	want := []v3.NodeInterface{{Name: "bond0", Addresses: []string{"10.2.4.1"}}, {Name: "eth0", Addresses: []string{"192.0.2.1", "2001:db8::1"}}, {Name: "eth1", Addresses: []string{"10.2.3.1"}}}
-	if d := cmp.Diff(want, got); d != "" || left != 0 {
-		t.Errorf("of %d pods and %d interfaces of others, %d addresses have no room (-want +got):\n%s", count, 3, left, d)
+	got, left := published(u, netip.MustParsePrefix("192.0.2.1/24"))
+	want := []v3.NodeInterface{{Name: "bond0", Addresses: []string{"10.2.4.1"}}, {Name: "eth0", Addresses: []string{"192.0.2.1", "2001:db8::1"}}, {Name: "eth1", Addresses: []string{"10.2.3.1"}}, {Name: "eth7"}}
+	if d := cmp.Diff(want, got); d != "" || left != (unpublished{}) {
+		t.Errorf("of %d pods and %d interfaces of others, %+v have no room (-want +got):\n%s", count, 3, left, d)
 	}
 }

@@ -210,6 +210,9 @@ func (p *publisher) write(ctx context.Context, have, want *v3.Node) (*v3.Node, e
 		return nil, fmt.Errorf("publish Node %s: the store answered with a %T", p.self, o)
 	}
 	p.written, p.writtenAt = n.ResourceVersion, time.Now()
+	if have == nil || !sameInterfaces(have.Spec.Interfaces, want.Spec.Interfaces) {
+		p.interfaces.written()
+	}
 	p.log.Info("node record published", "node", string(p.self), "revision", n.ResourceVersion)
 	return n, nil
 }
