@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -11,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	v3 "weft/api/v3"
 	"weft/internal/reconcile"
@@ -26,6 +29,12 @@ const (
 	hostsAllIfcs = "*"
 )
 
+// A node writes its record as often as it likes, and each time it may be as many host endpoints as it has interfaces.
+const (
+	hostsRate  = 2 // a second for one node: endpoints made or changed, and as many removed
+	hostsBurst = v3.MaxHostInterfaces
+)
+
 // hosts makes a host endpoint for every node, where the KubeControllersConfiguration asks for it, and keeps it in step
 // with the node. That of a node that is gone goes with all that the node left (sweeper).
 type hosts struct {
@@ -38,10 +47,15 @@ type hosts struct {
 	have   map[string]*v3.HostEndpoint
 	config *v3.KubeControllersConfiguration
 	blind  bool // the configuration cannot be understood
+
+	limits map[hostsLimit]*rate.Limiter // of no other goroutine than run's
+	later  func(time.Duration)          // asks for another run
+	asked  time.Time                    // when that is
 }
 
 func newHosts(cfg Config, m *metrics) *hosts {
-	h := &hosts{store: cfg.Store, log: cfg.Log, metrics: m, nodes: map[string]*v3.Node{}, have: map[string]*v3.HostEndpoint{}}
+	h := &hosts{store: cfg.Store, log: cfg.Log, metrics: m, nodes: map[string]*v3.Node{}, have: map[string]*v3.HostEndpoint{}, limits: map[hostsLimit]*rate.Limiter{}}
+	h.later = func(d time.Duration) { time.AfterFunc(d, h.runner.Kick) }
 	h.runner = reconcile.NewRunner(h.run, reconcile.RunnerOptions{Settle: hostsSettle, RetryMin: retryMin, RetryMax: retryMax, Resync: hostsResync})
 	return h
 }
@@ -90,6 +104,7 @@ func (h *hosts) run(ctx context.Context, _ bool) error {
 	p := planHosts(h.nodes, h.have, wantedHosts(h.config))
 	h.mu.Unlock()
 	var errs []error
+	may := h.turns(time.Now())
 	do := func(what string, o v3.Object, err error) {
 		switch {
 		case err == nil:
@@ -99,15 +114,15 @@ func (h *hosts) run(ctx context.Context, _ bool) error {
 			errs = append(errs, fmt.Errorf("HostEndpoint %s: %w", o.GetName(), err))
 		}
 	}
-	for _, o := range p.create {
+	for o := range may(p.create, false) {
 		_, err := h.store.Create(ctx, o)
 		do("created", o, err)
 	}
-	for _, o := range p.update {
+	for o := range may(p.update, false) {
 		_, err := h.store.Update(ctx, o)
 		do("updated", o, err)
 	}
-	for _, o := range p.remove {
+	for o := range may(p.remove, true) {
 		do("removed", o, h.store.Delete(ctx, datastore.KeyOf(o), datastore.Precondition{ResourceVersion: o.ResourceVersion}))
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -115,6 +130,41 @@ func (h *hosts) run(ctx context.Context, _ bool) error {
 		return err
 	}
 	return nil
+}
+
+// hostsLimit names a limit: removals have one of their own, so that they keep up with what is made.
+type hostsLimit struct {
+	node   string
+	remove bool
+}
+
+// turns returns what takes out of a part of a plan those endpoints that have their turn: each node has so many changes, so that
+// one does not keep the others waiting. The others' turn comes with another run. What is there for an interface stays as long
+// as something for that interface waits: it is not without an endpoint before it has the new one.
+func (h *hosts) turns(now time.Time) func(list []*v3.HostEndpoint, remove bool) iter.Seq[*v3.HostEndpoint] {
+	maps.DeleteFunc(h.limits, func(_ hostsLimit, l *rate.Limiter) bool { return l.TokensAt(now) >= hostsBurst })
+	type subject struct{ node, iface string }
+	waits := map[subject]bool{}
+	return func(list []*v3.HostEndpoint, remove bool) iter.Seq[*v3.HostEndpoint] {
+		return func(yield func(*v3.HostEndpoint) bool) {
+			for _, o := range list {
+				k := hostsLimit{o.Spec.Node, remove}
+				if h.limits[k] == nil {
+					h.limits[k] = rate.NewLimiter(hostsRate, hostsBurst)
+				}
+				of := subject{o.Spec.Node, o.Spec.InterfaceName}
+				if remove && waits[of] || !h.limits[k].AllowN(now, 1) {
+					waits[of] = true
+					if !h.asked.After(now) {
+						h.asked = now.Add(time.Second)
+						h.later(time.Second)
+					}
+				} else if !yield(o) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // wantedHosts returns what asks for host endpoints of every node; nil: nothing does.
@@ -150,8 +200,9 @@ func planHosts(nodes map[string]*v3.Node, have map[string]*v3.HostEndpoint, want
 				want = append(want, t.hosts(nodes[node])...)
 			}
 		}
+		tellApart(want, have)
 		for _, o := range want {
-			if !names[o.Name] { // template b of node a has the name of node a-b's
+			if !names[o.Name] { // two templates of one name: the first
 				names[o.Name] = true
 				p.keep(o, have[o.Name])
 			}
@@ -165,6 +216,25 @@ func planHosts(nodes map[string]*v3.Node, have map[string]*v3.HostEndpoint, want
 		}
 	}
 	return p
+}
+
+// tellApart gives an endpoint another name whose name another node's has: template b of node a has the name of node a-b's. What
+// exists keeps its name, else the first does.
+func tellApart(want []*v3.HostEndpoint, have map[string]*v3.HostEndpoint) {
+	holders := map[string]string{}
+	for _, o := range want {
+		if is := have[o.Name]; is != nil {
+			holders[o.Name] = is.Spec.Node
+		}
+	}
+	for _, o := range want {
+		if node, held := holders[o.Name]; held && node != o.Spec.Node {
+			raw := strings.TrimSuffix(o.Name, hostSuffix)
+			o.Name = hashedName(raw, o.Spec.Node, raw)
+			continue
+		}
+		holders[o.Name] = o.Spec.Node
+	}
 }
 
 // keep plans what makes is, or nothing, what is wanted.
@@ -199,7 +269,7 @@ func has(is, want map[string]string) bool {
 func hostOf(n *v3.Node) *v3.HostEndpoint {
 	info, _ := v3.LookupKind(v3.KindHostEndpoint)
 	o := info.New().(*v3.HostEndpoint)
-	o.Name = hostName(n.Name)
+	o.Name = hostName(n.Name, "", "")
 	o.Labels = map[string]string{}
 	maps.Copy(o.Labels, n.Labels)
 	o.Labels[CreatedBy] = ByController

@@ -141,7 +141,7 @@ func TestHostEndpointTemplates(t *testing.T) {
 	}
 	p := planHosts(nodes, nil, wanted)
 	want := []string{"a-auto-hep *[10.0.0.1 192.0.2.1]", "a-x-auto-hep *[10.0.0.1 192.0.2.4]", "b-auto-hep *[10.0.0.1 198.51.100.1]",
-		"c-auto-hep *[10.0.0.1 192.0.2.3]", "b-x-auto-hep [10.0.0.1]"} // a's by the template has the name of a-x's
+		"c-auto-hep *[10.0.0.1 192.0.2.3]", hashedName("a-x", "a", "a-x") + " [10.0.0.1 192.0.2.1]", "b-x-auto-hep [10.0.0.1]"} // a's by the template would have the name of a-x's
 	if d := cmp.Diff(want, names(p.create)); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
@@ -159,7 +159,11 @@ func TestHostEndpointTemplates(t *testing.T) {
 	wanted.Templates[0].Annotations = map[string]string{"k": "w"}
 	delete(nodes, "c") // the sweeper's
 	next := planHosts(nodes, have, wanted)
-	if len(next.create) != 0 || len(next.update) != 2 || fmt.Sprint(names(next.remove)) != "[a-auto-hep *[10.0.0.1 192.0.2.1] b-auto-hep *[10.0.0.1 198.51.100.1]]" {
+	delete(have, "a-x-auto-hep")
+	if next := planHosts(nodes, have, wanted); fmt.Sprint(names(next.create)) != "[a-x-auto-hep [10.0.0.1 192.0.2.1]]" || len(next.remove) != 3 {
+		t.Errorf("the name that another node had, and has no more: create %v, remove %v", names(next.create), names(next.remove))
+	}
+	if len(next.create) != 0 || len(next.update) != 2 || fmt.Sprint(names(next.remove)) != "[a-auto-hep *[10.0.0.1 192.0.2.1] a-x-auto-hep *[10.0.0.1 192.0.2.4] b-auto-hep *[10.0.0.1 198.51.100.1]]" {
 		t.Errorf("without the default ones: create %v, update %v, remove %v", names(next.create), names(next.update), names(next.remove))
 	}
 	if none := planHosts(nodes, have, nil); len(none.remove) != len(have) {

@@ -3,6 +3,7 @@ package controllers
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"maps"
 	"net/netip"
 	"regexp"
@@ -24,7 +25,7 @@ type template struct {
 }
 
 // templatesOf reads templates. One whose selector, pattern or range cannot be read would make other host endpoints than are
-// asked for: it is left out. The store refuses such patterns.
+// asked for: it is left out. The store refuses such.
 func templatesOf(list []v3.HostEndpointTemplate) []*template {
 	var out []*template
 	for i := range list {
@@ -40,18 +41,33 @@ func templatesOf(list []v3.HostEndpointTemplate) []*template {
 				continue
 			}
 		}
-		for _, c := range t.InterfaceCIDRs {
-			if p, err := netip.ParsePrefix(c); err == nil {
-				t.cidrs = append(t.cidrs, p)
-			}
+		if t.cidrs, err = prefixes(t.InterfaceCIDRs); err != nil {
+			continue
 		}
 		out = append(out, t)
 	}
 	return out
 }
 
+// prefixes reads ranges, and addresses as ranges of one.
+func prefixes(list []string) (out []netip.Prefix, err error) {
+	for _, s := range list {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			a, err := netip.ParseAddr(s)
+			if err != nil {
+				return nil, fmt.Errorf("read %q: want an address or a CIDR: %w", s, err)
+			}
+			p = netip.PrefixFrom(a, a.BitLen())
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
 // hosts returns the host endpoints of a node by t: one for the addresses in its ranges, or, by a pattern, one for each
-// interface that it matches, with the addresses of that interface which are in the ranges, if there are ranges.
+// interface that it matches: with all addresses of that interface, which may be none, or, if there are ranges, with those in
+// them, of which there must be one.
 func (t *template) hosts(n *v3.Node) []*v3.HostEndpoint {
 	if t.nodes != nil && !t.nodes.Matches(n.Labels) {
 		return nil
@@ -67,11 +83,11 @@ func (t *template) hosts(n *v3.Node) []*v3.HostEndpoint {
 		if !t.pattern.MatchString(i.name) {
 			continue
 		}
-		addrs := i.addresses
-		if len(t.InterfaceCIDRs) > 0 {
+		addrs, ranges := i.addresses, len(t.InterfaceCIDRs) > 0
+		if ranges {
 			addrs = t.within(addrs)
 		}
-		if len(addrs) > 0 {
+		if len(addrs) > 0 || !ranges {
 			out = append(out, t.host(n, i.name, addrs))
 		}
 	}
@@ -98,27 +114,37 @@ func (t *template) within(addrs []netip.Addr) (out []netip.Addr) {
 	return out
 }
 
-// hostName joins what is not empty to the name of a host endpoint. What cannot be part of a name of a resource is replaced,
-// and a hash of what it was put behind it.
-func hostName(parts ...string) string {
-	raw := strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), "-")
-	if name := raw + hostSuffix; len(validation.IsDNS1123Subdomain(name)) == 0 {
+// hostName returns the name of a host endpoint of a node, for all that it has, or by a template, which may be of an interface.
+// It is what is not empty of these, joined. Nodes name their interfaces themselves: so that none can make a name that is
+// another node's, there is a hash behind it then. Where the name could not be that of a resource there is one too.
+func hostName(node, generate, iface string) string {
+	raw := strings.Join(slices.DeleteFunc([]string{node, generate, iface}, func(s string) bool { return s == "" }), "-")
+	if name := raw + hostSuffix; iface == "" && len(validation.IsDNS1123Subdomain(name)) == 0 {
 		return name
 	}
-	sum := sha256.Sum256([]byte(raw))
+	return hashedName(raw, node, generate, iface)
+}
+
+// hashedName puts a hash of parts behind raw, in which what cannot be part of a name of a resource is replaced.
+func hashedName(raw string, parts ...string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q", parts))
+	end := "-" + hex.EncodeToString(sum[:8]) + hostSuffix
+	if name := raw + end; len(validation.IsDNS1123Subdomain(name)) == 0 {
+		return name
+	}
 	plain := strings.Map(func(r rune) rune {
 		if 'a' <= r && r <= 'z' || '0' <= r && r <= '9' {
 			return r
 		}
 		return '-'
 	}, strings.ToLower(raw))
-	return strings.Trim(plain[:min(len(plain), 200)], "-") + "-" + hex.EncodeToString(sum[:8]) + hostSuffix
+	return strings.Trim(plain[:min(len(plain), 200)], "-") + end
 }
 
 // hostInterface is an interface that a node says it has.
 type hostInterface struct {
 	name      string
-	addresses []netip.Addr // sorted
+	addresses []netip.Addr // sorted; may be none
 }
 
 // interfacesOf returns the interfaces in a node's record. Its node wrote them: no more is believed than a node writes.
@@ -133,7 +159,8 @@ func interfacesOf(n *v3.Node) (out []hostInterface) {
 				left--
 			}
 		}
-		if slices.SortFunc(h.addresses, netip.Addr.Compare); i.Name != "" && len(h.addresses) > 0 {
+		if i.Name != "" {
+			slices.SortFunc(h.addresses, netip.Addr.Compare)
 			h.addresses = slices.Compact(h.addresses)
 			out = append(out, h)
 		}
