@@ -26,7 +26,7 @@ test: ## all tests; those that need the kernel run in network namespaces of thei
 	@mkdir -p .cache/tests && rm -f .cache/tests/*.json
 	@go build -o .cache/testlog ./internal/testkit/cmd/testlog
 	@go test -run '^$$' -bench . -benchtime 1x $(COMPILERS) >.cache/tests/bench.log 2>&1 || { cat .cache/tests/bench.log; exit 1; }
-	.cache/testlog host -o .cache/tests/host.json go test -json -exec $(CURDIR)/hack/in-netns -timeout 20m $(TESTFLAGS) ./...
+	.cache/testlog host -again 3 -o .cache/tests/host.json go test -json -exec $(CURDIR)/hack/in-netns -timeout 20m $(TESTFLAGS) -- ./...
 	hack/vmtest.sh -a -o .cache/tests
 	@.cache/testlog compare .cache/tests/*.json
 
@@ -71,6 +71,7 @@ image: ## a container image of the static binaries in bin/weft-image.tar, for "c
 
 # The packages of these tests; one that needs Kubernetes and is not here is skipped by make test.
 KUBE_PACKAGES := ./internal/testkit/kube ./api/schema ./node/datastore/kube ./controllers ./cli/install ./e2e/identity ./e2e/kube ./e2e/kubescale
+KUBE_TEST = .cache/testlog host -again 2 go test -json -count=1 -exec $(CURDIR)/hack/in-netns
 
 test-kube: ## tests with real Kubernetes, API server alone and clusters of two nodes; the first time it builds it from source, some 8 minutes. SHORT=1: what continuous integration runs
 	@hack/setup.sh test-kube
@@ -78,12 +79,13 @@ test-kube: ## tests with real Kubernetes, API server alone and clusters of two n
 	@$(MAKE) --no-print-directory image
 	@go build -trimpath -ldflags '-s -w' -o bin/testpod ./internal/testkit/kube/pod
 	@cd hack/image && go run . -o ../../bin/testpod-image.tar -tag localhost/testpod:1 ../../bin/testpod
-	WEFT_KERNEL_HAS=kube go test -count=1 -exec $(CURDIR)/hack/in-netns -timeout 20m $(if $(SHORT),-short) $(TESTFLAGS) $(KUBE_PACKAGES)
+	@mkdir -p .cache && go build -o .cache/testlog ./internal/testkit/cmd/testlog
+	WEFT_KERNEL_HAS=kube $(KUBE_TEST) -timeout 20m $(if $(SHORT),-short) $(TESTFLAGS) -- $(KUBE_PACKAGES)
 ifndef SHORT
 	@hack/conformance.sh
-	WEFT_KERNEL_HAS=kube go test -count=1 -exec $(CURDIR)/hack/in-netns -timeout 40m $(TESTFLAGS) ./e2e/conformance
+	WEFT_KERNEL_HAS=kube $(KUBE_TEST) -timeout 40m $(TESTFLAGS) -- ./e2e/conformance
 endif
-	WEFT_KERNEL_HAS=kube go test -count=1 -exec $(CURDIR)/hack/in-netns -timeout 20m $(TESTFLAGS) -run Kubernetes ./cli ./e2e
+	WEFT_KERNEL_HAS=kube $(KUBE_TEST) -timeout 20m $(TESTFLAGS) -run Kubernetes -- ./cli ./e2e
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test bench bench-go bench-tests lint generate verify test-kernel test-kube image

@@ -1,7 +1,9 @@
 // Testlog keeps lists of which test ran on which machine, so that a test that is skipped on one for want
 // of a kernel feature, and on every other too, is noticed. It prints what go test prints.
 //
-//	testlog host -o FILE COMMAND...           runs COMMAND, a go test -json, and writes the list of this machine
+//	testlog host [-o FILE] [-again N] COMMAND... -- PACKAGE...
+//	                                          runs COMMAND, a go test -json, and writes the list of this machine; N failed
+//	                                          tests at most are run again, alone, and say so where they pass then
 //	testlog machine -name NAME [-o FILE]      reads from its standard input what a test machine of hack/vmtest.sh writes
 //	testlog compare FILE...                   fails when a test that was skipped ran on no machine
 package main
@@ -14,6 +16,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 )
 
@@ -39,22 +42,33 @@ func main() {
 func host(flags *flag.FlagSet, args []string) error {
 	out := flags.String("o", "", "where to write the list")
 	verbose := flags.Bool("v", false, "print what passing tests log, too")
+	limit := flags.Int("again", 0, "run failed tests again if there are no more than `N`")
 	_ = flags.Parse(args)
-	if flags.NArg() == 0 {
-		return errors.New("no command to run")
+	split := slices.Index(flags.Args(), "--")
+	if split < 1 {
+		return errors.New("want a command, --, and packages")
 	}
-	cmd := exec.Command(flags.Arg(0), flags.Args()[1:]...)
+	command, packages := flags.Args()[:split], flags.Args()[split+1:]
+	r := newReport("host", os.Stdout, *verbose)
+	err := r.goTest(command, packages...)
+	if again := r.unsteadyTests(*limit); err != nil && again != nil {
+		err = r.again(command, again)
+	}
+	return errors.Join(err, r.finish(*out))
+}
+
+// goTest runs a go test -json of packages and takes in what it tells.
+func (r *report) goTest(command []string, args ...string) error {
+	cmd := exec.Command(command[0], slices.Concat(command[1:], args)...)
 	cmd.Stderr = os.Stderr
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
 	}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start %s: %w", flags.Arg(0), err)
+		return fmt.Errorf("start %s: %w", command[0], err)
 	}
-	r := newReport("host", os.Stdout, *verbose)
-	err = errors.Join(r.readEvents(pipe), cmd.Wait())
-	return errors.Join(err, r.finish(*out))
+	return errors.Join(r.readEvents(pipe), cmd.Wait())
 }
 
 // machine reports what the tests in a virtual machine wrote.

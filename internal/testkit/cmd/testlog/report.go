@@ -40,8 +40,10 @@ type report struct {
 	verbose bool
 	suffix  string // of each package's line
 	failed  []string
-	lines   map[string][]event // output by package, of tests that have not passed
-	summary map[string]string
+	// unsteady are tests that passed only when they were run again.
+	unsteady []string
+	lines    map[string][]event // output by package, of tests that have not passed
+	summary  map[string]string
 }
 
 func newReport(machine string, w io.Writer, verbose bool) *report {
@@ -162,6 +164,9 @@ func (r *report) finish(file string) error {
 		count[t.Outcome]++
 	}
 	fmt.Fprintf(r.w, "%s: %d passed, %d failed, %d skipped\n", r.Machine, count["pass"], count["fail"], count["skip"])
+	if len(r.unsteady) > 0 {
+		fmt.Fprintf(r.w, "%s: %d of them failed at first and passed alone: %s\n", r.Machine, len(r.unsteady), strings.Join(r.unsteady, ", "))
+	}
 	defer r.w.Flush()
 	if file != "" {
 		b, err := json.MarshalIndent(r.list, "", " ")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -135,5 +136,84 @@ func TestHost(t *testing.T) {
 	}
 	if got := r.Tests["m TestSkipped"]; got.Outcome != "skip" || got.Why != "x: absent" {
 		t.Errorf("the skipped test: %+v", got)
+	}
+}
+
+// A test that fails is run again, alone, and said to be unsteady where it passes then; what fails twice fails, and so
+// does a package without a failed test.
+func TestAgain(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"go.mod": "module weft.test/x\n\ngo 1.24\n", "x_test.go": `package x
+
+import (
+	"os"
+	"testing"
+)
+
+func TestGood(*testing.T) {}
+
+func TestOnce(t *testing.T) {
+	t.Run("part", func(t *testing.T) {
+		if _, err := os.Stat("tried"); err != nil {
+			_ = os.WriteFile("tried", nil, 0o600)
+			t.Error("the first time")
+		}
+	})
+}
+
+func TestNever(t *testing.T) {
+	if os.Getenv("NEVER") != "" {
+		t.Error("every time")
+	}
+}
+
+func TestMain(m *testing.M) {
+	if code := m.Run(); os.Getenv("LEAVE") == "" {
+		os.Exit(code)
+	}
+	os.Exit(1)
+}
+`} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(dir)
+	t.Setenv("GOFLAGS", "")
+	for _, c := range []struct {
+		name, env string
+		limit     int
+		want, err string
+	}{
+		{"passes alone", "", 1, "1 of them failed at first and passed alone: weft.test/x TestOnce", ""},
+		{"too many", "", 0, "2 passed, 2 failed", "tests failed in weft.test/x"},
+		{"fails twice", "NEVER", 2, "3 passed, 1 failed", "tests failed in weft.test/x"},
+		{"no test failed", "LEAVE", 5, "", "tests failed in weft.test/x"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_ = os.Remove("tried")
+			if c.env == "LEAVE" {
+				_ = os.WriteFile("tried", nil, 0o600)
+			}
+			if c.env != "" {
+				t.Setenv(c.env, "1")
+			}
+			var out bytes.Buffer
+			r := newReport("host", &out, false)
+			command := []string{"go", "test", "-json"}
+			err := r.goTest(command, "./...")
+			if again := r.unsteadyTests(c.limit); err != nil && again != nil {
+				err = r.again(command, again)
+			}
+			if last := r.finish(""); last != nil || c.err == "" {
+				err = errors.Join(err, last)
+			}
+			if !strings.Contains(out.String(), c.want) {
+				t.Errorf("nothing says %q:\n%s", c.want, out.String())
+			}
+			if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
+				t.Errorf("error %v, want %q", err, c.err)
+			}
+		})
 	}
 }
