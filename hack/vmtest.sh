@@ -4,7 +4,7 @@
 # network device, one boot a kernel for all packages. Without packages, what hack/vmtest.d/only lists.
 #   -k KERNEL   a kernel series, of which the newest is taken that apt offers; default 6.12 and 6.1
 #   -r REGEX    only the tests of that name          -v  print what passing tests log, too
-#   -t SECONDS  for one machine in all; default 1500  -o  write DIR/KERNEL.json: which test ran, which was skipped
+#   -t SECONDS  for one machine in all; default 2100  -o  write DIR/KERNEL.json: which test ran, which was skipped
 #   -a          leave out, and say so, a series that apt does not offer
 # Exit code 0: all passed. WEFT_CACHE: where kernels are kept unpacked, one folder a version.
 # make test-kernel runs all of it; docs/testing.md says more.
@@ -26,7 +26,7 @@ applets="awk basename cat chmod cp cut date dd dirname dmesg echo env false find
 modules="kernel/net/ kernel/drivers/net/ kernel/crypto/ kernel/lib/ kernel/arch/x86/crypto/"
 without="kernel/drivers/net/(ethernet|wwan|hyperv|xen|phy|mdio|can|usb|wireless|pcs)|kernel/net/(wireless|mac80211|bluetooth|ceph|rds|sunrpc|9p|tipc|dccp|atm|batman|nfc|can)"
 
-kernels="" regex="" out="" verbose="" any="" limit=1500
+kernels="" regex="" out="" verbose="" any="" limit=2100
 while getopts k:r:t:o:av o; do
 	case $o in
 	k) kernels="$kernels $OPTARG" ;;
