@@ -319,17 +319,7 @@ func healRecords(g healed) []result.Record {
 // writeHeal prints a line for each kind of sabotage.
 func writeHeal(w io.Writer, all []figure) {
 	t := newTable(w, "broken under traffic", "times", "healed", "after, median", "at most", "packets sent", "lost", "lost, median")
-	var order []string
-	of := map[string]map[string]figure{}
-	for _, f := range all {
-		if f.Unit == result.Ratio {
-			continue
-		}
-		if of[f.Setting] == nil {
-			of[f.Setting], order = map[string]figure{}, append(order, f.Setting)
-		}
-		of[f.Setting][f.Metric] = f
-	}
+	order, of := bySetting(all)
 	slices.SortStableFunc(order, func(a, b string) int { // controls last
 		return len(strings.TrimPrefix(b, "control")) - len(b) - len(strings.TrimPrefix(a, "control")) + len(a)
 	})

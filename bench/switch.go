@@ -193,17 +193,7 @@ func switchRecords(changes []liveChange, rep traffic.Report) []result.Record {
 // writeSwitch prints a line for each change.
 func writeSwitch(w io.Writer, all []figure) {
 	t := newTable(w, "change under traffic", "times", "packets sent", "lost", "in force after, median", "at most", "longest gap")
-	var order []string
-	of := map[string]map[string]figure{}
-	for _, f := range all {
-		if f.Unit == result.Ratio {
-			continue
-		}
-		if of[f.Setting] == nil {
-			of[f.Setting], order = map[string]figure{}, append(order, f.Setting)
-		}
-		of[f.Setting][f.Metric] = f
-	}
+	order, of := bySetting(all)
 	for _, what := range order {
 		f := of[what]
 		row := table.Row{what, f[metricSent].N, fmt.Sprintf("%.0f", f[metricSent].Sum), fmt.Sprintf("%.0f", f[metricLost].Sum), "-", "-", inUnit(result.Seconds, f[metricGap].Most)}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"time"
+	"weft/bench/result"
 
 	"github.com/spf13/cobra"
 
@@ -125,4 +126,19 @@ func (c *cluster) attachRouted(ctx context.Context, config lab.Config) error {
 		}
 	}
 	return c.settled(ctx, demoModes[0])
+}
+
+// bySetting returns the figures that are no ratios by setting and metric, and the settings as they came.
+func bySetting(all []figure) (order []string, of map[string]map[string]figure) {
+	of = map[string]map[string]figure{}
+	for _, f := range all {
+		if f.Unit == result.Ratio {
+			continue
+		}
+		if of[f.Setting] == nil {
+			of[f.Setting], order = map[string]figure{}, append(order, f.Setting)
+		}
+		of[f.Setting][f.Metric] = f
+	}
+	return order, of
 }
