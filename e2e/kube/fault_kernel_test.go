@@ -47,7 +47,9 @@ func apiAway(t *testing.T, r *rig, web []pod) {
 			back()
 			r.changesArrive(fault.name, time.Now(), web, wall)
 		})
-		r.AwaitNodes(t, 60*time.Second)
+		// A kubelet hears that its node is said to be away once it lists nodes again: up to a minute after it failed to
+		// (client-go's Reflector waits 30 to 60 s in the end), and then tells within 10 s that it is not.
+		r.AwaitNodes(t, testkit.Patient(2*time.Minute))
 		if want := int(outage().Milliseconds() / 5 * 2 / 4); sent < want {
 			t.Errorf("%s: only %d packets were sent, want at least %d", fault.name, sent, want)
 		}
