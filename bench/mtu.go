@@ -54,8 +54,8 @@ answer, and packets a second. Rounds alternate between all of them. Recommend an
 
 Without HOST it brings up a lab of four nodes, measures between their pods and takes the lab down; nothing of the machine's
 own network is touched. With the address of a HOST on which weft bench serve runs, it measures between that one and this one:
-plain routing, VXLAN and WireGuard, by devices of their own that are gone when it ends. Not IPIP, which has no port: a second
-tunnel between the same two addresses would take the packets of a node service's.
+plain routing, VXLAN, IPIP and WireGuard, by devices of their own that are gone when it ends. IPIP needs the kernel's device, and
+no other IPIP on either host: it has no port, so that a second tunnel would take the packets of the first.
 
 Files in --out: mtu.jsonl (a record a line as it is measured), report.md, plot.svg and plot.png. Ctrl-C ends the
 measuring; what was measured is reported.`,
@@ -146,8 +146,9 @@ func (m *MTU) Run(ctx context.Context) error {
 	defer file.Close()
 	p := newProgress(m.Log)
 	e := m.experiment(result.NewWriter(file), p)
+	var without []string
 	if m.Host.IsValid() {
-		err = m.onHosts(ctx, e, p)
+		without, err = m.onHosts(ctx, e, p)
 	} else {
 		err = m.onLab(ctx, e, p)
 	}
@@ -157,9 +158,7 @@ func (m *MTU) Run(ctx context.Context) error {
 	}
 	done, all := e.Done()
 	note := report.Note(done, all, err, time.Since(m.began))
-	if m.Host.IsValid() {
-		note = strings.TrimSpace(note + " " + mtu.WithoutIPIP)
-	}
+	note = strings.TrimSpace(note + " " + strings.Join(without, " "))
 	return errors.Join(err, file.Sync(), m.report(note))
 }
 
@@ -178,14 +177,15 @@ func (m *MTU) onLab(ctx context.Context, e *mtu.Experiment, p *progress) error {
 	})
 }
 
-func (m *MTU) onHosts(ctx context.Context, e *mtu.Experiment, p *progress) error {
+// onHosts returns what was left out, too.
+func (m *MTU) onHosts(ctx context.Context, e *mtu.Experiment, p *progress) ([]string, error) {
 	h := &mtu.Hosts{To: m.Host, Token: m.Token, Say: p.say}
 	defer h.Close()
 	paths, err := h.Paths(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return e.Run(ctx, paths)
+	return h.Without, e.Run(ctx, paths)
 }
 
 func (m *MTU) experiment(w *result.Writer, p *progress) *mtu.Experiment {

@@ -35,8 +35,8 @@ func serveCommand() *cobra.Command {
 		Short: "Be the other end of weft bench mtu on another host",
 		Long: `Answer and count for weft bench mtu HOST, which whoever knows the token may run. Tunnel devices and their addresses are in
 network namespaces without a name, which are gone when the session or this process ends, however it ends. While a session
-measures, the host takes VXLAN at UDP 14789 and WireGuard at UDP 14820, at all its addresses; what they carry reaches nothing but
-this command. Sessions are not encrypted. It ends by itself when nobody used it for --idle.`,
+measures, the host takes VXLAN at UDP 14789 and WireGuard at UDP 14820, at all its addresses, and IPIP from the client, unless it
+has IPIP already; what they carry reaches nothing but this command. Sessions are not encrypted. It ends by itself when nobody used it for --idle.`,
 		Args: cobra.NoArgs,
 		PreRunE: func(*cobra.Command, []string) error {
 			if _, err := serveAddress(s.Listen); err != nil {

@@ -34,7 +34,7 @@ var inner = [2]netip.Prefix{netip.MustParsePrefix("198.18.0.1/30"), netip.MustPa
 
 // endSpec says what one end of a tunnel is made of; Side is 0 for the client's and 1 for the server's.
 type endSpec struct {
-	Name      string // "vxlan", "wireguard"
+	Name      string // "vxlan", "ipip", "wireguard"
 	Way       string // "kernel", "userspace"; of wireguard
 	Side      int
 	MTU       int
@@ -90,6 +90,11 @@ func makeEnd(ctx context.Context, s endSpec) (_ *end, err error) {
 		err = e.make(ctx, name, func(h *kernel.Handle) error {
 			return h.AddVXLAN(ctx, kernel.VXLAN{Name: name, VNI: vni, Port: VXLANPort, Local: s.Local, MAC: innerMAC(s.Side), MTU: s.MTU})
 		})
+	case s.Name == "ipip":
+		if why := withoutIPIP(ctx, s.Local); why != "" {
+			return nil, errors.New(why)
+		}
+		err = e.make(ctx, name, func(h *kernel.Handle) error { return h.AddIPIPTo(ctx, name, s.MTU, s.Local, s.Remote) })
 	case s.Way == "kernel":
 		err = e.make(ctx, name, func(h *kernel.Handle) error {
 			return errors.Join(h.AddWireGuard(ctx, name, s.MTU), s.configureKernel(name))
@@ -178,6 +183,48 @@ func wireGuardWay(ctx context.Context) string {
 		return "userspace"
 	}
 	return ""
+}
+
+// withoutIPIP says why there is no path by IPIP between this host's address and another; empty where there can be one.
+// IPIP has no port, so that a second tunnel would take the packets of one that is there already.
+func withoutIPIP(ctx context.Context, local netip.Addr) string {
+	if !local.Is4() {
+		return "IPIP is between IPv4 addresses"
+	}
+	other, err := otherIPIP(ctx)
+	switch {
+	case err != nil:
+		return fmt.Sprintf("nobody knows whether %v has IPIP already: %v", local, err)
+	case other != "":
+		return fmt.Sprintf("%v has IPIP already, device %s, whose packets a second tunnel would take", local, other)
+	}
+	err = kernel.InScratch(func(h *kernel.Handle) error {
+		return h.AddIPIPTo(ctx, "probe", leastMTU, netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom4([4]byte{192, 0, 2, 2}))
+	})
+	if err != nil {
+		return fmt.Sprintf("the kernel of %v has no IPIP device: %v", local, err)
+	}
+	return ""
+}
+
+// otherIPIP names a device of this host that may have packets of IPIP: of the kernel's kind and up, or a node service's,
+// which may be of another kind.
+func otherIPIP(ctx context.Context) (string, error) {
+	h, err := kernel.Open()
+	if err != nil {
+		return "", err
+	}
+	defer h.Close()
+	links, err := h.TunnelLinks(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, l := range links {
+		if l.Name == kernel.IPIPDevice || l.Kind == kernel.KindIPIP && l.Up {
+			return l.Name, nil
+		}
+	}
+	return "", nil
 }
 
 // dup returns a descriptor of its own of f, without making it one that blocks.

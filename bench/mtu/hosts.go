@@ -1,6 +1,7 @@
 package mtu
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,10 +27,11 @@ type tunnelRequest struct {
 
 // tunnelAnswer is what it gets.
 type tunnelAnswer struct {
-	WireGuard string         `json:"wireguard,omitempty"` // what does it there; empty: nothing
-	Key       wgtypes.Key    `json:"key,omitzero"`        // the server's public key
-	At        netip.AddrPort `json:"at,omitzero"`         // inner
-	ID        int            `json:"id,omitempty"`
+	WireGuard   string         `json:"wireguard,omitempty"`   // what does it there; empty: nothing
+	WithoutIPIP string         `json:"withoutIPIP,omitempty"` // why there is none; empty: there can be
+	Key         wgtypes.Key    `json:"key,omitzero"`          // the server's public key
+	At          netip.AddrPort `json:"at,omitzero"`           // inner
+	ID          int            `json:"id,omitempty"`
 }
 
 // Ends makes the server's ends of tunnels, for load.Server.Setup. What a session asked for goes with it.
@@ -42,7 +44,7 @@ type Ends struct {
 	ends map[int]*end
 }
 
-// maxEnds is how many tunnels there may be at once: VXLAN's and WireGuard's ports are there once.
+// maxEnds is how many tunnels there may be at once: VXLAN's and WireGuard's ports are there once, and IPIP between two hosts.
 const maxEnds = 4
 
 // Setup is load.Server.Setup.
@@ -56,10 +58,10 @@ func (es *Ends) Setup(ctx context.Context, from netip.Addr, body json.RawMessage
 	var err error
 	switch {
 	case r.Do == "ask":
-		a.WireGuard = wireGuardWay(ctx)
+		a.WireGuard, a.WithoutIPIP = wireGuardWay(ctx), withoutIPIP(ctx, es.Local)
 	case r.MTU < leastMTU || r.MTU > 65535:
 		err = fmt.Errorf("MTU %d: want %d to 65535", r.MTU, leastMTU)
-	case r.Do == "make" && (r.Name == "vxlan" || r.Name == "wireguard"):
+	case r.Do == "make" && (r.Name == "vxlan" || r.Name == "ipip" || r.Name == "wireguard"):
 		a, undo, err = es.make(ctx, from, r)
 	case r.Do == "mtu":
 		es.mu.Lock()
@@ -120,14 +122,13 @@ func (es *Ends) make(ctx context.Context, from netip.Addr, r tunnelRequest) (a t
 	}, nil
 }
 
-// WithoutIPIP says why Hosts has no path by IPIP.
-const WithoutIPIP = "IPIP was not measured: it has no port, so that a second tunnel between these two addresses would take the packets of a node service's; weft bench mtu without HOST measures it in a lab."
-
 // Hosts makes paths to a host that runs `weft bench serve`.
 type Hosts struct {
 	To    netip.AddrPort
 	Token string
 	Say   func(format string, args ...any)
+	// Without says what Paths left out and why, a sentence each.
+	Without []string
 
 	main    *load.Client
 	clients []*load.Client
@@ -173,17 +174,9 @@ func (h *Hosts) Paths(ctx context.Context) ([]*Path, error) {
 	if err := h.main.Setup(ctx, tunnelRequest{Do: "ask"}, &there); err != nil {
 		return nil, err
 	}
-	here := wireGuardWay(ctx)
-	outer := 0
-	if local.Is6() {
-		outer = 20 // what IPv6's header has more
-	}
-	for _, t := range []struct {
-		name, way, way2 string
-		overhead        int
-	}{{"vxlan", "kernel", "kernel", 50 + outer}, {"wireguard", here, there.WireGuard, 60 + outer}} {
-		if t.way == "" || t.way2 == "" {
-			h.Say("%s is left out: one of the hosts has nothing that does it", t.name)
+	for _, t := range h.tunnels(ctx, local, &there) {
+		if t.why != "" {
+			h.leaveOut(t.name, t.why)
 			continue
 		}
 		p, err := h.tunnel(ctx, endSpec{Name: t.name, Way: t.way, MTU: fits - t.overhead, Local: local, Remote: h.To.Addr()})
@@ -191,7 +184,7 @@ func (h *Hosts) Paths(ctx context.Context) ([]*Path, error) {
 			if ctx.Err() != nil {
 				return nil, err
 			}
-			h.Say("%s is left out: %v", t.name, err)
+			h.leaveOut(t.name, err.Error())
 			continue
 		}
 		p.Way, p.Overhead = t.way, t.overhead
@@ -201,6 +194,31 @@ func (h *Hosts) Paths(ctx context.Context) ([]*Path, error) {
 		out = append(out, p)
 	}
 	return out, nil
+}
+
+// tunnelKind is a kind of tunnel, what does it on either host, and its overhead in bytes; or why it is left out.
+type tunnelKind struct {
+	name, way, way2 string
+	overhead        int
+	why             string
+}
+
+func (h *Hosts) tunnels(ctx context.Context, local netip.Addr, there *tunnelAnswer) []tunnelKind {
+	outer := 0
+	if local.Is6() {
+		outer = 20 // what IPv6's header has more
+	}
+	ipip := tunnelKind{name: "ipip", way: "kernel", way2: "kernel", overhead: 20, why: cmp.Or(withoutIPIP(ctx, local), there.WithoutIPIP)}
+	wireguard := tunnelKind{name: "wireguard", way: wireGuardWay(ctx), way2: there.WireGuard, overhead: 60 + outer}
+	if wireguard.way == "" || wireguard.way2 == "" {
+		wireguard.why = "one of the hosts has nothing that does it"
+	}
+	return []tunnelKind{{name: "vxlan", way: "kernel", way2: "kernel", overhead: 50 + outer}, ipip, wireguard}
+}
+
+func (h *Hosts) leaveOut(name, why string) {
+	h.Say("%s is left out: %s", name, why)
+	h.Without = append(h.Without, fmt.Sprintf("%s was not measured: %s.", name, why))
 }
 
 // uplink returns the address that this host sends to the server from, and the MTU of the interface.
@@ -221,6 +239,10 @@ func (h *Hosts) uplink(ctx context.Context) (netip.Addr, int, error) {
 	return r.Source, min(l.MTU, 65535), nil
 }
 
+// outerProtocol is what a tunnel's packets are between the hosts.
+var outerProtocol = map[string]string{"vxlan": fmt.Sprintf("UDP to port %d", VXLANPort), "ipip": "IP protocol 4",
+	"wireguard": fmt.Sprintf("UDP to port %d", WireGuardPort)}
+
 // tunnel makes both ends and a session through them.
 func (h *Hosts) tunnel(ctx context.Context, s endSpec) (*Path, error) {
 	key, err := wgtypes.GeneratePrivateKey()
@@ -239,7 +261,7 @@ func (h *Hosts) tunnel(ctx context.Context, s endSpec) (*Path, error) {
 	h.ends = append(h.ends, e)
 	c, err := load.Connect(ctx, load.Options{From: e.place(), Local: inner[0].Addr(), To: there.At, Token: h.Token})
 	if err != nil {
-		return nil, fmt.Errorf("%w; is UDP to port %d, or %d of WireGuard, filtered between the hosts?", err, VXLANPort, WireGuardPort)
+		return nil, fmt.Errorf("%w; is %s filtered between the hosts?", err, outerProtocol[s.Name])
 	}
 	h.clients = append(h.clients, c)
 	return &Path{Encapsulation: report.Encapsulation{Name: s.Name}, Client: c, Most: s.MTU, SetMTU: func(ctx context.Context, mtu int) error {

@@ -93,6 +93,26 @@ func (h *Handle) AddIPIP(ctx context.Context, d TunnelLink) error {
 	return nil
 }
 
+// AddIPIPTo makes the kernel's IPIP device between two IPv4 addresses, administratively down and without our mark. It takes
+// the packets of that peer before devices that take any peer's. mtu is in bytes. Errors are those of AddIPIP.
+func (h *Handle) AddIPIPTo(ctx context.Context, name string, mtu int, local, remote netip.Addr) error {
+	if err := checkLinkName(name); err != nil {
+		return err
+	}
+	e := ifInfo(0, 0, 0).str(unix.IFLA_IFNAME, name).u32(unix.IFLA_MTU, uint32(mtu))
+	e.nest(unix.IFLA_LINKINFO, func(e *encoder) {
+		e.str(unix.IFLA_INFO_KIND, KindIPIP)
+		e.nest(unix.IFLA_INFO_DATA, func(e *encoder) {
+			TunnelLink{Local: local}.options(e)
+			e.addr(nl.IFLA_IPTUN_REMOTE, remote)
+		})
+	})
+	if err := h.execOne(ctx, request{unix.RTM_NEWLINK, unix.NLM_F_CREATE | unix.NLM_F_EXCL, e.b}); err != nil {
+		return fmt.Errorf("make IPIP device %s from %v to %v: %w", name, local, remote, err)
+	}
+	return nil
+}
+
 // ChangeIPIP gives the living device of KindIPIP d.Local and the settings that AddIPIP gives.
 func (h *Handle) ChangeIPIP(ctx context.Context, d TunnelLink) error {
 	e := ifInfo(0, 0, 0).nest(unix.IFLA_LINKINFO, func(e *encoder) {
