@@ -35,11 +35,12 @@ type Owner struct {
 	foreign atomic.Bool // somebody else changed it: that is a repair
 	look    atomic.Bool // have a look at it, in outline
 	watched atomic.Bool // Watch is running, so that nothing changes unnoticed
-	ports   ports
 
 	mu    sync.Mutex
 	nft   *nftables.Conn // nil: not open
 	sock  *netlink.Conn  // of nft
+	port  uint32         // of sock
+	ns    namespace      // of sock
 	known bool           // have is in the kernel
 	have  func() Program
 	empty bool // have is empty
@@ -282,17 +283,23 @@ func (o *Owner) open() error {
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	port, err := portOf(sock)
+	o.port, err = portOf(sock)
+	if err == nil {
+		o.ns, err = namespaceOf(ns)
+	}
+	if err == nil {
+		err = among(o.ns, func(w *writers) { w.ports[o.port] = true })
+	}
 	if err != nil {
 		return errors.Join(err, conn.CloseLasting())
 	}
 	o.nft, o.sock = conn, sock
-	o.ports.add(port)
 	return nil
 }
 
 func (o *Owner) close() {
 	if o.nft != nil {
+		_ = among(o.ns, func(w *writers) { delete(w.ports, o.port) }) // first: anybody may have the port next
 		_ = o.nft.CloseLasting()
 		o.nft, o.sock = nil, nil
 	}

@@ -251,6 +251,35 @@ func TestWatch(t *testing.T) {
 	}
 }
 
+// TestWatchesOthersTable: an owner hears nothing of the table that another one of the process makes and drops, over and over,
+// on sockets that are new each time; of a program that does the same it hears.
+func TestWatchesOthersTable(t *testing.T) {
+	ns, o := bench(t)
+	b := another(t, ns, "b-")
+	var kicks atomic.Int64
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- o.Watch(ctx, func() { kicks.Add(1) }) }()
+	testkit.Eventually(t, 10*time.Second, "the first kick", func() bool { return kicks.Load() == 1 })
+	for range 20 {
+		put(t, b, sample(b, 3))
+		put(t, b, Program{})
+		b.Close()
+	}
+	testkit.Run(t, ns, "nft", "add table inet weft")
+	testkit.Eventually(t, 10*time.Second, "a kick for what is foreign", func() bool { return kicks.Load() > 1 })
+	if n := kicks.Load() - 2; n != 0 {
+		t.Errorf("%d kicks for what another owner did", n)
+	}
+	cancel()
+	<-done
+	o.Close()
+	if writersMu.Lock(); len(inside) != 0 {
+		t.Errorf("%d network namespaces are remembered", len(inside))
+	}
+	writersMu.Unlock()
+}
+
 // TestPolicySize has what a policy backend will have: 1,000 chains with a rule each and 100,000
 // elements, and one more element.
 func TestPolicySize(t *testing.T) {

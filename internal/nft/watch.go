@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"sync"
 	"syscall"
 	"time"
 
@@ -25,13 +24,19 @@ func (o *Owner) Watch(ctx context.Context, kick func()) error {
 	if err != nil {
 		return err
 	}
+	id, err := namespaceOf(ns)
+	if err != nil {
+		return errors.Join(err, ns.Close())
+	}
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: int(ns.Fd())})
 	ns.Close()
 	if err != nil {
 		return fmt.Errorf("watch nftables: %w", err)
 	}
 	defer c.Close()
-	if err := errors.Join(c.SetReadBuffer(socketBuffer), c.JoinGroup(unix.NFNLGRP_NFTABLES)); err != nil {
+	defer func() { _ = among(id, func(w *writers) { delete(w.watchers, c) }) }()
+	err = among(id, func(w *writers) { w.watchers[c] = true })
+	if err := errors.Join(err, c.SetReadBuffer(socketBuffer), c.JoinGroup(unix.NFNLGRP_NFTABLES)); err != nil {
 		return fmt.Errorf("watch nftables: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
@@ -77,16 +82,15 @@ func receiveInto(raw syscall.RawConn, buf []byte) (n int, err error) {
 	return n, errors.Join(inner, err)
 }
 
-// foreignIn tells whether somebody else's event about the owner's part is among these. All owners of
-// a process are told of every event in the namespace, so that nothing is copied here.
+// foreignIn tells whether an event about the owner's part is among these, which come from other programs only and may
+// be thousands about what is theirs, so that nothing is copied here.
 func (o *Owner) foreignIn(b []byte) bool {
 	for len(b) >= unix.SizeofNlMsghdr {
 		length := int(binary.NativeEndian.Uint32(b))
 		if length < unix.SizeofNlMsghdr || length > len(b) {
 			return true // cannot be read: better one look too many
 		}
-		kind, port := binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint32(b[12:])
-		if concerns(kind, b[unix.SizeofNlMsghdr:length], o.prefix) && !o.ports.ours(port) {
+		if concerns(binary.NativeEndian.Uint16(b[4:]), b[unix.SizeofNlMsghdr:length], o.prefix) {
 			return true
 		}
 		b = b[min((length+3)&^3, len(b)):]
@@ -140,25 +144,6 @@ func concerns(kind uint16, data []byte, prefix string) bool {
 		data = data[min((length+3)&^3, len(data)):]
 	}
 	return string(table) == kernel.NFTable && (nameAttr == 0 || bytes.HasPrefix(name, []byte(prefix)))
-}
-
-// ports are the netlink ports that an owner's own events carry. The one before the last is kept, as its
-// events may still be under way when a new socket is opened.
-type ports struct {
-	mu        sync.Mutex
-	now, last uint32
-}
-
-func (p *ports) add(port uint32) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.now, p.last = port, p.now
-}
-
-func (p *ports) ours(port uint32) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return port != 0 && (port == p.now || port == p.last)
 }
 
 func portOf(c *netlink.Conn) (uint32, error) {
