@@ -42,11 +42,10 @@ bench: ## measure for ten minutes at most: encapsulations, MTUs, changes of mode
 	@$(MAKE) --no-print-directory build
 	hack/in-netns bin/weft bench all --quick
 
-bench-tests: ## tests whose figures docs/performance.md has beside those of make bench, into bench/results
+bench-tests: ## figures that docs/performance.md has beside those of make bench, by tests; half an hour, into bench/results
 	@hack/setup.sh test
-	@mkdir -p bench/results
-	WEFT_FIGURES_VERSION=$(VERSION) WEFT_FIGURES=$(CURDIR)/bench/results/$(shell date -u +%F)-$(shell git rev-parse --short=12 HEAD)-tests.jsonl \
-		go test -exec $(CURDIR)/hack/in-netns -count=1 -timeout 30m -run 'TestBGPManyRoutes$$|TestModeChanges|TestSabotage$$' ./e2e
+	@$(MAKE) --no-print-directory build
+	hack/figures.sh
 
 bench-go: ## Go's benchmarks: of the compilers, and of drivers and stores
 	@hack/setup.sh bench

@@ -28,6 +28,8 @@ type claim struct {
 	except             []string // and what it does not
 	merge              bool     // all settings in one row
 	streams            int      // 0: any
+	encapsulations     []string // none: any
+	way                string   // empty: any
 	ratio              bool     // only ratios; else only what is none
 	// stat is what is taken of the values.
 	stat stat
@@ -48,6 +50,10 @@ const (
 
 func atMost(limit float64) func(float64, float64) bool {
 	return func(v, _ float64) bool { return v <= limit }
+}
+
+func atLeast(limit float64) func(float64, float64) bool {
+	return func(v, _ float64) bool { return v >= limit }
 }
 
 // mostNoise is how far a reference may be from itself for a ratio to be judged.
@@ -104,7 +110,8 @@ func (c claim) matches(k result.Key) bool {
 		return false
 	}
 	return k.Experiment == c.experiment && k.Metric == c.metric && strings.Contains(k.Setting, c.setting) && !k.Control &&
-		(k.Unit == result.Ratio) == c.ratio && (c.streams == 0 || k.Streams == c.streams)
+		(k.Unit == result.Ratio) == c.ratio && (c.streams == 0 || k.Streams == c.streams) &&
+		(len(c.encapsulations) == 0 || slices.Contains(c.encapsulations, k.Encapsulation)) && (c.way == "" || k.Way == c.way)
 }
 
 func (c claim) row(g report.Group, all []report.Group, noise float64) row {

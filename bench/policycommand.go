@@ -33,7 +33,7 @@ measuring; what was measured is printed.`,
 		Args: cobra.NoArgs,
 		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			if quick {
-				setUnlessGiven(cmd, map[string]string{"policies": "200", "pods": "10", "endpoints": "1000", "changes": "15", "starts": "2", "rounds": "6", "time": "25ms"})
+				setUnlessGiven(cmd, map[string]string{"changes": "30", "starts": "3", "rounds": "6", "time": "25ms"})
 			}
 			return errors.Join(p.check(), p.sheet.check())
 		},
@@ -47,7 +47,7 @@ measuring; what was measured is printed.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&p.Name, "name", "policy", "name of the lab")
-	f.BoolVar(&quick, "quick", false, "less of everything: about a minute")
+	f.BoolVar(&quick, "quick", false, "fewer changes and rounds: about two minutes")
 	f.StringSliceVar(&p.Backends, "backend", []string{street.NFTables, street.IPTables}, "backends, one after the other")
 	f.IntVar(&p.Policies, "policies", 1000, "GlobalNetworkPolicies in the cluster")
 	f.IntVar(&p.Pods, "pods", 100, "pods of the node")

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"weft/bench/result"
 	"weft/node/datastore"
 )
 
@@ -83,7 +84,21 @@ func (m *policyRun) flood(ctx context.Context, res *PolicyResult) error {
 	if res.RateBehind == 0 || len(res.RateTimes) == 0 {
 		return fmt.Errorf("the kernel's rules did not change within 5 s of the last of %d label changes (%d of them came into the kernel)", m.Rate*seconds, len(res.RateTimes))
 	}
-	return nil
+	return m.recordFlood(res)
+}
+
+// recordFlood writes quantiles only: there are thousands of times.
+func (m *policyRun) recordFlood(res *PolicyResult) error {
+	var took []float64
+	for _, d := range res.RateTimes {
+		took = append(took, d.Seconds())
+	}
+	records := []result.Record{count("flood_changes", len(took)), count("flood_missed", res.RateMissed),
+		{Metric: "flood_rate", Unit: result.PerSecond, Value: res.Rate}, {Metric: "flood_cpu", Unit: result.Count, Value: res.RateCPU}}
+	for _, percent := range []int{50, 99, 100} {
+		records = append(records, result.Record{Metric: fmt.Sprintf("flood_p%d", percent), Unit: result.Seconds, Value: rank(took, percent)})
+	}
+	return m.sheet.add(m.backend, m.setting(), 0, records...)
 }
 
 // behind makes one more change, behind all others: how long it takes is how far behind the node is. 0: it never came.

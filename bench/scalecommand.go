@@ -24,7 +24,7 @@ Files in --out: scale.jsonl (a record a line as it is measured) and scale.md.`,
 		Args: cobra.NoArgs,
 		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			if quick {
-				setUnlessGiven(cmd, map[string]string{"nodes": "1000", "more": "10"})
+				setUnlessGiven(cmd, map[string]string{"idle": "15s"})
 			}
 			if s.Nodes < 1 || s.More < 1 || s.Idle < time.Second {
 				return fmt.Errorf("--nodes %d --more %d --idle %v: want 1 or more, and 1s or more", s.Nodes, s.More, s.Idle)
@@ -41,7 +41,7 @@ Files in --out: scale.jsonl (a record a line as it is measured) and scale.md.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&s.Name, "name", "scale", "name of the lab")
-	f.BoolVar(&quick, "quick", false, "1,000 nodes and 10 more: about a minute")
+	f.BoolVar(&quick, "quick", false, "half as long at rest: about a minute")
 	f.IntVar(&s.Nodes, "nodes", 5000, "nodes in the cluster")
 	f.IntVar(&s.More, "more", 20, "nodes added one at a time, and as many blocks")
 	f.DurationVar(&s.Idle, "idle", 30*time.Second, "how long the idle CPU is watched")

@@ -13,6 +13,7 @@ import (
 
 	v3 "weft/api/v3"
 	"weft/internal/testkit"
+	"weft/internal/testkit/figures"
 	"weft/internal/testkit/router"
 	"weft/lab"
 	"weft/node/datastore"
@@ -26,6 +27,7 @@ func TestBGPMesh(t *testing.T) {
 	c.pool("Never")
 	c.pods()
 	took := c.sessions(12)
+	figures.Write(t, "bgp", figures.Seconds("mesh", "12 sessions", took)...)
 	t.Logf("12 of 12 sessions established %v after the last node was ready and the pods were there", took.Round(time.Millisecond))
 	for _, n := range labNodes {
 		for _, o := range labNodes {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weft/internal/testkit"
+	"weft/internal/testkit/figures"
 	"weft/internal/traffic"
 	"weft/lab"
 	"weft/node/status"
@@ -64,6 +65,7 @@ func (c *cluster) tap() func() traffic.Seen {
 func (c *cluster) nothingInClear(what string, seen traffic.Seen) {
 	c.t.Helper()
 	c.t.Logf("%s: %d of %d packets on the wire in clear", what, seen.Clear, seen.Packets)
+	figures.Write(c.t, "wire", figures.Share(what, "clear", int64(seen.Clear), "inspected", int64(seen.Packets))...)
 	if seen.Clear > 0 {
 		c.t.Errorf("%s: %d of %d packets on the wire hold the cookie, the first one\n%x", what, seen.Clear, seen.Packets, seen.First)
 	}
@@ -217,6 +219,7 @@ func TestEncryptionOutlivesTheNode(t *testing.T) {
 	slices.Sort(took)
 	t.Logf("%d kills of a device's process: it carries again after %v (median), %v (longest); %d of %d packets lost", len(took), took[len(took)/2], took[len(took)-1],
 		total.Lost, total.Sent)
+	figures.Write(t, "wire", figures.Seconds("carries_again", "", took...)...)
 	if limit := testkit.Patient(time.Second); total.Lost == 0 || took[len(took)/2] > limit {
 		t.Errorf("half of the killed processes were away for %v and more, want %v at most; %d packets were lost, want some", took[len(took)/2], limit, total.Lost)
 	}
@@ -286,6 +289,7 @@ func TestWithoutAKey(t *testing.T) {
 	c.whole("Preferred, to the node without a key", rep)
 	seen := stop()
 	t.Logf("control, Preferred: %d of %d packets on the wire in clear", seen.Clear, seen.Packets)
+	figures.Write(t, "wire", figures.Share("control: a node without a key, Preferred", "clear", int64(seen.Clear), "inspected", int64(seen.Packets))...)
 	if seen.Clear < int(rep.Total().Sent) {
 		t.Errorf("control: only %d of %d packets are seen in clear where all are", seen.Clear, seen.Packets)
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weft/internal/testkit"
+	"weft/internal/testkit/figures"
 	"weft/lab"
 	"weft/node/status"
 )
@@ -170,6 +171,7 @@ func TestPolicyFromTheFirstPacket(t *testing.T) {
 	if chances < 200*int64(starts) {
 		t.Errorf("only %d probes", chances)
 	}
+	figures.Write(t, "probes", figures.Share(fmt.Sprintf("%d starts of a closed pod", starts), "answered", int64(answers), "asked", chances)...)
 	t.Logf("%d of %d probes, by ping and TCP of both families, were answered during %d starts of a closed pod, %d of them with the node down, when ADD was refused %d times",
 		answers, chances, starts, down, refused)
 
@@ -387,6 +389,8 @@ func (c *cluster) kept(pairs []pair, since mark, during string) {
 		if answers > 0 {
 			c.t.Errorf("%s: %d of %d probes by %s that are to be denied were answered", during, answers, now.out[i]-since.out[i], p.name)
 		}
+		figures.Write(c.t, "probes", append(figures.Share(during, "answered", int64(answers), "asked", now.out[i]-since.out[i]),
+			figures.Share("control, who is let in: "+during, "answered", int64(friendly), "asked", now.in[i]-since.in[i])...)...)
 		if friendly < 100 {
 			c.t.Errorf("%s: only %d answers by %s for who is let in: the probes show nothing", during, friendly, p.name)
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"weft/internal/testkit"
+	"weft/internal/testkit/figures"
 	"weft/internal/traffic"
 	"weft/lab"
 )
@@ -75,6 +76,7 @@ func TestEverySizeAnswered(t *testing.T) {
 				probed, vanished = probed+p, vanished+v
 			}
 			t.Logf("underlay of %s bytes: %d of %d sizes vanished", u.name, vanished, probed)
+			figures.Write(t, "sizes", figures.Share("underlay of "+u.name+" bytes", "vanished", int64(vanished), "probed", int64(probed))...)
 			if probed == 0 {
 				t.Error("nothing was probed")
 			}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"weft/internal/testkit/figures"
 	"weft/model"
 )
 
@@ -106,6 +107,9 @@ func TestReflectionReachesAll(t *testing.T) {
 			longest = max(longest, slices.Max(slices.Collect(maps.Values(had))))
 		}
 		t.Logf("%s: %d of %d pairs of block and node, over at most %d sessions", what, reached, pairs, longest)
+		if wantAll {
+			figures.Write(t, "reflection", figures.Share(fmt.Sprintf("%d nodes, %s", nodes, what), "unreached", int64(pairs-reached), "pairs", int64(pairs))...)
+		}
 		if pairs < len(g.speakers) || (reached == pairs) != wantAll {
 			t.Errorf("%s: %d of %d reached, want all: %v", what, reached, pairs, wantAll)
 		}

@@ -23,6 +23,7 @@ import (
 	"weft/internal/kernel"
 	"weft/internal/supervise"
 	"weft/internal/testkit"
+	"weft/internal/testkit/figures"
 	"weft/internal/traffic"
 	"weft/model"
 )
@@ -189,6 +190,7 @@ func TestAgentKilled(t *testing.T) {
 			t.Error(err)
 		}
 		t.Logf("killed %d times: %d of %d packets lost, TCP went on", kills, rep.Total().Lost, rep.Total().Sent)
+		figures.Write(t, "wireguard", figures.Share(fmt.Sprintf("%d kills of the agent, %s", kills, w), "lost", int64(rep.Total().Lost), "sent", int64(rep.Total().Sent))...)
 		if w == Userspace && pidOf(t, a) != pid {
 			t.Errorf("the device's process is %d, was %d", pidOf(t, a), pid)
 		}
@@ -236,6 +238,7 @@ func TestProcessKilled(t *testing.T) {
 	packets, clear := seen()
 	t.Logf("killed %d times: traffic is back after %v (median), %v (longest)", rounds, times[rounds/2].Round(time.Millisecond), times[rounds-1].Round(time.Millisecond))
 	t.Logf("%d packets inspected of %d sent: %d cookies in clear", packets, sent, clear)
+	figures.Write(t, "wireguard", append(figures.Seconds("process_back", "", times...), figures.Share("kills of the process", "clear", int64(clear), "inspected", int64(packets))...)...)
 	if times[rounds/2] > testkit.Patient(time.Second) { // a busy machine makes one of them wait for longer
 		t.Errorf("half of the times back after %v and more, want 1 s at most", times[rounds/2])
 	}

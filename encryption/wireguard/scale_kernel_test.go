@@ -12,6 +12,7 @@ import (
 
 	"weft/encryption"
 	"weft/internal/testkit"
+	"weft/internal/testkit/figures"
 	"weft/model"
 )
 
@@ -84,6 +85,8 @@ func TestScale(t *testing.T) {
 		if testkit.Emulated() {
 			return
 		}
+		setting := fmt.Sprintf("%d peers, %s", n, w)
+		figures.Write(t, "wireguard", append(figures.Seconds("configured", setting, all), figures.Seconds("peer_changed", setting, times...)...)...)
 		// By the clock where the machine is idle, else what it would be.
 		if min(all, used) > 3*time.Second {
 			t.Errorf("from empty: %v, %v of processor time, want 3 s", all, used)
@@ -173,6 +176,8 @@ func TestThroughput(t *testing.T) {
 	account("")
 	byProcess := used["wireguard-go"].Seconds() / used["weft"].Seconds()
 	t.Logf("weft to wireguard-go: %.3f, by the processor time of the devices' processes, %v and %v", byProcess, used["weft"], used["wireguard-go"])
+	figures.Write(t, "wireguard", append(figures.Ratios("of_bare", "", s.Ratios("weft", "wireguard-go")...),
+		figures.Ratios("of_bare_by_processor", "", byProcess)...)...)
 	if r := s.Ratio(t, "weft", "wireguard-go"); r.High < 0.95 || byProcess < 0.9 {
 		t.Errorf("%.3f of a bare device at most, %.3f by its processor time, want 0.95", r.High, byProcess)
 	}

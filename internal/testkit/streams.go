@@ -84,6 +84,19 @@ func (s Streams) Ratio(t testing.TB, a, b string) Ratio {
 	return r
 }
 
+// Ratios are those of Ratio, one a round.
+func (s Streams) Ratios(a, b string) []float64 {
+	of, by := s.Rate[a], s.Rate[b]
+	if len(s.Cycles[a]) > 0 && len(s.Cycles[a]) == len(s.Cycles[b]) {
+		of, by = s.Cycles[b], s.Cycles[a]
+	}
+	out := make([]float64, len(of))
+	for i := range of {
+		out[i] = of[i] / by[i]
+	}
+	return out
+}
+
 // paired goes by the ranks, so that the few runs in which the machine did something else do not matter.
 func paired(a, b []float64) Ratio {
 	ratios := make([]float64, len(a))

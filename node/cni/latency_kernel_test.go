@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weft/internal/testkit"
+	"weft/internal/testkit/figures"
 )
 
 // TestLatency measures ADD until the pod answers, with a store that writes to disk: first one at a
@@ -44,6 +45,7 @@ func TestLatency(t *testing.T) {
 			quantiles(whole), quantiles(reachable), quantiles(node.took("ADD")[len(node.took("ADD"))-pods:]))
 		t.Logf("CPU time of one ADD: weft-cni %.1f ms, node %.1f ms, etcd and runtime (this process) %.1f ms",
 			ms(used.plugin)/pods, ms(used.node)/pods, ms(used.self)/pods)
+		figures.Write(t, "add", figures.Seconds("answers", fmt.Sprintf("%d at a time", parallel), reachable...)...)
 		if p50, p99 := quantile(reachable, 50), quantile(reachable, 99); parallel == 1 && p50 > 300*time.Millisecond || p99 > 5*time.Second {
 			t.Errorf("ADD until the pod answers took %v and %v (p50, p99), %d at a time", p50, p99, parallel)
 		}
@@ -67,6 +69,7 @@ func (r *rig) floor(node *child) {
 		}
 		status = append(status, time.Since(start))
 	}
+	figures.Write(r.t, "add", figures.Seconds("plugin", "", status...)...)
 	r.t.Logf("weft-cni alone, STATUS (start of the process, call, answer, exit): %s; the node's part of it: %s",
 		quantiles(status), quantiles(node.took("STATUS")))
 	for _, parallel := range []int{1, 32} {

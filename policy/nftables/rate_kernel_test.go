@@ -12,6 +12,7 @@ import (
 
 	"weft/internal/kernel"
 	"weft/internal/testkit"
+	"weft/internal/testkit/figures"
 	"weft/model"
 )
 
@@ -128,6 +129,9 @@ func TestConnectionRate(t *testing.T) {
 			ratios[i] = s.rates[i] / streets[0].rates[i]
 		}
 		t.Logf("%s: %.0f connections a second of processor time (median of %d rounds), %.3f of the first", s.label, testkit.Median(s.rates), rounds, testkit.Median(ratios))
+		if n > 0 {
+			figures.Write(t, "connections", figures.Ratios("of_few_policies", s.label, ratios...)...)
+		}
 		slices.Sort(ratios)
 		// Seven of ten rounds tell the same, or it is the noise of a machine with other work.
 		if most := ratios[rounds*7/10]; most < least[n] {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"weft/internal/testkit"
+	"weft/internal/testkit/figures"
 	"weft/model"
 	"weft/policy"
 )
@@ -153,7 +154,10 @@ func TestBigSet(t *testing.T) {
 	start, busy := time.Now(), testkit.ProcessorTime()
 	apply(t, d, u)
 	load := testkit.ProcessorTime() - busy
-	t.Logf("%d prefixes loaded in %v, %v of CPU", n, time.Since(start).Round(time.Millisecond), load.Round(time.Millisecond))
+	took := []time.Duration{time.Since(start)}
+	t.Logf("%d prefixes loaded in %v, %v of CPU", n, took[0].Round(time.Millisecond), load.Round(time.Millisecond))
+	setting := fmt.Sprintf("%d prefixes", n)
+	figures.Write(t, "set", figures.Seconds("loaded", setting, took...)...)
 	id := policy.SetID{Kind: policy.Selected, Family: model.IPv4, Selector: "has(big)"}
 	count := func() (elements int) {
 		for _, n := range d.state.sets[id].tables() {
@@ -168,7 +172,7 @@ func TestBigSet(t *testing.T) {
 	if got := count(); got != n {
 		t.Errorf("the kernel has %d elements, want %d", got, n)
 	}
-	var took []time.Duration
+	took = nil
 	var compile, work time.Duration
 	for i := range 40 {
 		less := slices.Clone(nets)
@@ -190,6 +194,7 @@ func TestBigSet(t *testing.T) {
 	}
 	t.Logf("one member of %d changed: p50 %v, p99 %v, %v of CPU each, of %d (and %v of CPU to compile a network set of that size)", n, quantile(took, .5).Round(10*time.Microsecond),
 		quantile(took, .99).Round(10*time.Microsecond), (work / 40).Round(10*time.Microsecond), len(took), (compile / 40).Round(time.Millisecond))
+	figures.Write(t, "set", figures.Seconds("member_changed", setting, took...)...)
 	// By processor time, so that other work on the machine makes no difference.
 	if most := 100 * time.Microsecond * time.Duration(n); load > most { // 10 s for 100,000
 		t.Errorf("%d prefixes took %v of CPU to load, want at most %v", n, load, most)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"weft/internal/testkit"
+	"weft/internal/testkit/figures"
 	"weft/internal/testkit/router"
 	"weft/routing"
 	"weft/routing/bgp/speaker"
@@ -72,6 +73,7 @@ func TestAgentKilled(t *testing.T) {
 	}
 	after := events.Settle(t)
 	t.Logf("%d agents killed: %d route events at the neighbour", rounds, len(after)-before)
+	figures.Write(t, "neighbour", figures.Share("", "route_events", int64(len(after)-before), "agents_killed", int64(rounds))...)
 	if len(after) != before {
 		t.Errorf("route events: %q", after[before:])
 	}
@@ -126,6 +128,9 @@ func TestSpeakerKilled(t *testing.T) {
 				t.Errorf("stacks in the log: %v", err)
 			}
 			after := events.Settle(t)
+			if restart == 0 {
+				figures.Write(t, "neighbour", figures.Share("control: speakers killed, without graceful restart", "route_events", int64(len(after)-before), "agents_killed", int64(rounds))...)
+			}
 			t.Logf("%d speakers killed: %d route events at the neighbour, %d looks at what is learned found a change", rounds, len(after)-before, changes)
 			if restart == 0 {
 				if len(after) == before || changes == 0 {

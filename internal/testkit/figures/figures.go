@@ -49,3 +49,25 @@ func Write(t testing.TB, experiment string, records ...result.Record) {
 		write(result.Record{Experiment: report.Suite, Metric: report.LoadAverage, Unit: result.Count, Value: v, Setting: "after " + experiment})
 	}
 }
+
+// Seconds are records of durations that were measured one after the other.
+func Seconds(metric, setting string, took ...time.Duration) (out []result.Record) {
+	for i, d := range took {
+		out = append(out, result.Record{Metric: metric, Unit: result.Seconds, Setting: setting, Round: i + 1, Value: d.Seconds()})
+	}
+	return out
+}
+
+// Share are two records: how many there were of one thing, and of how many.
+func Share(setting, metric string, n int64, of string, total int64) []result.Record {
+	return []result.Record{{Metric: metric, Unit: result.Count, Setting: setting, Value: float64(n)},
+		{Metric: of, Unit: result.Count, Setting: setting, Value: float64(total)}}
+}
+
+// Ratios are records of one thing beside another, in rounds; more is better.
+func Ratios(metric, setting string, ratios ...float64) (out []result.Record) {
+	for i, v := range ratios {
+		out = append(out, result.Record{Metric: metric, Unit: result.Ratio, Setting: setting, Round: i + 1, Value: v, Better: result.More})
+	}
+	return out
+}
