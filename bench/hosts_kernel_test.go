@@ -67,7 +67,7 @@ func serve(t *testing.T, b testkit.NS) *exec.Cmd {
 	t.Helper()
 	server := inHost(t, b, "serve --listen 192.0.2.2"+testToken)
 	t.Cleanup(func() { _ = server.Process.Kill(); _ = server.Wait() })
-	testkit.Eventually(t, testkit.Patient(5*time.Second), "the server listens", func() bool {
+	testkit.Eventually(t, 5*time.Second, "the server listens", func() bool {
 		return strings.Contains(testkit.Run(t, b, "ss", "-ltn"), "192.0.2.2:7464")
 	})
 	return server
@@ -114,6 +114,10 @@ func TestIPIPBetweenHosts(t *testing.T) {
 	}
 	if after := links(); after != before {
 		t.Errorf("links before:\n%s and after:\n%s", before, after)
+	}
+	for i, ns := range []testkit.NS{a, b} { // the device is in another namespace, and would be in the way here
+		testkit.Run(t, ns, "ip", "link", "add", "same", "type", "ipip", "local", fmt.Sprintf("192.0.2.%d", i+1), "remote", fmt.Sprintf("192.0.2.%d", 2-i))
+		testkit.Run(t, ns, "ip", "link", "delete", "same")
 	}
 	for i, ns := range []testkit.NS{a, b} {
 		testkit.Run(t, ns, "ip", "link", "add", "tun9", "type", "ipip", "local", fmt.Sprintf("192.0.2.%d", i+1))

@@ -54,8 +54,8 @@ answer, and packets a second. Rounds alternate between all of them. Recommend an
 
 Without HOST it brings up a lab of four nodes, measures between their pods and takes the lab down; nothing of the machine's
 own network is touched. With the address of a HOST on which weft bench serve runs, it measures between that one and this one:
-plain routing, VXLAN, IPIP and WireGuard, by devices of their own that are gone when it ends. IPIP needs the kernel's device, and
-no other IPIP on either host: it has no port, so that a second tunnel would take the packets of the first.
+plain routing, VXLAN, IPIP and WireGuard, by devices of their own that are gone when it ends. IPIP needs the kernel's module,
+loaded on both, and no device of IPIP that is up on either: it has no port, so that a second tunnel would take the packets of the first.
 
 Files in --out: mtu.jsonl (a record a line as it is measured), report.md, plot.svg and plot.png. Ctrl-C ends the
 measuring; what was measured is reported.`,

@@ -310,8 +310,11 @@ func (s *service) tableTrace() trace {
 			return []string{"nftables table inet " + kernel.NFTable}, nil
 		},
 		func(ctx context.Context) error {
-			_, err := guard.New(s.handle).Apply(ctx, topology.Guard{})
-			_, err2 := nftables.New(s.handle, s.log).Apply(ctx, nat.Plan{})
+			g, n := guard.New(s.handle), nftables.New(s.handle, s.log)
+			defer g.Close()
+			defer n.Close()
+			_, err := g.Apply(ctx, topology.Guard{})
+			_, err2 := n.Apply(ctx, nat.Plan{})
 			return errors.Join(err, err2, nft.DropTable(s.handle))
 		},
 	}

@@ -81,10 +81,13 @@ func (c *Client) tcp(ctx context.Context, streams int, d time.Duration) (f Flow,
 		return f, <-broken
 	}
 	if n.Bytes == 0 {
-		return f, errors.New("nothing arrived")
+		return f, ErrNothing
 	}
 	return f, nil
 }
+
+// ErrNothing is of a measurement in whose time nothing came through, as where others keep the processors busy.
+var ErrNothing = errors.New("nothing arrived")
 
 func (c *Client) write(ctx context.Context, s net.Conn) error {
 	b := make([]byte, bufferBytes)

@@ -52,7 +52,15 @@ type end struct {
 
 func (e *end) place() load.Place { return load.Place(fmt.Sprintf("/proc/self/fd/%d", e.ns.Fd())) }
 
+// close removes the device at once: a namespace goes when the last socket in it does, and until then an IPIP device would take
+// its peer's packets.
 func (e *end) close() {
+	if e.ns != nil {
+		if h, err := kernel.OpenAt(string(e.place())); err == nil {
+			_ = h.LinkDelete(context.Background(), innerDevice)
+			h.Close()
+		}
+	}
 	for i := len(e.closes) - 1; i >= 0; i-- {
 		e.closes[i]()
 	}
@@ -198,17 +206,14 @@ func withoutIPIP(ctx context.Context, local netip.Addr) string {
 	case other != "":
 		return fmt.Sprintf("%v has IPIP already, device %s, whose packets a second tunnel would take", local, other)
 	}
-	err = kernel.InScratch(func(h *kernel.Handle) error {
-		return h.AddIPIPTo(ctx, "probe", leastMTU, netip.AddrFrom4([4]byte{192, 0, 2, 1}), netip.AddrFrom4([4]byte{192, 0, 2, 2}))
-	})
-	if err != nil {
-		return fmt.Sprintf("the kernel of %v has no IPIP device: %v", local, err)
+	if _, err := os.Stat("/sys/module/ipip"); err != nil { // to make a device would load it, which leaves a tunl0 in every namespace
+		return fmt.Sprintf("the kernel of %v has no IPIP device, or its module is not loaded (modprobe ipip)", local)
 	}
 	return ""
 }
 
-// otherIPIP names a device of this host that may have packets of IPIP: of the kernel's kind and up, or a node service's,
-// which may be of another kind.
+// otherIPIP names a device of this host that may have packets of IPIP: of a kind of the kernel's that takes them and up, or a
+// node service's, which may be of another kind. What is in other namespaces, or no device at all, is not seen.
 func otherIPIP(ctx context.Context) (string, error) {
 	h, err := kernel.Open()
 	if err != nil {
@@ -220,7 +225,7 @@ func otherIPIP(ctx context.Context) (string, error) {
 		return "", err
 	}
 	for _, l := range links {
-		if l.Name == kernel.IPIPDevice || l.Kind == kernel.KindIPIP && l.Up {
+		if l.Name == kernel.IPIPDevice || l.Up && (l.Kind == kernel.KindIPIP || l.Kind == "sit") {
 			return l.Name, nil
 		}
 	}

@@ -148,7 +148,7 @@ func (e *Experiment) try(ctx context.Context, t try, round int) error {
 	}
 	for _, n := range e.Streams {
 		e.tell(fmt.Sprintf("round %d, %v, MTU %d, TCP %d", round, p.Encapsulation, t.mtu, n))
-		f, err := p.Client.TCP(ctx, n, e.Time)
+		f, err := e.patiently(func(d time.Duration) (load.Flow, error) { return p.Client.TCP(ctx, n, d) })
 		if err != nil {
 			return fmt.Errorf("%v, MTU %d: %w", p.Encapsulation, t.mtu, err)
 		}
@@ -169,6 +169,17 @@ func (e *Experiment) try(ctx context.Context, t try, round int) error {
 	return e.small(ctx, t, round)
 }
 
+// patiently measures for the usual time, and once more for longer where nothing came through in it.
+func (e *Experiment) patiently(measure func(time.Duration) (load.Flow, error)) (load.Flow, error) {
+	f, err := measure(e.Time)
+	if errors.Is(err, load.ErrNothing) {
+		longer := max(5*e.Time, time.Second)
+		e.tell(fmt.Sprintf("nothing came through in %v; once more, %v", e.Time, longer))
+		f, err = measure(longer)
+	}
+	return f, err
+}
+
 // cpu returns what the processors did for a gigabit.
 func cpu(p *Path, f load.Flow) []result.Record {
 	each := func(side string, d time.Duration) result.Record {
@@ -184,12 +195,16 @@ func cpu(p *Path, f load.Flow) []result.Record {
 func (e *Experiment) small(ctx context.Context, t try, round int) error {
 	p := t.path
 	e.tell(fmt.Sprintf("round %d, %v, requests", round, p.Encapsulation))
-	l, err := p.Client.Requests(ctx, smallBytes, e.Time)
+	var l load.Latencies
+	_, err := e.patiently(func(d time.Duration) (load.Flow, error) {
+		var err error
+		if l, err = p.Client.Requests(ctx, smallBytes, d); err == nil && len(l) == 0 {
+			err = fmt.Errorf("not one request was answered within %v: %w", d, load.ErrNothing)
+		}
+		return load.Flow{}, err
+	})
 	if err != nil {
 		return fmt.Errorf("%v: %w", p.Encapsulation, err)
-	}
-	if len(l) == 0 {
-		return fmt.Errorf("%v: not one request was answered within %v", p.Encapsulation, e.Time)
 	}
 	e.done++
 	e.tell(fmt.Sprintf("round %d, %v, small packets", round, p.Encapsulation))

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
@@ -18,7 +19,7 @@ import (
 
 // tunnelRequest is what the client asks the server for, by load.Client.Setup.
 type tunnelRequest struct {
-	Do   string      `json:"do"` // "ask", "make", "mtu"
+	Do   string      `json:"do"` // "ask", "make", "mtu", "drop"
 	Name string      `json:"name,omitempty"`
 	MTU  int         `json:"mtu,omitempty"`
 	Key  wgtypes.Key `json:"key,omitzero"` // the client's public key
@@ -42,6 +43,7 @@ type Ends struct {
 	mu   sync.Mutex
 	last int
 	ends map[int]*end
+	undo map[int]func() // by the same IDs
 }
 
 // maxEnds is how many tunnels there may be at once: VXLAN's and WireGuard's ports are there once, and IPIP between two hosts.
@@ -57,6 +59,8 @@ func (es *Ends) Setup(ctx context.Context, from netip.Addr, body json.RawMessage
 	var undo func()
 	var err error
 	switch {
+	case r.Do == "drop":
+		es.drop(r.ID)
 	case r.Do == "ask":
 		a.WireGuard, a.WithoutIPIP = wireGuardWay(ctx), withoutIPIP(ctx, es.Local)
 	case r.MTU < leastMTU || r.MTU > 65535:
@@ -107,19 +111,30 @@ func (es *Ends) make(ctx context.Context, from netip.Addr, r tunnelRequest) (a t
 		_ = es.Server.Serve(serve, l)
 	}()
 	if es.ends == nil {
-		es.ends = map[int]*end{}
+		es.ends, es.undo = map[int]*end{}, map[int]func(){}
 	}
 	es.last++
 	id := es.last
-	es.ends[id] = e
-	return tunnelAnswer{Key: key.PublicKey(), At: l.Addr(), ID: id}, func() {
+	es.ends[id], es.undo[id] = e, sync.OnceFunc(func() {
 		stop()
 		<-done
 		es.mu.Lock()
 		defer es.mu.Unlock()
 		delete(es.ends, id)
+		delete(es.undo, id)
 		e.close()
-	}, nil
+	})
+	return tunnelAnswer{Key: key.PublicKey(), At: l.Addr(), ID: id}, es.undo[id], nil
+}
+
+// drop removes an end before its session ends.
+func (es *Ends) drop(id int) {
+	es.mu.Lock()
+	undo := es.undo[id]
+	es.mu.Unlock()
+	if undo != nil {
+		undo()
+	}
 }
 
 // Hosts makes paths to a host that runs `weft bench serve`.
@@ -217,6 +232,7 @@ func (h *Hosts) tunnels(ctx context.Context, local netip.Addr, there *tunnelAnsw
 }
 
 func (h *Hosts) leaveOut(name, why string) {
+	why = strings.ReplaceAll(why, "\n", "; ")
 	h.Say("%s is left out: %s", name, why)
 	h.Without = append(h.Without, fmt.Sprintf("%s was not measured: %s.", name, why))
 }
@@ -253,19 +269,23 @@ func (h *Hosts) tunnel(ctx context.Context, s endSpec) (*Path, error) {
 	if err := h.main.Setup(ctx, tunnelRequest{Do: "make", Name: s.Name, MTU: s.MTU, Key: key.PublicKey()}, &there); err != nil {
 		return nil, err
 	}
+	var none tunnelAnswer
+	drop := func() { _ = h.main.Setup(ctx, tunnelRequest{Do: "drop", ID: there.ID}, &none) } // else it goes with the session
 	s.Key, s.RemoteKey = key, there.Key
 	e, err := makeEnd(ctx, s)
 	if err != nil {
+		drop()
 		return nil, err
 	}
-	h.ends = append(h.ends, e)
 	c, err := load.Connect(ctx, load.Options{From: e.place(), Local: inner[0].Addr(), To: there.At, Token: h.Token})
 	if err != nil {
+		e.close()
+		drop()
 		return nil, fmt.Errorf("%w; is %s filtered between the hosts?", err, outerProtocol[s.Name])
 	}
+	h.ends = append(h.ends, e)
 	h.clients = append(h.clients, c)
 	return &Path{Encapsulation: report.Encapsulation{Name: s.Name}, Client: c, Most: s.MTU, SetMTU: func(ctx context.Context, mtu int) error {
-		var none tunnelAnswer
 		return errors.Join(h.main.Setup(ctx, tunnelRequest{Do: "mtu", ID: there.ID, MTU: mtu}, &none), e.setMTU(ctx, mtu))
 	}}, nil
 }

@@ -13,8 +13,9 @@ import (
 	"weft/internal/testkit/kube"
 )
 
-// maxADD is how long half of the ADDs may take in the node service, where pods start one after the other.
-const maxADD = 100 * time.Millisecond
+// maxADD is how long half of the ADDs may take in the node service where pods start one after the other, maxADDs where two
+// start at once on each node, which share two processors with all of Kubernetes.
+const maxADD, maxADDs = 100 * time.Millisecond, 300 * time.Millisecond
 
 // What CNI ADD costs when kubelet asks for it: how long the node service takes, one pod at a time and two at once on each
 // node, and what it asks of the API server.
@@ -27,18 +28,18 @@ func TestCostOfADD(t *testing.T) {
 	const rounds, batches, each, alone = 3, 9, 4, 36 // a kubelet takes no more pods than one round has
 	r.batch("warm", r.nodes(each)...)                // the nodes claim their first blocks, and containerd unpacks
 	var asked []kube.Call
-	clear := func() {
+	empty := func() {
 		r.Kubectl(t, "delete", "pods", "--all", "--grace-period=1", "--wait=true")
 		r.settle()
 	}
-	clear()
+	empty()
 	before, begin, from := len(r.adds()), time.Now(), len(r.Calls(t))
 	for i := range alone {
 		r.batch(fmt.Sprintf("alone%d", i), r.Machines[i%len(r.Machines)].Name)
 	}
 	asked = append(asked, r.Calls(t)[from:]...)
 	one := r.tookADD(before, alone, "one at a time", begin)
-	clear()
+	empty()
 	before, begin = before+alone, time.Now()
 	for round := range rounds {
 		from := len(r.Calls(t))
@@ -47,13 +48,13 @@ func TestCostOfADD(t *testing.T) {
 		}
 		asked = append(asked, r.Calls(t)[from:]...)
 		if round < rounds-1 {
-			clear()
+			empty()
 		}
 	}
-	r.tookADD(before, rounds*batches*each, "two at once on each node", begin)
+	many := r.tookADD(before, rounds*batches*each, "two at once on each node", begin)
 	r.tellCalls(asked, alone+rounds*batches*each)
-	if one > testkit.Patient(maxADD) {
-		t.Errorf("half of the ADDs, one at a time, took more than %v, want at most %v", one, maxADD)
+	if one > testkit.Patient(maxADD) || many > testkit.Patient(maxADDs) {
+		t.Errorf("half of the ADDs took more than %v one at a time, and %v two at once on each node, want at most %v and %v", one, many, maxADD, maxADDs)
 	}
 }
 

@@ -49,7 +49,7 @@ func apiAway(t *testing.T, r *rig, web []pod) {
 		})
 		// A kubelet hears that its node is said to be away once it lists nodes again: up to a minute after it failed to
 		// (client-go's Reflector waits 30 to 60 s in the end), and then tells within 10 s that it is not.
-		r.AwaitNodes(t, testkit.Patient(2*time.Minute))
+		r.AwaitNodes(t, 2*time.Minute)
 		if want := int(outage().Milliseconds() / 5 * 2 / 4); sent < want {
 			t.Errorf("%s: only %d packets were sent, want at least %d", fault.name, sent, want)
 		}

@@ -99,6 +99,9 @@ func (h *Handle) AddIPIPTo(ctx context.Context, name string, mtu int, local, rem
 	if err := checkLinkName(name); err != nil {
 		return err
 	}
+	if !local.Is4() || !remote.Is4() || local.IsUnspecified() || remote.IsUnspecified() { // any peer's packets would come
+		return fmt.Errorf("make IPIP device %s from %v to %v: want two IPv4 addresses", name, local, remote)
+	}
 	e := ifInfo(0, 0, 0).str(unix.IFLA_IFNAME, name).u32(unix.IFLA_MTU, uint32(mtu))
 	e.nest(unix.IFLA_LINKINFO, func(e *encoder) {
 		e.str(unix.IFLA_INFO_KIND, KindIPIP)

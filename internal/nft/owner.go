@@ -288,7 +288,7 @@ func (o *Owner) open() error {
 		o.ns, err = namespaceOf(ns)
 	}
 	if err == nil {
-		err = among(o.ns, func(w *writers) { w.ports[o.port] = true })
+		err = enter(o.ns, o.port)
 	}
 	if err != nil {
 		return errors.Join(err, conn.CloseLasting())
@@ -299,7 +299,7 @@ func (o *Owner) open() error {
 
 func (o *Owner) close() {
 	if o.nft != nil {
-		_ = among(o.ns, func(w *writers) { delete(w.ports, o.port) }) // first: anybody may have the port next
+		leave(o.ns, o.port)
 		_ = o.nft.CloseLasting()
 		o.nft, o.sock = nil, nil
 	}

@@ -34,8 +34,8 @@ func (o *Owner) Watch(ctx context.Context, kick func()) error {
 		return fmt.Errorf("watch nftables: %w", err)
 	}
 	defer c.Close()
-	defer func() { _ = among(id, func(w *writers) { delete(w.watchers, c) }) }()
-	err = among(id, func(w *writers) { w.watchers[c] = true })
+	defer func() { _ = among(id, func(w *writers) error { delete(w.watchers, c); return nil }) }()
+	err = among(id, func(w *writers) error { w.watchers[c] = true; return nil })
 	if err := errors.Join(err, c.SetReadBuffer(socketBuffer), c.JoinGroup(unix.NFNLGRP_NFTABLES)); err != nil {
 		return fmt.Errorf("watch nftables: %w", err)
 	}
@@ -82,8 +82,8 @@ func receiveInto(raw syscall.RawConn, buf []byte) (n int, err error) {
 	return n, errors.Join(inner, err)
 }
 
-// foreignIn tells whether an event about the owner's part is among these, which come from other programs only and may
-// be thousands about what is theirs, so that nothing is copied here.
+// foreignIn tells whether an event about the owner's part is among these, none of which is an owner's of this process. Other
+// programs may have thousands about what is theirs, so that nothing is copied here.
 func (o *Owner) foreignIn(b []byte) bool {
 	for len(b) >= unix.SizeofNlMsghdr {
 		length := int(binary.NativeEndian.Uint32(b))
@@ -160,5 +160,11 @@ func portOf(c *netlink.Conn) (uint32, error) {
 			port = n.Pid
 		}
 	})
-	return port, errors.Join(err, inner)
+	if err := errors.Join(err, inner); err != nil {
+		return 0, err
+	}
+	if port == 0 { // the kernel's own
+		return 0, errors.New("a netlink socket has no port")
+	}
+	return port, nil
 }

@@ -15,8 +15,8 @@ import (
 )
 
 // writers are the netlink ports by which the owners of this process write in one network namespace, and the sockets on
-// which they watch. An owner writes its own part only, so that none has to hear of another's: the kernel keeps such events
-// from all these sockets.
+// which they watch. An owner writes its own part only (prefixes differ, and none begins with another), so that none has to
+// hear of another's writing: the kernel keeps such events from all these sockets.
 type writers struct {
 	ports    map[uint32]bool
 	watchers map[*netlink.Conn]bool
@@ -43,8 +43,28 @@ func namespaceOf(f *os.File) (namespace, error) {
 	return namespace{st.Dev, st.Ino}, nil
 }
 
-// among changes the writers of a namespace and tells the kernel.
-func among(ns namespace, change func(*writers)) error {
+// maxWriters is how far a jump of a filter goes.
+const maxWriters = 255
+
+// enter makes a port one of those that write in the namespace.
+func enter(ns namespace, port uint32) error {
+	return among(ns, func(w *writers) error {
+		if len(w.ports) >= maxWriters {
+			return fmt.Errorf("%d owners of parts of nftables write in one network namespace, want %d at most", len(w.ports)+1, maxWriters)
+		}
+		w.ports[port] = true
+		return nil
+	})
+}
+
+// leave is for a port that is closed next: then it may be anybody's.
+func leave(ns namespace, port uint32) {
+	_ = among(ns, func(w *writers) error { delete(w.ports, port); return nil })
+}
+
+// among changes the writers of a namespace and tells the kernel. A socket whose filter the kernel does not take is closed,
+// so that its Watch ends with an error and is begun again by its caller: it would miss events or hear too many.
+func among(ns namespace, change func(*writers) error) error {
 	writersMu.Lock()
 	defer writersMu.Unlock()
 	w := inside[ns]
@@ -52,25 +72,30 @@ func among(ns namespace, change func(*writers)) error {
 		w = &writers{map[uint32]bool{}, map[*netlink.Conn]bool{}}
 		inside[ns] = w
 	}
-	change(w)
+	err := change(w)
 	if len(w.ports)+len(w.watchers) == 0 {
 		delete(inside, ns)
-		return nil
+	}
+	if err != nil {
+		return err
 	}
 	filter, err := without(slices.Sorted(maps.Keys(w.ports)))
-	for c := range w.watchers {
-		err = errors.Join(err, c.SetBPF(filter))
+	if err != nil {
+		return err
 	}
-	return err
+	for c := range w.watchers {
+		if err := c.SetBPF(filter); err != nil {
+			delete(w.watchers, c)
+			_ = c.Close()
+		}
+	}
+	return nil
 }
 
-// without is a filter that takes events, and of one transaction those of one datagram, unless they carry one of the ports
-// (nlmsg_pid of the first message).
+// without is a filter that drops a datagram whose first message carries one of the ports (nlmsg_pid): the kernel tells of
+// one transaction in datagrams of its own. It takes maxWriters of them.
 func without(ports []uint32) ([]bpf.RawInstruction, error) {
-	const offset, most = 12, 255 // a jump has 8 bits
-	if len(ports) > most {
-		return nil, fmt.Errorf("%d owners of parts of nftables in one network namespace, want %d at most", len(ports), most)
-	}
+	const offset = 12 // of nlmsg_pid
 	program := []bpf.Instruction{bpf.LoadAbsolute{Off: offset, Size: 4}}
 	for i, p := range ports {
 		var b [4]byte
