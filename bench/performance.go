@@ -35,7 +35,8 @@ type claim struct {
 	stat stat
 	// of is the metric whose sum is the denominator of a sum.
 	of      string
-	control bool // what is measured is to be bad: else the claim before would say nothing
+	control bool   // what is measured is to be bad: else the claim before would say nothing
+	goes    string // where it goes, for where it is not met
 	// within says whether a value is what is asked; noise is how far the experiment's controls are from 1.
 	within func(value, noise float64) bool
 }
@@ -63,7 +64,7 @@ const mostNoise = 0.15
 func asTheReference(v, noise float64) bool { return v >= 1-noise }
 
 // row is a claim and what a file says of it.
-type row struct{ What, Asked, Measured, N, Verdict, How string }
+type row struct{ What, Asked, Measured, N, Verdict, How, Goes string }
 
 // rowsOf judges the claims by records: a row for each thing that a claim is measured of, or one that says that it is not.
 func rowsOf(claims []claim, records []result.Record) []row {
@@ -72,7 +73,7 @@ func rowsOf(claims []claim, records []result.Record) []row {
 	for _, c := range claims {
 		mine := c.groups(groups)
 		if len(mine) == 0 {
-			out = append(out, row{c.what, c.words(), "not measured in these files", "", "", c.how})
+			out = append(out, row{What: c.what, Asked: c.words(), Measured: "not measured in these files", How: c.how})
 		}
 		for _, g := range mine {
 			out = append(out, c.row(g, groups, noise.Of(g.Key)))
@@ -150,7 +151,7 @@ func (c claim) row(g report.Group, all []report.Group, noise float64) row {
 	case c.within(value, noise):
 		r.Verdict = "met"
 	default:
-		r.Verdict = "**not met**"
+		r.Verdict, r.Goes = "**not met**", c.goes
 	}
 	return r
 }
@@ -205,6 +206,7 @@ func writePerformance(w io.Writer, sources []source) error {
 		Origins []struct{ File, Origin string }
 		Failed  []string
 		Rows    []row
+		Missed  []row
 		Open    int
 	}
 	var all []result.Record
@@ -219,6 +221,9 @@ func writePerformance(w io.Writer, sources []source) error {
 	for _, r := range data.Rows {
 		if r.N == "" {
 			data.Open++
+		}
+		if r.Goes != "" {
+			data.Missed = append(data.Missed, r)
 		}
 	}
 	var b strings.Builder

@@ -76,9 +76,13 @@ func (c *collector) run(ctx context.Context) error {
 			} else if fresh && !c.started() {
 				rest.Reset(startPause)
 			} else if fresh || worthCollecting() {
-				fresh = false
 				began := time.Now()
-				runtime.GC()
+				if fresh {
+					debug.FreeOSMemory() // what the start took is not needed again
+				} else {
+					runtime.GC()
+				}
+				fresh = false
 				next = time.Now().Add(restFactor * time.Since(began))
 			}
 		}
