@@ -78,7 +78,9 @@ func (c *collector) run(ctx context.Context) error {
 			} else if fresh || worthCollecting() {
 				began := time.Now()
 				if fresh {
-					debug.FreeOSMemory() // what the start took is not needed again
+					// What the start took is not needed again. Buffers in pools outlive one collection.
+					runtime.GC()
+					debug.FreeOSMemory()
 				} else {
 					runtime.GC()
 				}
