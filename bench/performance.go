@@ -195,6 +195,22 @@ type source struct {
 	records []result.Record
 }
 
+// miss is what is not met for one reason.
+type miss struct {
+	Goes string
+	Rows []row
+}
+
+func missed(all []miss, r row) []miss {
+	for i := range all {
+		if all[i].Goes == r.Goes {
+			all[i].Rows = append(all[i].Rows, r)
+			return all
+		}
+	}
+	return append(all, miss{r.Goes, []row{r}})
+}
+
 // writePerformance writes docs/performance.md of files of results.
 func writePerformance(w io.Writer, sources []source) error {
 	page, err := template.New("performance").Parse(performancePage)
@@ -206,7 +222,7 @@ func writePerformance(w io.Writer, sources []source) error {
 		Origins []struct{ File, Origin string }
 		Failed  []string
 		Rows    []row
-		Missed  []row
+		Missed  []miss
 		Open    int
 	}
 	var all []result.Record
@@ -223,7 +239,7 @@ func writePerformance(w io.Writer, sources []source) error {
 			data.Open++
 		}
 		if r.Goes != "" {
-			data.Missed = append(data.Missed, r)
+			data.Missed = missed(data.Missed, r)
 		}
 	}
 	var b strings.Builder
