@@ -42,7 +42,7 @@ bench: ## measure for ten minutes at most: encapsulations, MTUs, changes of mode
 	@$(MAKE) --no-print-directory build
 	hack/in-netns bin/weft bench all --quick
 
-bench-tests: ## figures that docs/performance.md has beside those of make bench, by tests; half an hour, into bench/results
+bench-tests: ## figures that docs/performance.md has beside those of make bench, by tests; ten minutes, into bench/results
 	@hack/setup.sh test
 	@$(MAKE) --no-print-directory build
 	hack/figures.sh

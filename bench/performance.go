@@ -35,6 +35,7 @@ type claim struct {
 	stat stat
 	// of is the metric whose sum is the denominator of a sum.
 	of      string
+	percent bool   // a share is told as one
 	control bool   // what is measured is to be bad: else the claim before would say nothing
 	goes    string // where it goes, for where it is not met
 	// within says whether a value is what is asked; noise is how far the experiment's controls are from 1.
@@ -135,6 +136,9 @@ func (c claim) row(g report.Group, all []report.Group, noise float64) row {
 		of := c.denominator(g.Key, all)
 		r.Measured, empty = fmt.Sprintf("%.0f of %.0f", value, of), of == 0
 	}
+	if c.percent {
+		r.Measured = fmt.Sprintf("%.2f %%", 100*value)
+	}
 	if noise > 0 && c.ratio {
 		r.Measured += fmt.Sprintf("; noise %.2f", noise)
 	}
@@ -147,7 +151,7 @@ func (c claim) row(g report.Group, all []report.Group, noise float64) row {
 		r.Verdict = "control"
 	case c.within == nil:
 	case c.ratio && noise > mostNoise:
-		r.Verdict = "noise hides it"
+		r.Verdict = "too noisy to judge"
 	case c.within(value, noise):
 		r.Verdict = "met"
 	default:

@@ -51,7 +51,7 @@ func TestBGPMesh(t *testing.T) {
 		}
 	}
 	c.sessions(12)
-	c.whole("5 kills of a node service", r.Stop())
+	c.whole("5 kills of a node service, BGP mesh", r.Stop())
 	after := c.bgpPeers("n1")
 	for i, p := range after {
 		if !p.Since.Equal(before[i].Since) || p.Flaps != before[i].Flaps {

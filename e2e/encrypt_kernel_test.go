@@ -111,7 +111,7 @@ func TestEncryptionOnAndOff(t *testing.T) {
 		return step{what: what, manifest: felix(spec), settle: func() time.Duration { return c.reaches(reach) }}
 	}
 	on, off := way("on", encrypted, "WireGuard"), way("off", "{}", "VXLAN")
-	c.whole("on, off and on", c.through(c.encryptedLoad(hosts), []step{on, off, on}))
+	c.whole("encryption on, off and on", c.through(c.encryptedLoad(hosts), []step{on, off, on}))
 
 	r, stop := c.encryptedLoad(hosts), c.tap()
 	pool := func(m poolMode) step {
@@ -121,7 +121,7 @@ func TestEncryptionOnAndOff(t *testing.T) {
 		return step{what: fmt.Sprintf("key %d", epoch), manifest: felix(fmt.Sprintf("{wireguardEnabled: true, wireguardKeyEpoch: %d}", epoch)),
 			settle: func() time.Duration { return c.keys(epoch) }}
 	}
-	c.whole("rotations and changes of the pool", c.through(r, []step{rotate(1), pool(ipipCross), pool(noneMode), rotate(2), pool(vxlanAlways)}))
+	c.whole("rotations of keys and changes of the pool, encrypted", c.through(r, []step{rotate(1), pool(ipipCross), pool(noneMode), rotate(2), pool(vxlanAlways)}))
 	c.nothingInClear("rotations and changes of the pool", stop())
 	for _, n := range labNodes {
 		st, err := status.Fetch(t.Context(), c.lab.NodeRunDir(n))
@@ -133,7 +133,7 @@ func TestEncryptionOnAndOff(t *testing.T) {
 		}
 	}
 	off = way("off", "{wireguardEnabled: false, wireguardKeyEpoch: 2}", "VXLAN")
-	c.whole("off", c.through(c.encryptedLoad(hosts), []step{off}))
+	c.whole("encryption off", c.through(c.encryptedLoad(hosts), []step{off}))
 	for _, n := range labNodes {
 		c.devices(n, "weft-vxlan")
 		if rules := testkit.Run(t, c.nodeNetns(n), "nft", "list", "table", "inet", "weft"); strings.Contains(rules, "encryption-") {
@@ -197,7 +197,7 @@ func TestEncryptionOutlivesTheNode(t *testing.T) {
 		}
 	}
 	c.reaches("WireGuard")
-	c.whole(fmt.Sprintf("%d kills of node services", kills), r.Stop())
+	c.whole(fmt.Sprintf("%d kills of node services, encrypted", kills), r.Stop())
 	c.nothingInClear("kills", stop())
 
 	r, stop = c.loadEvery(hosts, apart), c.tap()
@@ -286,7 +286,7 @@ func TestWithoutAKey(t *testing.T) {
 	r, stop := c.encryptedLoad(ends("n1", "n3")), c.tap()
 	time.Sleep(time.Second)
 	rep := r.Stop()
-	c.whole("Preferred, to the node without a key", rep)
+	c.whole("encryption Preferred, to the node without a key", rep)
 	seen := stop()
 	t.Logf("control, Preferred: %d of %d packets on the wire in clear", seen.Clear, seen.Packets)
 	figures.Write(t, "wire", figures.Share("control: a node without a key, Preferred", "clear", int64(seen.Clear), "inspected", int64(seen.Packets))...)
@@ -302,7 +302,7 @@ func TestWithoutAKey(t *testing.T) {
 		!strings.Contains(err.Error(), "2 of 2 pairs were not heard") {
 		t.Errorf("to the node without a key: %v", err)
 	}
-	c.whole("Required, between the others", r.Stop())
+	c.whole("encryption Required, between the others", r.Stop())
 	c.nothingInClear("Required", stop())
 	st, err := status.Fetch(t.Context(), c.lab.NodeRunDir("n3"))
 	if err != nil {
