@@ -44,9 +44,9 @@ func TestPeersDiffed(t *testing.T) {
 			t.Errorf("%d of %d packets lost, want 0 of more than %d", n.Lost, n.Sent, changes)
 		}
 
-		_, stop = flow(t, false, a, b)
-		const replaced = 20
-		for range replaced {
+		run, stop := flow(t, false, a, b)
+		replaced := 0
+		for begin := time.Now(); (replaced < 20 || run.Mark() < 20) && time.Since(begin) < testkit.Patient(10*time.Second); replaced++ {
 			a.replaceAll(t, with)
 		}
 		n = stop().Total()
