@@ -23,10 +23,10 @@ const (
 		"a node's rules 5, connection tracking 2, most of the rest the lab's bridges. Drivers alone, without a node's policy, carry 0.90 to 0.95 (`tunnel/vxlan` TestThroughput)."
 	goesToNode     = "The driver's process alone is as fast as wireguard-go alone (below); with it are the node's rules, and few rounds of a slow thing."
 	goesToPrograms = "Two eBPF programs encapsulate and take off what plain routing does not ([ipip.md](ipip.md))."
-	goesToPlugins  = "A plugin that does nothing takes 47 and 80 ms (p50, p99) 32 at a time on two processors (TestLatency)."
+	goesToPlugins  = "32 at a time both processors are busy all the time, by plugins, the node service and etcd ([cni.md](cni.md))."
 	goesToStart    = "`perf` over such starts gives enforcing 42 % of the processors' time, 28 of them to the kernel for one transaction of 100,000 members (6 to look sets up by name for each rule, " +
 		"6 to tell who listens), and 12 to the decoding of what the store has. Where BIRD, a yardstick of the machine, took 1.0 s for 100,000 routes, the start took 1.4 s."
-	goesToChange = "Most of the time is over when the store tells a watcher of the write; of the processor time most is the kernel's, which makes the rules of a chain anew. " +
+	goesToChange = "A watcher beside the node hears of the write after most of that time, too; of the processor time most is the kernel's, which makes the rules of a chain anew. " +
 		"Where BIRD took 1.0 s for 100,000 routes these were 4.9 ms and 4.5 ms."
 	goesToBinary = "71 MiB of it are pages of the binary's file, which all processes of Weft share."
 	goesToFlood  = "Writers, etcd and the node share two processors; in the run of 2026-11-23 the writers came to 893 of 1,000 changes a second. In another run it was 74 ms."
@@ -44,11 +44,11 @@ var carrying = []claim{
 	{what: "CNI ADD beside the same link made by netlink alone", how: byAll + " (`cni`)", experiment: "cni", metric: "add_of_hand", ratio: true},
 	{what: "CNI DEL, p50", how: byAll + " (`cni`)", experiment: "cni", metric: "del", way: "weft"},
 	{what: "topology computed", asked: "50 ms", how: byTests, experiment: "topology", metric: "computed", within: atMost(0.05)},
-	{what: "process start until all routes are in the kernel, 5,000 nodes", asked: "2 s", how: byAll + " (`scale`)", experiment: "scale", metric: "start",
+	{what: "process start until all routes are in the kernel, 5,000 nodes, no BGP", asked: "2 s", how: byAll + " (`scale`)", experiment: "scale", metric: "start",
 		setting: askedNodes, within: atMost(2)},
-	{what: "one more node, from before its records are written until the kernel has the route, 5,000 nodes, p50", asked: "20 ms", how: byAll + " (`scale`)",
+	{what: "one more node, from before its records are written until the kernel has the route, 5,000 nodes, no BGP, p50", asked: "20 ms", how: byAll + " (`scale`)",
 		experiment: "scale", metric: "one_more_node", setting: askedNodes, within: atMost(0.02)},
-	{what: "memory of the node service, 5,000 nodes, no policy", asked: "100 MiB", how: byAll + " (`scale`)", experiment: "scale", metric: "memory", setting: askedNodes,
+	{what: "memory of the node service, 5,000 nodes, no policy, no BGP", asked: "100 MiB", how: byAll + " (`scale`)", experiment: "scale", metric: "memory", setting: askedNodes,
 		within: atMost(100 * mebibyte)},
 	{what: "processor while nothing changes, of a core", asked: "0.2 %", percent: true, how: byAll + " (`scale`)",
 		experiment: "scale", metric: "idle_share", within: atMost(0.002)},
@@ -145,7 +145,7 @@ var encrypting = []claim{
 
 var speaking = []claim{
 	{what: "sessions of a mesh of 3 nodes established after their start", asked: "5 s", how: byTests, experiment: "bgp", metric: "mesh", within: atMost(5)},
-	{what: "one more block, from before its record is written until the kernel has the route, 5,000 nodes, p50", asked: "200 ms", how: byAll + " (`scale`)",
+	{what: "one more block, from before its record is written until the kernel has the route, 5,000 nodes, no BGP, p50", asked: "200 ms", how: byAll + " (`scale`)",
 		experiment: "scale", metric: "one_more_block", setting: askedNodes, within: atMost(0.2)},
 	{what: "100,000 routes of a BGP neighbour in the kernel, or out of it", asked: "5 s", how: byTests,
 		experiment: "bgp", metric: "installed", goes: goesToGoBGP, within: atMost(5)},

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"weft/bench/result"
 	"weft/internal/kernel"
 	"weft/internal/testkit"
 	"weft/internal/testkit/figures"
@@ -254,11 +253,7 @@ func TestSabotage(t *testing.T) {
 	p99 := all[len(all)*99/100-1]
 	t.Logf("healed %d of %d: median %v, p99 %v, longest %v (a look at the kernel included, %v); %d repairs counted", len(all), sabotages,
 		all[len(all)/2].Round(time.Millisecond), p99.Round(time.Millisecond), all[len(all)-1].Round(time.Millisecond), lookTime(t, n1).Round(time.Millisecond), repairs)
-	var records []result.Record
-	for _, d := range all {
-		records = append(records, result.Record{Metric: "heal", Unit: result.Seconds, Setting: "random pieces", Value: d.Seconds()})
-	}
-	figures.Write(t, "sabotage", records...)
+	figures.Write(t, "sabotage", figures.Seconds("heal", "random pieces", all...)...)
 	if limit := testkit.Patient(time.Second); p99 > limit {
 		t.Errorf("p99 of the heal time is %v, want at most %v", p99, limit)
 	}

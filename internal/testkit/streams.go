@@ -90,23 +90,24 @@ func (s Streams) Ratios(a, b string) []float64 {
 	if len(s.Cycles[a]) > 0 && len(s.Cycles[a]) == len(s.Cycles[b]) {
 		of, by = s.Cycles[b], s.Cycles[a]
 	}
-	out := make([]float64, len(of))
-	for i := range of {
-		out[i] = of[i] / by[i]
+	return ratios(of, by)
+}
+
+func ratios(a, b []float64) []float64 {
+	out := make([]float64, len(a))
+	for i := range a {
+		out[i] = a[i] / b[i]
 	}
 	return out
 }
 
 // paired goes by the ranks, so that the few runs in which the machine did something else do not matter.
 func paired(a, b []float64) Ratio {
-	ratios := make([]float64, len(a))
-	for i := range a {
-		ratios[i] = a[i] / b[i]
-	}
-	slices.Sort(ratios)
-	n := len(ratios)
+	all := ratios(a, b)
+	slices.Sort(all)
+	n := len(all)
 	k := max(0, int(float64(n)/2-math.Sqrt(float64(n))))
-	return Ratio{Median(ratios), ratios[k], ratios[n-1-k]}
+	return Ratio{Median(all), all[k], all[n-1-k]}
 }
 
 // Median of at least one figure.
